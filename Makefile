@@ -1,0 +1,57 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint sanity sanity-venv matrix bench clean
+unexport PYTHONPATH PYTHONHOME
+
+python := .venv/bin/python
+pip := $(python) -m pip --disable-pip-version-check install --quiet
+
+help:
+	@echo 'make quickstart   a real CA, backed up, destroyed and restored, in ./quickstart'
+	@echo 'make test         lint, unit tests, integration tests on the installed tarball, other readers'
+	@echo 'make sanity       ansible-test sanity, ansible-lint, antsibull-docs, antsibull-changelog, galaxy-importer'
+	@echo 'make matrix       one play on every supported ansible-core and target Python'
+	@echo 'make bench        what a backup of 20 hosts costs'
+	@echo 'make clean        removes what these commands made'
+
+quickstart: .venv/core.stamp
+	@docs/quickstart/run.sh
+
+test: lint
+	$(python) -m pytest --numprocesses auto --dist worksteal tests/unit tests/integration tests/interop
+
+lint: .venv/test.stamp collections/ansible_collections/keyward/pki
+	$(python) -m ruff check --quiet .
+	$(python) -m mypy
+
+sanity: sanity-venv
+	tests/sanity.sh .cache/venvs/sanity
+
+sanity-venv: .venv/test.stamp
+	@$(python) tests/support/pythons.py venv sanity 3.14,3.13,3.12 -r tests/requirements-sanity.txt
+
+matrix: .venv/test.stamp
+	$(python) -m pytest --numprocesses auto tests/matrix
+
+bench: .venv/test.stamp
+	$(python) tests/bench/fleet
+
+clean:
+	rm -rf .cache .venv collections quickstart .mypy_cache .pytest_cache .ruff_cache
+
+.venv/core.stamp: tests/requirements-core.txt
+	@tests/make-venv.sh .venv
+	$(pip) -r $<
+	@touch $@
+
+.venv/test.stamp: tests/requirements.txt .venv/core.stamp
+	$(pip) -r $<
+	@touch $@
+
+collections/ansible_collections/keyward/pki:
+	@mkdir -p $(@D)
+	@ln -s ../../.. $@
