@@ -1,0 +1,207 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The domain: generations, coverage and the one verdict."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
+    Place,
+    belongs,
+    generation_as_json,
+    generation_from_json,
+    judge,
+    manifest_from_json,
+    merge_generations,
+    open_bundle,
+    password_fault,
+    refuse_foreign,
+    seal,
+    slug,
+    uncovered,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
+from support.authorities import PASSWORD, authority, certificate, generation, key, manifest, sealed
+
+
+def verdict(data, expected, passwords=(PASSWORD,), sha256=None):
+    return judge([open_bundle("authority.p12", data, list(passwords), sha256)], expected)
+
+
+def codes(found):
+    return [reason.code for reason in found.reasons]
+
+
+def test_every_generation_comes_back():
+    found = verdict(sealed("a", "b", "c"), [generation("a"), generation("b", 1), generation("c", 2)])
+    assert found.restorable and not found.advisories
+
+
+def test_a_wrong_password_is_no_damage():
+    assert codes(verdict(sealed("a"), [generation("a")], ["not the password at all"])) == ["password_wrong"]
+
+
+def test_the_second_password_is_tried():
+    assert verdict(sealed("a"), [generation("a")], ["not the password at all", PASSWORD]).restorable
+
+
+def test_truncated_is_malformed():
+    assert codes(verdict(sealed("a")[:-1], [generation("a")])) == ["malformed"]
+
+
+def test_other_bytes_than_recorded():
+    assert codes(verdict(sealed("a"), [generation("a")], sha256="0" * 64)) == ["digest_mismatch"]
+
+
+def test_a_generation_that_is_not_in_it():
+    assert codes(verdict(sealed("a"), [generation("a"), generation("b", 1)])) == ["generation_missing"]
+
+
+def test_a_renewal_with_the_same_key_is_a_generation_of_its_own():
+    renewed = generation("a", 1)
+    found = verdict(sealed("a"), [generation("a"), renewed])
+    assert codes(found) == ["generation_missing"]
+    assert found.reasons[0].certificate == renewed.sha256
+
+
+def test_another_authority_is_said_to_be_one():
+    found = verdict(sealed("a"), [generation("x", subject="Other CA")])
+    assert codes(found) == ["foreign_authority"]
+    assert "CN=Example Root CA" in found.reasons[0].message
+
+
+def test_a_certificate_without_its_key():
+    data = _pkcs12.write([_pkcs12.NamedKey(key("a"), "a", [certificate("a")])], [generation("b", 1).certificate], PASSWORD)
+    assert codes(verdict(data, [generation("a"), generation("b", 1)])) == ["key_missing"]
+
+
+def test_a_certificate_with_another_key():
+    data = _pkcs12.write([_pkcs12.NamedKey(key("stranger"), "a", [certificate("a")])], [], PASSWORD)
+    assert codes(verdict(data, [generation("a")])) == ["key_mismatch"]
+    assert codes(verdict(data, [])) == ["key_mismatch"]
+
+
+def test_a_file_that_opens_without_a_password():
+    loaded = x509.load_der_x509_certificate(certificate("a"))
+    data = pkcs12.serialize_key_and_certificates(b"a", key("a"), loaded, None, serialization.NoEncryption())
+    assert codes(verdict(data, [generation("a")])) == ["opens_without_password"]
+
+
+def test_a_key_in_a_token_is_never_a_success():
+    token = generation("b", 1, exportable=False)
+    assert codes(verdict(sealed("a", "b"), [generation("a"), token])) == ["not_exportable"]
+
+
+def test_nothing_is_restorable_from_nothing():
+    assert not judge([], [generation("a")]).restorable
+
+
+def test_weak_encryption_and_trailing_bytes_are_advisories():
+    found = verdict(sealed("a") + b"\n", [generation("a")])
+    assert found.restorable
+    assert [advisory.code for advisory in found.advisories] == ["trailing_bytes"]
+
+
+def test_seal_refuses_a_partial_backup():
+    with pytest.raises(KeywardError) as caught:
+        seal([generation("a"), generation("b", 1)], {generation("a").public_key_sha256: key("a")}, [], PASSWORD)
+    assert [finding.code for finding in caught.value.findings] == ["key_missing"]
+
+
+def test_two_certificates_on_one_key_need_one_key():
+    first, second = generation("a"), generation("a", 1)
+    data = seal([first, second], {first.public_key_sha256: key("a")}, [], PASSWORD)
+    assert len(_pkcs12.read(data, PASSWORD).private_keys) == 1
+    assert verdict(data, [first, second]).restorable
+
+
+def test_uncovered_counts_certificates_not_keys():
+    assert uncovered([generation("a"), generation("a", 1)], {generation("a").sha256}) == [generation("a", 1)]
+
+
+def test_a_lost_generation_stays_and_keeps_its_index():
+    merged = merge_generations([generation("a")], [generation("b", 0)])
+    assert [(each.index, each.private_key) for each in merged] == [(0, "missing"), (1, "present")]
+    assert merged[-1].public_key_sha256 == generation("b").public_key_sha256
+
+
+def test_merging_again_changes_nothing():
+    once = merge_generations([generation("a")], [generation("b", 0)])
+    assert [each.sha256 for each in merge_generations(once, [generation("b", 0)])] == [each.sha256 for each in once]
+
+
+def test_a_key_that_the_host_lost_stays_known_as_it_was():
+    """Or a key that was encrypted at rest would come back in the clear."""
+    place = Place("/ca/private/cakey.pem", "ca", "ca", "0640", encrypted_at_rest=True)
+    before = replace(generation("a"), key_place=place, encrypted_at_rest=True, exportable=True)
+    now = replace(generation("a"), private_key="missing", key_place=None, encrypted_at_rest=None, exportable=None)
+    (kept, _current) = merge_generations([before], [now, generation("b", 1)])
+    assert kept == replace(before, private_key="missing")
+
+
+@pytest.mark.parametrize(
+    ("known", "keys", "why"),
+    [
+        ({}, {generation("a").public_key_sha256}, "key"),
+        ({"host": "elsewhere"}, {generation("a").public_key_sha256}, "key"),
+        ({}, set(), "place"),
+        ({"host": "elsewhere"}, set(), None),
+        ({"directory": "/elsewhere"}, set(), None),
+        ({"name": "other"}, set(), None),
+        ({"subject": "CN=Other"}, set(), None),
+    ],
+)
+def test_what_makes_two_the_same_authority(known, keys, why):
+    assert belongs(authority(), [generation("a")], authority(**known), keys) == why
+
+
+def test_a_foreign_backup_is_refused_and_named():
+    other = authority(subject="CN=Other CA", host="other.example.com")
+    with pytest.raises(KeywardError, match="CN=Other CA"):
+        refuse_foreign(authority(), [generation("a")], other, [generation("x", subject="Other CA")])
+    refuse_foreign(authority(), [generation("a")], other, [generation("a")])
+
+
+def test_a_backup_without_a_manifest_needs_a_shared_key():
+    with pytest.raises(KeywardError):
+        refuse_foreign(authority(), [generation("a")], None, [generation("b")])
+    refuse_foreign(authority(), [generation("a")], None, [generation("a")])
+
+
+def test_passwords_that_protect_nothing_are_refused():
+    assert password_fault("x" * 19)
+    assert password_fault("ä" * 20)
+    assert password_fault("x" * 20) is None
+
+
+def test_manifest_survives_json():
+    written = manifest(sealed("a", "b"), "a", "b")
+    assert manifest_from_json(json.loads(json.dumps(written.as_json()))) == written
+
+
+@pytest.mark.parametrize("name", ["../x.p12", "/etc/passwd", ".hidden", "", "a/b", "a\n"])
+def test_manifest_names_no_file_outside_its_directory(name):
+    shape = manifest(sealed("a"), "a").as_json()
+    shape["files"][0]["name"] = name
+    with pytest.raises(ValueError):
+        manifest_from_json(shape)
+
+
+def test_facts_are_read_from_the_certificate_not_believed():
+    shape = generation_as_json(generation("a"))
+    shape["fingerprints"]["sha256"] = shape["public_key_sha256"] = "0" * 64
+    assert generation_from_json(shape) == replace(generation("a"))
+
+
+def test_slug():
+    assert slug("Müller & Söhne — Root CA (2026)") == "muller-sohne-root-ca-2026"
+    assert slug("../../etc") == "etc"
+    assert slug("日本") == "ca"
