@@ -1,0 +1,73 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the argument specifications that modules and action plugins share; may change in any release.
+
+Kept in step with the doc fragments of the same names. Options that only some tasks need are not required here: the
+controller says in a sentence what is missing, before a host is touched.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+Spec = t.Dict[str, t.Any]
+
+CONTROLLER: Spec = {"controller": {"type": "str", "no_log": True}}
+
+WHICH_AUTHORITY: Spec = {
+    "backend": {"type": "str", "default": "auto", "choices": ["auto", "openssl"]},
+    "config_file": {"type": "path"},
+    "directory": {"type": "path"},
+    "name": {"type": "str"},
+    "private_key_passphrase": {"type": "str", "no_log": True},
+    "certificate_file": {"type": "path"},
+    "private_key_file": {"type": "path", "no_log": False},
+    "chain_file": {"type": "path"},
+    "retired": {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "certificate_file": {"type": "path", "required": True},
+            "private_key_file": {"type": "path", "no_log": False},
+            "private_key_passphrase": {"type": "str", "no_log": True},
+        },
+    },
+}
+
+STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
+BACKUP: Spec = {"backup": {"type": "path"}}
+PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
+PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
+
+CA_INFO: Spec = {**WHICH_AUTHORITY, **CONTROLLER}
+CA_STORE: Spec = {
+    "path": {"type": "path", "required": True},
+    "kind": {"type": "str", "required": True, "choices": ["keys", "databases", "passwords"]},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+    "mode": {"type": "str"},
+    "share_permissions": {"type": "str", "choices": ["accepted"]},
+    "host": {"type": "bool", "default": False},
+}
+CA_KEY_BACKUP: Spec = {
+    **WHICH_AUTHORITY,
+    **STORES,
+    **PASSWORD,
+    **PREVIOUS_PASSWORD,
+    "reference": {"type": "str"},
+    "force": {"type": "bool", "default": False},
+    **CONTROLLER,
+}
+CA_KEY_BACKUP_INFO: Spec = {**WHICH_AUTHORITY, **STORES, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
+CA_KEY_VERIFY: Spec = {**WHICH_AUTHORITY, **STORES, **BACKUP, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
+CA_KEY_RESTORE: Spec = {
+    **WHICH_AUTHORITY,
+    **STORES,
+    **BACKUP,
+    **PASSWORD,
+    **PREVIOUS_PASSWORD,
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "set_aside"]},
+    "allow_unencrypted_key": {"type": "bool", "default": False},
+    **CONTROLLER,
+}

@@ -1,0 +1,120 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what a module does on the host of a CA; may change in any release.
+
+The action plugin of the same name gives each module one more argument, C(controller): a JSON document in base64 with the
+secrets of the task and what the stores hold. It is one opaque value, because Ansible cuts every no_log value out of what a
+module returns: a passphrase such as C(demo) would turn C(/etc/demoCA) into C(/etc/********CA).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Retired, Which, find_backend
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
+    Authority,
+    Generation,
+    belongs,
+    generation_as_json,
+    refuse_unsealable,
+    seal,
+    uncovered,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
+try:
+    import cryptography
+
+    CRYPTOGRAPHY_VERSION = int(cryptography.__version__.split(".", maxsplit=1)[0])
+except ImportError:
+    CRYPTOGRAPHY_VERSION = 0
+
+Request = t.Mapping[str, t.Any]
+Answer = t.Dict[str, t.Any]
+
+
+def run(argument_spec: t.Dict[str, t.Any], work: t.Callable[[Which, Request, bool], Answer]) -> None:
+    """The whole of a module: arguments, one call, one result."""
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    request: Request = json.loads(base64.b64decode(module.params["controller"])) if module.params["controller"] else {}
+    try:
+        if CRYPTOGRAPHY_VERSION < 36:
+            raise KeywardError(
+                "the authority can't be read on this host",
+                f"its Python, {sys.executable}, has no cryptography package of release 36 or newer",
+                "Install it (python3-cryptography), or let ansible_python_interpreter name a Python that has it",
+            )
+        answer = work(which_authority(module.params, request), request, module.check_mode)
+    except KeywardError as exc:
+        reasons = [finding.as_result() for finding in exc.findings]
+        module.fail_json(msg=str(exc), reasons=reasons, nothing_there=isinstance(exc, NothingThere))
+    module.exit_json(**answer)
+
+
+def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Which:
+    """The options that say which CA; those that hold secrets travel in the request."""
+    retired = request.get("retired")
+    return Which(
+        private_key_passphrase=request.get("private_key_passphrase"),
+        retired=None if retired is None else tuple(Retired(**entry) for entry in retired),
+        **{
+            name: parameters[name]
+            for name in ("backend", "config_file", "directory", "name", "certificate_file", "private_key_file", "chain_file")
+        },
+    )
+
+
+def _facts(reading: Reading) -> Answer:
+    return {
+        "changed": False,
+        "authority": {**reading.authority.as_result(), "config_file": reading.authority.config_file},
+        "generations": [generation_as_json(generation) for generation in reading.generations],
+        "database": dict(reading.database),
+        "pending_request": dict(reading.pending_request) if reading.pending_request else None,
+        "advisories": [advisory.as_result() for advisory in reading.advisories],
+    }
+
+
+def read_authority(which: Which, request: Request, check: bool) -> Answer:
+    """The authority as it is: C(ca_info), and the first look of every other task."""
+    return _facts(find_backend(which).read())
+
+
+def back_up(which: Which, request: Request, check: bool) -> Answer:
+    """The authority as it is and, where a backup is due, every key that is here as bytes of one bundle (base64).
+
+    C(request["known"]): the authorities whose newest backup names this inventory host, a hint without secrets.
+    """
+    reading = find_backend(which).read()
+    answer = _facts(reading)
+    authority = Authority(**{**answer["authority"], "host": request.get("host")})
+    known = _known_here(authority, reading.generations, request)
+    if known is None:
+        answer["unrecognised"] = True
+        return answer
+    due = known["reseal"] or uncovered(reading.generations, known["fingerprints"])
+    sealable = [generation for generation in reading.generations if generation.public_key_sha256 in reading.private_keys]
+    complete = not uncovered(reading.generations, {*known["fingerprints"], *(generation.sha256 for generation in sealable)})
+    if due and sealable and complete:
+        refuse_unsealable(sealable, reading.private_keys)
+    if due and sealable and complete and request.get("password") and not check:
+        bundle = seal(sealable, reading.private_keys, reading.chain, request["password"])
+        answer["bundle"] = base64.b64encode(bundle).decode("ascii")
+    return answer
+
+
+def _known_here(authority: Authority, generations: t.Sequence[Generation], request: Request) -> t.Optional[t.Dict[str, t.Any]]:
+    """What the controller knows of this authority. None: backups name this host, and none of them is recognised by a key."""
+    candidates = request.get("known", [])
+    for candidate in candidates:
+        if belongs(authority, generations, Authority(**candidate["authority"]), candidate["public_keys"]) == "key" or request.get(
+            "certain"
+        ):
+            return t.cast("t.Dict[str, t.Any]", candidate)
+    return None if candidates else {"fingerprints": [], "reseal": bool(request.get("reseal"))}
