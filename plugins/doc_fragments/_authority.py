@@ -1,0 +1,77 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the options that say which CA; may change in any release.
+
+Kept in step with WHICH_AUTHORITY and CONTROLLER in module_utils/_arguments.py.
+"""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  backend:
+    description:
+      - The software that runs the CA.
+      - With V(auto) it is found out from what the other options name.
+    type: str
+    choices: [auto, openssl]
+    default: auto
+  config_file:
+    description:
+      - The C(openssl.cnf) of the CA on the host. It is read exactly as C(openssl ca) reads it when it runs in O(directory).
+    type: path
+  directory:
+    description:
+      - The directory on the host from which the relative paths of O(config_file) count.
+      - The default is the directory of O(config_file). Without O(config_file), this is the directory of the CA, and
+        O(certificate_file) and O(private_key_file) must be given.
+    type: path
+  name:
+    description:
+      - The section of O(config_file) that describes the CA, as for C(openssl ca -name).
+      - The default is what C(default_ca) names.
+    type: str
+  private_key_passphrase:
+    description:
+      - The passphrase of the CA's private keys, where they are encrypted at rest.
+    type: str
+  certificate_file:
+    description:
+      - The current CA certificate, where O(config_file) does not tell it.
+    type: path
+  private_key_file:
+    description:
+      - The private key of the current CA certificate, where O(config_file) does not tell it.
+    type: path
+  chain_file:
+    description:
+      - PEM certificates of the CAs above this one. They go into each bundle.
+      - The default is what follows the CA's own certificate in its file.
+    type: path
+  retired:
+    description:
+      - The generations that are no longer current, where they do not lie beside the current files as C(<stem>.<n><suffix>),
+        such as C(cacert.0.pem).
+      - When it is given, no other retired generation is looked for.
+    type: list
+    elements: dict
+    suboptions:
+      certificate_file:
+        description: The CA certificate of the generation.
+        type: path
+        required: true
+      private_key_file:
+        description: Its private key. Leave it out where another generation's file holds the same key.
+        type: path
+      private_key_passphrase:
+        description: The passphrase of this key, where it is encrypted at rest. The default is O(private_key_passphrase).
+        type: str
+  controller:
+    description:
+      - Filled in by the action plugin, never by a user. It carries the secrets of the task and what the stores hold, as one
+        value, so that Ansible's masking can not cut a short passphrase out of the paths that a host returns.
+    type: str
+"""

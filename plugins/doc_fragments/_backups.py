@@ -1,0 +1,44 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the options that say which backups; may change in any release.
+
+Kept in step with STORES, BACKUP, PASSWORD and PREVIOUS_PASSWORD in module_utils/_arguments.py.
+"""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    STORES = r"""
+options:
+  stores:
+    description:
+      - The stores of kind V(keys) to use. They are directories on the controller that M(keyward.pki.ca_store) initialised.
+      - Stored means stored in all of them.
+    type: list
+    elements: path
+"""
+
+    BACKUP = r"""
+options:
+  backup:
+    description:
+      - One backup on the controller; a PKCS#12 file, a backup's directory, or an authority's directory in a store, of which the
+        newest backup is used.
+      - Exactly one of O(backup) and O(stores) must be given.
+    type: path
+"""
+
+    PASSWORD = r"""
+options:
+  password:
+    description:
+      - The password of the backups. Keep it apart from the stores.
+      - Use C(ansible-vault) or a lookup, never a plain variable.
+    type: str
+  previous_password:
+    description:
+      - The password that earlier backups were made with, where it has been changed.
+    type: str
+"""

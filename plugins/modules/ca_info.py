@@ -1,0 +1,193 @@
+#!/usr/bin/python
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_info
+short_description: Report which generations a CA has and whether their private keys are there
+version_added: 0.1.0
+description:
+  - Reads a CA on its host; its generations with their certificates, whether each private key is there and opens, its database
+    and a pending certificate request.
+  - No private key is returned.
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._attributes.info_module
+  - keyward.pki._authority
+seealso:
+  - module: keyward.pki.ca_key_backup_info
+    description: Says in addition what the stores hold for the CA.
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Look at a CA
+  keyward.pki.ca_info:
+    config_file: /etc/pki/CA/openssl.cnf
+  register: ca
+
+- name: Say when its certificate expires
+  ansible.builtin.debug:
+    msg: "{{ ca.authority.subject }} expires on {{ ca.generations[-1].not_after }}"
+"""
+
+RETURN = r"""
+authority:
+  description: The authority.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+generations:
+  description: Its generations, oldest first. The current one is the last.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Informs only; the SHA-256 fingerprint is a generation's identity.
+      type: int
+      sample: 0
+    subject:
+      description: The subject of the certificate (RFC 4514).
+      type: str
+    serial:
+      description: The serial number of the certificate, as hex digits.
+      type: str
+    not_before:
+      description: Start of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2026-01-01T00:00:00Z"
+    not_after:
+      description: End of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2036-01-01T00:00:00Z"
+    fingerprints:
+      description: The fingerprints C(sha1) and C(sha256) of the certificate, as hex digits.
+      type: dict
+    subject_key_identifier:
+      description: As hex digits. V(null) where the certificate has none.
+      type: str
+    public_key_sha256:
+      description: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as hex digits.
+      type: str
+    key_algorithm:
+      description: The algorithm and size of the key.
+      type: str
+      sample: RSA-4096
+    certificate:
+      description: The certificate (PEM).
+      type: str
+    private_key:
+      description:
+        - Whether the private key is on the host. One that can't be opened is V(inaccessible).
+        - For a generation that only a backup knows, V(missing), or as it was then.
+      type: str
+      choices: [present, missing, inaccessible]
+    encrypted_at_rest:
+      description: Whether the key file is encrypted. V(null) where that is not known.
+      type: bool
+    exportable:
+      description: Whether the key can leave the place where it is kept. V(null) where that is not known.
+      type: bool
+    covered:
+      description: V(backup) where a backup holds it, V(none) where none does, V(null) where no store was looked into.
+      type: str
+
+database:
+  description: The database of issued certificates.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: The C(index.txt). V(null) where the configuration names none.
+      type: str
+    exists:
+      description: Whether it is there.
+      type: bool
+    entries:
+      description: The number of certificates in it, or V(null).
+      type: int
+    serial:
+      description: The next serial number, as hex digits, or V(null).
+      type: str
+    crl_number:
+      description: The next CRL number, as hex digits, or V(null).
+      type: str
+pending_request:
+  description: >-
+    A certificate request beside the CA certificate, with the CA's subject and a key that no generation certifies yet.
+    V(null) where there is none.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: The request.
+      type: str
+    subject:
+      description: Its subject (RFC 4514).
+      type: str
+    public_key_sha256:
+      description: SHA-256 of its public key (SubjectPublicKeyInfo, DER), as hex digits.
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: A stable identifier, such as V(key_inaccessible), V(key_missing_on_host) or V(expired_generation).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_INFO
+from ansible_collections.keyward.pki.plugins.module_utils._host import read_authority, run
+
+
+def main() -> None:
+    run(CA_INFO, read_authority)
+
+
+if __name__ == "__main__":
+    main()

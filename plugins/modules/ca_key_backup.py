@@ -1,0 +1,265 @@
+#!/usr/bin/python
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_key_backup
+short_description: Back up every private key of a CA when a backup is due
+version_added: 0.1.0
+description:
+  - A backup is due in exactly two cases, after the installation of a CA and after any renewal of its certificate, with a new key
+    or with the same. At every other time this task changes nothing.
+  - When it is due, all generations of the CA, each certificate with its private key, are written into one PKCS#12 file,
+    which is opened again and judged on the controller before it is stored in every store.
+  - Generations that earlier backups hold and the host has lost are carried into the new backup.
+  - A key that no earlier backup holds and that is missing, does not open, or can not leave its token makes the task fail. There is
+    no partial backup.
+  - Whether a backup is due is decided without its password. When O(password) is given it is proved all the same; a wrong one
+    is an error, never a reason to write a new backup.
+  - The private keys leave the host only inside the encrypted bundle.
+options:
+  reference:
+    description: A change ticket or other reference that the manifest records.
+    type: str
+  force:
+    description:
+      - Make a backup though none is due.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._authority
+  - keyward.pki._backups.stores
+  - keyward.pki._backups.password
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Reads everything that the task itself would read, and writes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details:
+      - Not idempotent with O(force=true).
+notes:
+  - O(stores) is required. O(password) is required when a backup is due; it must then have at least 20 printable ASCII
+    characters.
+  - To change the password, give the new one as O(password) and the old one as O(previous_password).
+  - A bundle is protected by its password alone. Generate it, do not think it up.
+  - In an execution environment the file system is gone when the job ends; give stores that are mounted into it.
+seealso:
+  - module: keyward.pki.ca_key_verify
+  - module: keyward.pki.ca_key_restore
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Back up the keys of a CA when that is due
+  keyward.pki.ca_key_backup:
+    config_file: /etc/pki/CA/openssl.cnf
+    stores:
+      - /srv/keyward/keys
+      - /mnt/vault2/keys
+    password: "{{ keyward_password }}"
+    reference: CHG-2026-0042
+  become: true
+
+- name: Change the password of the backups
+  keyward.pki.ca_key_backup:
+    config_file: /etc/pki/CA/openssl.cnf
+    stores:
+      - /srv/keyward/keys
+      - /mnt/vault2/keys
+    password: "{{ keyward_password }}"
+    previous_password: "{{ keyward_previous_password }}"
+  become: true
+"""
+
+RETURN = r"""
+authority:
+  description: The authority.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+generations:
+  description: Its generations, oldest first. The current one is the last.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Informs only; the SHA-256 fingerprint is a generation's identity.
+      type: int
+      sample: 0
+    subject:
+      description: The subject of the certificate (RFC 4514).
+      type: str
+    serial:
+      description: The serial number of the certificate, as hex digits.
+      type: str
+    not_before:
+      description: Start of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2026-01-01T00:00:00Z"
+    not_after:
+      description: End of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2036-01-01T00:00:00Z"
+    fingerprints:
+      description: The fingerprints C(sha1) and C(sha256) of the certificate, as hex digits.
+      type: dict
+    subject_key_identifier:
+      description: As hex digits. V(null) where the certificate has none.
+      type: str
+    public_key_sha256:
+      description: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as hex digits.
+      type: str
+    key_algorithm:
+      description: The algorithm and size of the key.
+      type: str
+      sample: RSA-4096
+    certificate:
+      description: The certificate (PEM).
+      type: str
+    private_key:
+      description:
+        - Whether the private key is on the host. One that can't be opened is V(inaccessible).
+        - For a generation that only a backup knows, V(missing), or as it was then.
+      type: str
+      choices: [present, missing, inaccessible]
+    encrypted_at_rest:
+      description: Whether the key file is encrypted. V(null) where that is not known.
+      type: bool
+    exportable:
+      description: Whether the key can leave the place where it is kept. V(null) where that is not known.
+      type: bool
+    covered:
+      description: V(backup) where a backup holds it, V(none) where none does, V(null) where no store was looked into.
+      type: str
+
+backup:
+  description: The newest backup after the task. V(null) where there is none.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Its id, the same in every store. V(null) for a PKCS#12 file without a manifest.
+      type: str
+    paths:
+      description: Where it lies on the controller.
+      type: list
+      elements: str
+    created:
+      description: When it was made (ISO 8601, UTC).
+      type: str
+    proved_at:
+      description: When its bytes were last opened and judged before they were stored (ISO 8601, UTC).
+      type: str
+    files:
+      description: Its PKCS#12 files.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: The file's name in the backup's directory.
+          type: str
+        sha256:
+          description: The digest of its bytes.
+          type: str
+        size:
+          description: Its size in bytes.
+          type: int
+
+due:
+  description: Whether a backup was due when the task began.
+  returned: success
+  type: bool
+
+reasons:
+  description: Why a backup was due, or why the task failed.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description:
+        - A stable identifier.
+        - One of V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
+          V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported), V(limit_exceeded).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: >-
+        A stable identifier, such as V(generation_lost_on_host), V(expired_generation), V(digest_mismatch) or
+        V(same_name_other_keys).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+restorable:
+  description: The verdict; whether every generation comes back from the backup, with the given password.
+  returned: when a backup was stored
+  type: bool
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_BACKUP
+from ansible_collections.keyward.pki.plugins.module_utils._host import back_up, run
+
+
+def main() -> None:
+    run(CA_KEY_BACKUP, back_up)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,762 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what each task does on the controller; may change in any release."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import secrets
+import typing as t
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+
+from ansible import __version__ as core_version
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
+    Authority,
+    Bundle,
+    BundleFile,
+    Generation,
+    Manifest,
+    authority_id,
+    belongs,
+    bundle_generations,
+    generation_advisories,
+    generation_as_json,
+    generation_from_json,
+    generation_of,
+    held_keys,
+    is_backup_of,
+    judge,
+    merge_generations,
+    open_bundle,
+    password_fault,
+    reason,
+    refuse_foreign,
+    seal,
+    uncovered,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise_as_asked
+from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
+from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
+    GivenBackup,
+    KeyStore,
+    KnownAuthority,
+    StoredBackup,
+    directory_name,
+    known_authorities,
+    manifest_bytes,
+    next_sequence,
+    store_of,
+)
+
+COLLECTION_VERSION = "0.1.0"
+BUNDLE_NAME = "authority.p12"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Live(t.NamedTuple):
+    """An authority as its host answered."""
+
+    authority: Authority
+    generations: list[Generation]
+    advisories: list[Finding]
+
+
+def _live(answer: Result, host: str) -> Live:
+    return Live(
+        Authority(**{**answer["authority"], "host": host}),
+        [generation_from_json(shape) for shape in answer["generations"]],
+        [Finding(**advisory) for advisory in answer["advisories"]],
+    )
+
+
+def _findings(*groups: t.Iterable[Finding]) -> list[Result]:
+    return [finding.as_result() for finding in dict.fromkeys(finding for group in groups for finding in group)]
+
+
+def _backup_result(backup: StoredBackup, paths: t.Sequence[str]) -> Result:
+    manifest = backup.manifest
+    return {
+        "id": manifest.id,
+        "paths": list(paths),
+        "created": manifest.created,
+        "proved_at": manifest.proved_at,
+        "files": [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in manifest.files],
+    }
+
+
+def _open_files(backup: StoredBackup, passwords: t.Sequence[str | None]) -> list[Bundle]:
+    recorded = {file.name: file.sha256 for file in backup.manifest.files}
+    return [open_bundle(name, data, passwords, recorded[name]) for name, data in backup.files().items()]
+
+
+def _coverage(generations: t.Sequence[Generation], covered: t.Collection[str]) -> str:
+    return "".join(f"{generation.label}: {'covered' if generation.sha256 in covered else 'not covered'}\n" for generation in generations)
+
+
+def _opens(backup: StoredBackup, password: str) -> bool:
+    """Whether a password opens all that was sealed with this backup: its digests stand for the MAC, one derivation is enough."""
+    files = backup.files()
+    own = [file for file in backup.manifest.files if file.opened_by == backup.manifest.id]
+    try:
+        return all(_pkcs12.opens(files[file.name], password) for file in own)
+    except _pkcs12.Pkcs12Error as exc:
+        raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
+
+
+class CaInfo(Flow):
+    NAME, ARGUMENTS = "ca_info", _arguments.CA_INFO
+
+    def perform(self) -> Result:
+        answer = self.on_host({})
+        live = _live(answer, self._host)
+        return {
+            "changed": False,
+            "authority": live.authority.as_result(),
+            "generations": [generation.as_result() for generation in live.generations],
+            "database": answer["database"],
+            "pending_request": answer["pending_request"],
+            "advisories": _findings(live.advisories, generation_advisories(live.generations, _now())),
+        }
+
+
+class CaStore(Flow):
+    NAME, ARGUMENTS = "ca_store", _arguments.CA_STORE
+
+    def perform(self) -> Result:
+        outcome = (
+            self._execute_module(module_args=dict(self._task.args), task_vars=self._task_vars) if self.options["host"] else self._here()
+        )
+        if self._task.diff and "before" in outcome:
+            outcome["diff"] = {"before": outcome["before"], "after": outcome["after"]}
+        # Ansible adds to a module's answer what it finds at its path.
+        added = ("uid", "gid", "owner", "group", "mode", "state", "size", "secontext")
+        return {name: value for name, value in outcome.items() if name not in ("before", "after", "invocation", *added)}
+
+    def _here(self) -> Result:
+        return initialise_as_asked(self.options, self._check)
+
+
+class StoresFlow(Flow):
+    """What tasks share that look into stores."""
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
+
+    @functools.cached_property
+    def stores(self) -> list[KeyStore]:
+        paths = self._required("stores", "Give the directories on the controller that hold the key backups")
+        found = {store.path: store for store in (KeyStore(path) for path in paths)}
+        return list(found.values())
+
+    def _recognise(self, known: t.Sequence[KnownAuthority], live: Live) -> KnownAuthority | None:
+        """The known authority that the live one is: by a shared key before the same place."""
+        for why in ("key", "place"):
+            for candidate in known:
+                if belongs(live.authority, live.generations, candidate.authority, candidate.public_keys) == why:
+                    return candidate
+        return None
+
+    def _same_name(self, known: t.Sequence[KnownAuthority], live: Live) -> list[Finding]:
+        return [
+            Finding("same_name_other_keys", f"{other.name} has the same subject and other keys: it is another authority")
+            for other in known
+            if other.authority.subject == live.authority.subject
+            and not belongs(live.authority, live.generations, other.authority, other.public_keys)
+        ]
+
+    def _named(self, known: t.Sequence[KnownAuthority]) -> KnownAuthority | None:
+        """Where nothing of a CA is left on the host: the one whose newest backup names this host and the place that was given."""
+        here = [candidate for candidate in known if candidate.authority.host == self._host]
+        for option in ("config_file", "directory", "name"):
+            given = self.options.get(option)
+            if given is not None:
+                here = [candidate for candidate in here if getattr(candidate.authority, option) == given]
+        if len(here) > 1:
+            raise KeywardError(
+                f"it can't be told which authority of {self._host} is meant",
+                "its stores hold " + " and ".join(sorted(candidate.name for candidate in here)),
+                "Name one: give its directory in the store as backup, or its config_file and name",
+            )
+        return here[0] if here else None
+
+    def _event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
+        """What an authority's events/ keep of a task. No secret in it."""
+        return {"event": event, "at": _now(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
+
+    def _authority_result(self, authority: Authority, known: KnownAuthority | None) -> Result:
+        return replace(authority, id=known.id if known else None).as_result()
+
+
+class Plan(t.NamedTuple):
+    """What a key backup has to do."""
+
+    live: Live
+    match: KnownAuthority | None
+    expected: list[Generation]  # every generation that is or was there
+    due_for: list[Generation]  # those that no backup covers
+    covered: frozenset[str]
+    why: str | None  # install, renewal, password_change or forced; None where nothing is due
+    copies: list[tuple[StoredBackup, KeyStore]]
+
+
+class CaKeyBackup(StoresFlow):
+    NAME, ARGUMENTS = "ca_key_backup", _arguments.CA_KEY_BACKUP
+
+    def perform(self) -> Result:
+        for store in self.stores:
+            store.refuse_if_not_writable()
+        known, damaged = known_authorities(self.stores)
+        here = [candidate for candidate in known if candidate.authority.host == self._host]
+        answer = self._ask(here)
+        live = _live(answer, self._host)
+        match = self._recognise(known, live)
+        if answer.get("unrecognised"):
+            answer = self._ask([match] if match else [], certain=True)
+            live = _live(answer, self._host)
+        proved = self._prove(match) if match else "password"
+        advisories = [*live.advisories, *damaged, *(match.advisories if match else ()), *self._same_name(known, live)]
+        return self._carry_out(self._plan(live, match, proved), answer.get("bundle"), advisories)
+
+    def _ask(self, known: t.Sequence[KnownAuthority], certain: bool = False) -> Result:
+        """One module execution: the authority as it is and, where a backup is due, its keys sealed in a bundle."""
+        force = self.options["force"]
+        hints = [
+            {
+                "authority": vars(candidate.authority),
+                "public_keys": sorted(candidate.public_keys),
+                "fingerprints": sorted(candidate.covered(self.stores)),
+                "reseal": force or self._changes_password_of(candidate),
+            }
+            for candidate in known
+        ]
+        password = self._secret("password")
+        fit = password if password is not None and not password_fault(password) else None  # nothing is sealed with another
+        return self.on_host({"known": hints, "certain": certain, "reseal": force, "password": fit})
+
+    def _changes_password_of(self, known: KnownAuthority) -> bool:
+        previous, newest = self._secret("previous_password"), known.newest
+        if previous is None or newest is None:
+            return False
+        return not _opens(newest, self._secret("password") or "") and _opens(newest, previous)
+
+    def _prove(self, known: KnownAuthority) -> str:
+        """Which of the passwords opens the newest backup. A wrong one is an error, never a reason to write a new backup."""
+        password, previous, newest = self._secret("password"), self._secret("previous_password"), known.newest
+        if newest is None or password is None or _opens(newest, password):
+            return "password"
+        if previous is not None and _opens(newest, previous):
+            return "previous_password"
+        raise KeywardError(
+            "nothing was backed up",
+            f"the password does not open the newest backup of this authority, {newest.path}",
+            "Give the password that it was made with. To change it, give the new one as password and the old one as previous_password",
+            [reason("password_wrong", newest.path)],
+        )
+
+    def _plan(self, live: Live, match: KnownAuthority | None, proved: str) -> Plan:
+        earlier = match.generations if match else []
+        covered = match.covered(self.stores) if match else frozenset()
+        expected = merge_generations(earlier, live.generations)
+        due_for = uncovered(expected, covered)
+        why = None
+        if not match:
+            why = "install"
+        elif due_for:
+            why = "renewal"
+        elif proved == "previous_password":
+            why = "password_change"
+        elif self.options["force"]:
+            why = "forced"
+        copies = match.copies(self.stores) if match else []
+        return Plan(live, match, expected, due_for, covered, why, copies)
+
+    def _carry_out(self, plan: Plan, sealed: str | None, advisories: list[Finding]) -> Result:
+        there = {generation.sha256 for generation in plan.live.generations}
+        lost = [generation for generation in plan.expected if generation.sha256 not in there]
+        result: Result = {
+            "changed": bool(plan.why or plan.copies),
+            "authority": self._authority_result(plan.live.authority, plan.match),
+            "backup": None,
+            "due": bool(plan.why),
+            "reasons": _findings(reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in plan.due_for),
+            "advisories": _findings(
+                advisories,
+                (Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost),
+                generation_advisories(plan.expected, _now()),
+            ),
+        }
+        covered = plan.covered
+        newest = plan.match.newest if plan.match else None
+        if plan.match and newest:
+            copied = [os.path.join(store.path, plan.match.name, newest.name) for backup, store in plan.copies if backup is newest]
+            result["backup"] = _backup_result(newest, [*plan.match.paths(newest), *copied])
+        if plan.why:
+            self._refuse_what_can_not_be_sealed(plan)
+            password = self._password_to_write_with()
+        if not self._check:
+            if plan.copies:
+                self._copy(plan)
+            if plan.why:
+                data = self._sealed_whole(plan, sealed, password)
+                backup, paths, result["changed"] = self._store(plan, data, password)
+                result["backup"] = _backup_result(backup, paths)
+                result["restorable"] = True
+                result["authority"]["id"] = backup.manifest.authority.id
+                covered = backup.manifest.fingerprints
+        result["generations"] = [g.as_result("backup" if g.sha256 in covered else "none") for g in plan.expected]
+        if self._task.diff:
+            after = frozenset(g.sha256 for g in plan.expected) if plan.why else plan.covered
+            result["diff"] = {"before": _coverage(plan.expected, plan.covered), "after": _coverage(plan.expected, after)}
+        return result
+
+    def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
+        """Before any secret is asked for: a partial backup is a failure."""
+        carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
+        faults = []
+        for generation in plan.live.generations:
+            if generation.public_key_sha256 in carried:
+                continue
+            if generation.exportable is False:
+                faults.append(reason("not_exportable", generation.label, certificate=generation.sha256))
+            elif generation.private_key != "present":
+                faults.append(reason("key_missing", generation.label, f"on the host it is {generation.private_key}", generation.sha256))
+        there = {generation.sha256 for generation in plan.live.generations}
+        stated = [advisory for advisory in plan.live.advisories if advisory.code == "certificate_missing_on_host"]
+        if len(stated) > len([generation for generation in plan.expected if generation.sha256 not in there]):
+            faults += [Finding("generation_missing", advisory.message) for advisory in stated]
+        if faults:
+            raise KeywardError(
+                "nothing was backed up",
+                "; ".join(fault.message for fault in faults),
+                "A key that is missing: put it back, or state the generation's files (retired). One that is encrypted: give "
+                "private_key_passphrase. One in a token or HSM: back it up by the means of that token",
+                faults,
+            )
+
+    def _password_to_write_with(self) -> str:
+        password = self._secret("password")
+        if password is None:
+            raise KeywardError("nothing was backed up", "a backup is due, and no password was given to protect it", "Give password")
+        fault = password_fault(password)
+        if fault:
+            raise KeywardError(
+                "nothing was backed up",
+                f"the password is not fit to protect a CA key: {fault}",
+                "Give a long random one, and keep it apart",
+            )
+        return password
+
+    def _sealed_whole(self, plan: Plan, sealed: str | None, password: str) -> bytes:
+        """The bytes of one bundle with every expected generation, proved. Lost ones are carried over from earlier backups."""
+        data = base64.b64decode(sealed) if sealed else b""
+        bundles = [open_bundle(BUNDLE_NAME, data, [password])] if sealed else []
+        if not judge(bundles, plan.expected).restorable and plan.match:
+            bundles += self._earlier_bundles(plan.match, bundles, plan.expected)
+            contents = [bundle.contents for bundle in bundles if bundle.contents]
+            keys = {entry.public_key_sha256: entry.key for content in contents for entry in content.private_keys}
+            chain = [entry.der for content in contents for entry in content.certificates]
+            data = seal(plan.expected, keys, chain, password)
+            bundles = [open_bundle(BUNDLE_NAME, data, [password])]
+        verdict = judge(bundles, plan.expected)
+        if not verdict.restorable or not bundles:
+            raise KeywardError(
+                "nothing was stored",
+                "the new backup would not bring back every generation: " + "; ".join(fault.message for fault in verdict.reasons),
+                "Put that right on the host, or give the password of the earlier backup as previous_password",
+                verdict.reasons,
+            )
+        return data
+
+    def _earlier_bundles(self, known: KnownAuthority, opened: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> list[Bundle]:
+        """Bundles of earlier backups, newest first, until they hold every key that the host has lost."""
+        lost = {generation.public_key_sha256 for generation in expected} - held_keys(opened)
+        found: list[Bundle] = []
+        for backup in known.backups:
+            if lost & backup.manifest.public_keys:
+                found += _open_files(backup, self._passwords)
+                lost -= held_keys(found)
+        return found
+
+    def _store(self, plan: Plan, data: bytes, password: str) -> tuple[StoredBackup, list[str], bool]:
+        """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
+        now = datetime.now(timezone.utc)
+        identity = secrets.token_hex(16)
+        known_id = plan.match.id if plan.match else authority_id(plan.expected)
+        authority = replace(plan.live.authority, id=known_id)
+        directory = plan.match.name if plan.match else directory_name(authority)
+        newest = plan.match.newest if plan.match else None
+        manifest = Manifest(
+            id=identity,
+            sequence=next_sequence(self.stores, directory),
+            previous=newest.manifest.id if newest else None,
+            authority=authority,
+            created=_now(),
+            proved_at=_now(),
+            made={
+                "at": _now(),
+                "controller": platform.node(),
+                "reason": plan.why,
+                "reference": self.options["reference"],
+                "versions": {
+                    "keyward.pki": COLLECTION_VERSION,
+                    "ansible-core": core_version,
+                    "cryptography": version("cryptography"),
+                    "python": platform.python_version(),
+                },
+            },
+            files=(BundleFile(BUNDLE_NAME, hashlib.sha256(data).hexdigest(), len(data), identity),),
+            generations=tuple(plan.expected),
+        )
+        name = f"{manifest.sequence:06d}-{now.strftime('%Y%m%dT%H%M%S.%fZ')}"
+        with contextlib.ExitStack() as stack:
+            staged = []
+            for store in self.stores:
+                staged.append(store.stage(manifest_bytes(manifest), {BUNDLE_NAME: data}))
+                stack.callback(staged[-1].discard)
+            for store in sorted(self.stores, key=lambda store: store.path):
+                stack.enter_context(store.locked())
+            meanwhile = self._stored_meanwhile(known_id, plan, password)
+            if meanwhile:
+                return *meanwhile, False
+            paths = [backup.commit(directory, name) for backup in staged]
+        for store in self.stores:
+            store.record(directory, self._event("backup", manifest, reason=plan.why, reference=self.options["reference"]))
+        return StoredBackup(paths[0], manifest), paths, True
+
+    def _stored_meanwhile(self, identity: str, plan: Plan, password: str) -> tuple[StoredBackup, list[str]] | None:
+        now = next((candidate for candidate in known_authorities(self.stores)[0] if candidate.id == identity), None)
+        newest = now.newest if now else None
+        seen = plan.match.newest if plan.match else None
+        if now is None or newest is None or (seen and newest.manifest.id == seen.manifest.id):
+            return None
+        if uncovered(plan.expected, now.covered(self.stores)) or not _opens(newest, password):
+            raise KeywardError(
+                "nothing was stored",
+                f"another run stored {newest.path} at the same time",
+                "Run the task again: it takes that backup into account",
+            )
+        return newest, now.paths(newest)
+
+    def _copy(self, plan: Plan) -> None:
+        """Give each store the backups that it lacks, byte for byte, without a password."""
+        for backup, store in plan.copies:
+            directory = os.path.basename(os.path.dirname(backup.path))
+            files = backup.files()
+            with contextlib.ExitStack() as stack:
+                staged = store.stage(backup.manifest_file, files)
+                stack.callback(staged.discard)
+                stack.enter_context(store.locked())
+                staged.commit(directory, backup.name)
+            store.record(directory, self._event("copy", backup.manifest, source=backup.path))
+
+
+class CaKeyBackupInfo(StoresFlow):
+    NAME, ARGUMENTS = "ca_key_backup_info", _arguments.CA_KEY_BACKUP_INFO
+
+    def perform(self) -> Result:
+        known, damaged = known_authorities(self.stores)
+        live, unreadable = self._look()
+        match = self._recognise(known, live) if live else self._named(known)
+        earlier = match.generations if match else []
+        covered = match.covered(self.stores) if match else frozenset()
+        expected = merge_generations(earlier, live.generations if live else [])
+        there = {generation.sha256 for generation in live.generations} if live else set()
+        lost = [generation for generation in earlier if live and generation.sha256 not in there]
+        due_for = uncovered(expected, covered)
+        authority = live.authority if live else match.authority if match else None
+        newest = match.newest if match else None
+        verdict = judge(_open_files(newest, self._passwords), expected) if newest and self._passwords else None
+        result: Result = {
+            "changed": False,
+            "authority": self._authority_result(authority, match) if authority else None,
+            "generations": [g.as_result("backup" if g.sha256 in covered else "none") for g in expected],
+            "backups": [self._listed(match, backup, expected) for backup in match.backups] if match else [],
+            "newest": _backup_result(newest, match.paths(newest)) if match and newest else None,
+            "superseded": self._superseded(match) if match else [],
+            "under_previous_password": self._under_previous_password(match) if match else [],
+            "due": bool(due_for or not newest) if live or match else None,
+            "age": self._age(newest) if newest else None,
+            "reasons": _findings(
+                (reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in due_for),
+                verdict.reasons if verdict else (),
+            ),
+            "advisories": _findings(
+                unreadable,
+                live.advisories if live else (),
+                damaged,
+                match.advisories if match else (),
+                self._same_name(known, live) if live else (),
+                (Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost),
+                (
+                    Finding("missing_in_store", f"{store.path} lacks {backup.name}")
+                    for backup, store in (match.copies(self.stores) if match else [])
+                ),
+                generation_advisories(expected, _now()),
+                verdict.advisories if verdict else (),
+            ),
+        }
+        if verdict:
+            result["restorable"] = verdict.restorable
+        return result
+
+    def _look(self) -> tuple[Live | None, list[Finding]]:
+        if not self._names_an_authority:
+            return None, []
+        try:
+            return _live(self.on_host({}), self._host), []
+        except NothingOnHost as exc:
+            return None, [Finding("nothing_on_host", str(exc))]
+        except KeywardError as exc:
+            return None, [Finding("authority_unreadable", str(exc))]
+
+    def _listed(self, known: KnownAuthority, backup: StoredBackup, expected: t.Sequence[Generation]) -> Result:
+        return {
+            **_backup_result(backup, known.paths(backup)),
+            "sequence": backup.manifest.sequence,
+            "previous": backup.manifest.previous,
+            "made": dict(backup.manifest.made),
+            "generations": [generation.sha256 for generation in backup.manifest.generations],
+            "covers_all": not uncovered(expected, backup.manifest.fingerprints),
+        }
+
+    def _superseded(self, known: KnownAuthority) -> list[str]:
+        older = known.backups[1:]
+        return [b.manifest.id for b in older if b.manifest.fingerprints <= known.backups[0].manifest.fingerprints]
+
+    def _under_previous_password(self, known: KnownAuthority) -> list[str]:
+        changed = max((b.manifest.sequence for b in known.backups if b.manifest.made["reason"] == "password_change"), default=0)
+        return [backup.manifest.id for backup in known.backups if backup.manifest.sequence < changed]
+
+    def _age(self, backup: StoredBackup) -> int:
+        created = datetime.strptime(backup.manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return int((datetime.now(timezone.utc) - created).total_seconds())
+
+
+class ChosenBackup(t.NamedTuple):
+    """The backup that a task is about, opened and with what it must bring back."""
+
+    stored: StoredBackup | None  # None for a PKCS #12 file without a manifest
+    paths: list[str]
+    files: dict[str, bytes]
+    bundles: list[Bundle]
+    generations: list[Generation]
+
+
+class BackupFlow(StoresFlow):
+    """What verify and restore share: the one backup that is meant."""
+
+    def _choose(self, live: Live | None) -> ChosenBackup:
+        given, stores = self.options.get("backup"), self.options.get("stores")
+        if (given is None) == (not stores):
+            raise KeywardError(
+                f"{self.NAME} can't run", "it needs either backup or stores", "Give the backup's path, or the stores to look in"
+            )
+        if given is not None:
+            found = GivenBackup(given)
+            return self._opened(found.stored, [found.path], found.files)
+        known, _damaged = known_authorities(self.stores)
+        match = self._recognise(known, live) if live else self._named(known)
+        if match is None:
+            whose = f"{live.authority.subject} on {self._host}" if live else f"an authority on {self._host}"
+            names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
+            raise KeywardError(
+                "no backup was found",
+                f"the stores hold none of {whose}",
+                f"They hold: {names}. Give the right one's directory as backup, or mount the right store",
+            )
+        newest = match.newest
+        if newest is None:
+            raise KeywardError(
+                f"no backup of {match.name} can be used",
+                "; ".join(advisory.message for advisory in match.advisories),
+                "Mount another copy of the store, or give a PKCS #12 file of this authority as backup",
+                match.advisories,
+            )
+        return self._opened(newest, match.paths(newest), newest.files())
+
+    def _opened(self, stored: StoredBackup | None, paths: list[str], files: dict[str, bytes]) -> ChosenBackup:
+        self._required("password", "Give the password of the backup")
+        recorded = {file.name: file.sha256 for file in stored.manifest.files} if stored else {}
+        bundles = [open_bundle(name, data, self._passwords, recorded.get(name)) for name, data in files.items()]
+        generations = list(stored.manifest.generations) if stored else bundle_generations(bundles)
+        return ChosenBackup(stored, paths, files, bundles, generations)
+
+    def _backup_result(self, chosen: ChosenBackup) -> Result:
+        if chosen.stored:
+            return _backup_result(chosen.stored, chosen.paths)
+        files = [{"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in chosen.files.items()]
+        return {"id": None, "paths": chosen.paths, "created": None, "proved_at": None, "files": files}
+
+
+class CaKeyVerify(BackupFlow):
+    NAME, ARGUMENTS = "ca_key_verify", _arguments.CA_KEY_VERIFY
+
+    def perform(self) -> Result:
+        live = _live(self.on_host({}), self._host) if self._names_an_authority else None
+        chosen = self._choose(live)
+        manifest = chosen.stored.manifest if chosen.stored else None
+        expected = chosen.generations
+        if live:
+            own = is_backup_of(live.authority, live.generations, manifest.authority if manifest else None, chosen.generations)
+            expected = merge_generations(chosen.generations if own else [], live.generations)
+        verdict = judge(chosen.bundles, expected)
+        contents = [bundle.contents for bundle in chosen.bundles if bundle.contents]
+        result: Result = {
+            "changed": False,
+            "restorable": verdict.restorable,
+            "authority": live.authority.as_result() if live else manifest.authority.as_result() if manifest else None,
+            "generations": [g.as_result() for g in expected],
+            "backup": self._backup_result(chosen),
+            "private_keys": sorted({entry.public_key_sha256 for content in contents for entry in content.private_keys}),
+            "certificates": [
+                _certificate_result(der) for der in dict.fromkeys(e.der for content in contents for e in content.certificates)
+            ],
+            "encryption": _encryption_result(contents),
+            "reasons": _findings(verdict.reasons),
+            "advisories": _findings(live.advisories if live else (), verdict.advisories, generation_advisories(expected, _now())),
+        }
+        if not verdict.restorable:
+            error = KeywardError(
+                f"{chosen.paths[0]} is not restorable",
+                "; ".join(fault.message for fault in verdict.reasons),
+                "Give the password that it was made with; where it has been changed, the old one as previous_password"
+                if all(fault.code == "password_wrong" for fault in verdict.reasons)
+                else "Make a new backup while the CA's keys are still there (ca_key_backup), or find another one (ca_key_backup_info)",
+            )
+            result.update(failed=True, msg=str(error))
+        return result
+
+
+def _certificate_result(der: bytes) -> Result:
+    try:
+        generation = generation_of(der)
+    except ValueError:
+        return {
+            "subject": None,
+            "fingerprints": {"sha1": None, "sha256": hashlib.sha256(der).hexdigest()},
+            "public_key_sha256": None,
+            "not_after": None,
+        }
+    shape = generation.as_result()
+    return {name: shape[name] for name in ("subject", "fingerprints", "public_key_sha256", "not_after")}
+
+
+def _encryption_result(contents: t.Sequence[_pkcs12.Contents]) -> Result | None:
+    """One statement for all files of a backup: the weakest of them counts."""
+    if not contents:
+        return None
+    all_of = [content.encryption for content in contents]
+    return {
+        "key": "; ".join(dict.fromkeys(name for encryption in all_of for name in encryption.key)),
+        "certificates": "; ".join(dict.fromkeys(name for encryption in all_of for name in encryption.certificates)),
+        "mac": "; ".join(dict.fromkeys(encryption.mac or "none" for encryption in all_of)),
+        "iterations": min(encryption.iterations for encryption in all_of),
+        "weak": any(encryption.weak for encryption in all_of),
+    }
+
+
+def _recorded_place(chosen: ChosenBackup) -> Result:
+    """Which CA, as the backup's manifest tells it."""
+    if not chosen.stored:
+        raise KeywardError(
+            "nothing was restored", "a PKCS #12 file does not say where its CA lives", "Give config_file, or directory and the files"
+        )
+    authority, current = chosen.stored.manifest.authority, chosen.generations[-1]
+    place: Result = {"backend": authority.backend, "directory": authority.directory, "name": authority.name}
+    if authority.config_file:
+        return {**place, "config_file": authority.config_file}
+    for option, file in (("certificate_file", current.certificate_place), ("private_key_file", current.key_place)):
+        place[option] = file.path if file else None
+    return place
+
+
+class CaKeyRestore(BackupFlow):
+    NAME, ARGUMENTS = "ca_key_restore", _arguments.CA_KEY_RESTORE
+
+    def perform(self) -> Result:
+        self._required("password", "Give the password of the backup")
+        chosen = None if self._names_an_authority else self._choose(None)
+        place = _recorded_place(chosen) if chosen else None
+        try:
+            live = _live(self.on_host({}, place), self._host)
+        except NothingOnHost:
+            live = None
+        chosen = chosen or self._choose(live)
+        verdict = judge(chosen.bundles, chosen.generations)
+        if not verdict.restorable:
+            raise KeywardError(
+                "nothing was restored",
+                f"{chosen.paths[0]} is not restorable: " + "; ".join(fault.message for fault in verdict.reasons),
+                "Give another backup (ca_key_backup_info lists them), or the right password",
+                verdict.reasons,
+            )
+        manifest = chosen.stored.manifest if chosen.stored else None
+        if live:  # before any byte of the bundle travels
+            refuse_foreign(live.authority, live.generations, manifest.authority if manifest else None, chosen.generations)
+        outcome = self._put_back(chosen, manifest, place)
+        result: Result = {
+            "changed": outcome["changed"],
+            "restorable": True,
+            "authority": self._authority(live, manifest),
+            "generations": [g.as_result("backup") for g in chosen.generations],
+            "backup": self._backup_result(chosen),
+            "restored": outcome["restored"],
+            "set_aside": outcome["set_aside"],
+            "reasons": [],
+            "advisories": _findings(live.advisories if live else (), verdict.advisories, generation_advisories(chosen.generations, _now())),
+        }
+        if outcome["changed"] and not self._check:
+            self._record(chosen, outcome)
+        if self._task.diff:
+            result["diff"] = {
+                "before": "".join(f"{file['path']}: missing\n" for file in outcome["restored"]),
+                "after": "".join(f"{file['path']}: {file['kind']}\n" for file in outcome["restored"]),
+            }
+        return result
+
+    def _put_back(self, chosen: ChosenBackup, manifest: Manifest | None, place: Result | None) -> Result:
+        used = {bundle.name: bundle.password_used for bundle in chosen.bundles}
+        return self.on_host(
+            {
+                "bundles": [
+                    {
+                        "name": name,
+                        "content": base64.b64encode(data).decode("ascii"),
+                        "sha256": hashlib.sha256(data).hexdigest(),
+                        "password": used[name],
+                    }
+                    for name, data in chosen.files.items()
+                ],
+                "generations": [generation_as_json(generation) for generation in chosen.generations],
+                "authority": vars(manifest.authority) if manifest else None,
+                "on_conflict": self.options["on_conflict"],
+                "allow_unencrypted_key": self.options["allow_unencrypted_key"],
+            },
+            place,
+        )
+
+    def _authority(self, live: Live | None, manifest: Manifest | None) -> Result | None:
+        authority = live.authority if live else manifest.authority if manifest else None
+        return replace(authority, id=manifest.authority.id if manifest else None).as_result() if authority else None
+
+    def _record(self, chosen: ChosenBackup, outcome: Result) -> None:
+        if not chosen.stored:
+            return
+        details = {"restored": outcome["restored"], "set_aside": outcome["set_aside"]}
+        for path in chosen.paths if self.options.get("stores") else [chosen.stored.path]:
+            place = store_of(StoredBackup(path, chosen.stored.manifest))
+            if place:
+                place[0].record(place[1], self._event("restore", chosen.stored.manifest, **details))

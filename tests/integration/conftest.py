@@ -1,0 +1,70 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the integration tests. They run against the built and installed tarball, never against the tree.
+
+ansible      the real ansible-playbook (see support/ansible_run.py):
+                 result = ansible.play([{"keyward.pki.ca_info": {"config_file": str(ca.config_file)}}])
+                 result.ok().last()["generations"]          # the last task's result, a dict with .task, .status, .ignored
+                 result.task("back the keys up")["changed"]   # the result of the task of that name
+                 result.failed()["msg"]                     # the result that made the play fail
+                 result.rc, result.stdout, result.stderr, result.results[host]
+             play(tasks | plays | YAML text | Path or name of a playbook, hosts={name: variables}, extra_vars={…}, check=, diff=,
+             verbosity=, env={…}, cfg={section: {option: value}}, arguments=[…], timeout=). Default host: `testhost`, this machine.
+             Variables of another local host: ansible.local(python=…, x=…). start(…) returns a Run with .process, .kill() and .finish().
+             Files of a run: ansible.scratch/run<n>/; modules arrive in ansible.remote_tmp (local hosts).
+make_ansible make_ansible(commands) -> the same with the ansible-core whose commands lie in that directory.
+openssl_ca   a fresh CA (see support/openssl_ca.py): .directory .config_file .certificate .private_key; .renew_in_place(new_key=True),
+             .renew_keeping(new_key=True), .issue(name), .sign_crl(certificate, private_key); the last two fail unless openssl verifies
+             the outcome. More of them: OpensslCa(tmp_path / "other", name="Other CA", algorithm="rsa:2048", passphrase="…", relative=True)
+sshd         a running OpenSSH server (see support/ssh_server.py): hosts={"remote": sshd.host()} logs in as sshd.user and becomes root;
+             sshd.host(ansible_become=False) doesn't.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.ansible_run import Ansible, build_and_install
+from support.openssl_ca import OpensslCa
+from support.ssh_server import SshServer
+from tools import require_tool
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path below which the tarball of the tree, and nothing else, is installed."""
+    return build_and_install(ROOT, tmp_path_factory.mktemp("tarball"))
+
+
+@pytest.fixture
+def make_ansible(tmp_path: Path, collections: Path) -> Callable[[Path], Ansible]:
+    return lambda commands: Ansible(tmp_path / f"ansible-{commands.parent.name}", collections, commands)
+
+
+@pytest.fixture
+def ansible(tmp_path: Path, collections: Path) -> Ansible:
+    return Ansible(tmp_path / "ansible", collections)
+
+
+@pytest.fixture
+def openssl_ca(tmp_path: Path) -> OpensslCa:
+    require_tool("openssl")
+    return OpensslCa(tmp_path / "ca")
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[SshServer]:
+    for tool in ("ssh", "ssh-keygen", "sudo", "useradd"):
+        require_tool(tool)
+    program = require_tool("sshd")
+    if os.geteuid() != 0:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("a login user with sudo can only be made by root")
+    server = SshServer(program)
+    yield server
+    server.stop()

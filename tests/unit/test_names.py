@@ -1,0 +1,120 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One name for users: what core loads for it, and that names, options and documents agree."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.keyward.pki.plugins.doc_fragments._authority import ModuleDocFragment as Place
+from ansible_collections.keyward.pki.plugins.doc_fragments._backups import ModuleDocFragment as Backups
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from conftest import COLLECTIONS
+from support.returns import MODULES, documented
+
+ROOT = MODULES.parents[1]
+NAMES = sorted(path.stem for path in MODULES.glob("ca_*.py"))
+
+
+# Core's own loaders, in a process in which nothing of the collection was imported otherwise.
+RESOLVE = """
+import json, sys
+from ansible.plugins.loader import action_loader, connection_loader, init_plugin_loader, module_loader
+init_plugin_loader([sys.argv[1]])
+found = {}
+for name in sys.argv[2:]:
+    for connection in ("ansible.builtin.ssh", "ansible.builtin.local"):
+        for mod_type in connection_loader.get(connection, class_only=True).module_implementation_preferences:
+            context = module_loader.find_plugin_with_context("keyward.pki." + name, mod_type)
+            if context.resolved:
+                break
+        found[name + " " + connection] = context.plugin_resolved_path
+    found[name + " action"] = action_loader.find_plugin_with_context("keyward.pki." + name).plugin_resolved_path
+    found[name + " flow"] = action_loader.get("keyward.pki." + name, class_only=True).NAME
+print(json.dumps(found))
+"""
+
+
+def test_each_name_is_one_python_module_and_one_action_plugin_on_posix() -> None:
+    done = subprocess.run([sys.executable, "-c", RESOLVE, str(COLLECTIONS), *NAMES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in NAMES:
+        for connection in ("ansible.builtin.ssh", "ansible.builtin.local"):
+            assert Path(found[f"{name} {connection}"]).resolve() == MODULES / f"{name}.py"
+        assert Path(found[f"{name} action"]).resolve() == ROOT / "plugins" / "action" / f"{name}.py"
+        assert found[f"{name} flow"] == name
+
+
+def test_no_name_is_shared_by_two_platforms_or_forgotten() -> None:
+    bases = [path.stem for path in MODULES.iterdir() if path.suffix in (".py", ".ps1")]
+    assert len(bases) == len(set(bases))
+    assert sorted(path.stem for path in (ROOT / "plugins" / "action").glob("*.py")) == NAMES
+    runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
+    assert sorted(runtime["action_groups"]["keyward"]) == NAMES
+
+
+def _options(name: str) -> dict[str, Any]:
+    """The documented options of a module, those of its fragments included."""
+    source: dict[str, Any] = {}
+    exec(compile((MODULES / f"{name}.py").read_text(encoding="utf-8").split('EXAMPLES = r"""')[0], name, "exec"), source)  # noqa: S102
+    document = yaml.safe_load(source["DOCUMENTATION"])
+    fragments = {
+        "keyward.pki._authority": Place.DOCUMENTATION,
+        "keyward.pki._backups.stores": Backups.STORES,
+        "keyward.pki._backups.backup": Backups.BACKUP,
+        "keyward.pki._backups.password": Backups.PASSWORD,
+    }
+    options = dict(document.get("options", {}))
+    for fragment in document["extends_documentation_fragment"]:
+        if fragment in fragments:
+            options.update(yaml.safe_load(fragments[fragment])["options"])
+    return options
+
+
+def _spec(documented_options: dict[str, Any]) -> dict[str, Any]:
+    shape = {}
+    for name, option in documented_options.items():
+        shape[name] = {key: option[key] for key in ("type", "elements", "choices", "default", "required") if key in option}
+        if "suboptions" in option:
+            shape[name]["options"] = _spec(option["suboptions"])
+    return shape
+
+
+def _bare(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {key: _bare(value) if key == "options" else value for key, value in option.items() if key != "no_log"}
+        for name, option in spec.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_documented_as_they_are(name: str) -> None:
+    assert _bare(getattr(_arguments, name.upper())) == _spec(_options(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_secrets_are_marked(name: str) -> None:
+    secrets = {"password", "previous_password", "private_key_passphrase", "controller"}
+    spec = getattr(_arguments, name.upper())
+    assert {option for option in secrets & spec.keys() if not spec[option].get("no_log")} == set()
+    assert "retired" not in spec or spec["retired"]["options"]["private_key_passphrase"]["no_log"]
+
+
+def _described(shape: dict[str, Any]) -> list[str]:
+    names = list(shape)
+    for option in shape.values():
+        names += _described(option.get("contains", {}))
+    return names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_return_has_a_name_that_templates_or_ansible_take(name: str) -> None:
+    assert not {"keys", "items", "values", "warnings", "failed", "msg", "invocation"} & set(_described(documented(name)))
