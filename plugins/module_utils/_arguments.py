@@ -71,3 +71,63 @@ CA_KEY_RESTORE: Spec = {
     "allow_unencrypted_key": {"type": "bool", "default": False},
     **CONTROLLER,
 }
+CA_INSTALL: Spec = {
+    **WHICH_AUTHORITY,
+    "kind": {"type": "str", "default": "root", "choices": ["root", "subordinate"]},
+    "subject": {"type": "dict"},
+    "key_type": {"type": "str", "default": "RSA", "choices": ["RSA", "EC", "Ed25519"]},
+    "key_size": {"type": "int", "default": 4096, "choices": [2048, 3072, 4096, 8192]},
+    "curve": {"type": "str", "default": "secp384r1", "choices": ["secp256r1", "secp384r1", "secp521r1"]},
+    "days": {"type": "int", "default": 3650},
+    "path_length": {"type": "int"},
+    "certificate": {"type": "str"},
+    **STORES,
+    **BACKUP,
+    **PASSWORD,
+    **PREVIOUS_PASSWORD,
+    **CONTROLLER,
+}
+CA_RENEW: Spec = {
+    **WHICH_AUTHORITY,
+    "reuse_key": {"type": "bool", "required": True},
+    "remaining_days": {"type": "int"},
+    "issued_before": {"type": "str"},
+    "days": {"type": "int"},
+    "certificate": {"type": "str"},
+    **CONTROLLER,
+}
+CA_SIGN: Spec = {
+    **WHICH_AUTHORITY,
+    "request": {"type": "str", "required": True},
+    "days": {"type": "int"},
+    "extensions": {"type": "str", "default": "v3_subordinate_ca"},
+    **CONTROLLER,
+}
+CA_CRL: Spec = {
+    **WHICH_AUTHORITY,
+    "scratch": {"type": "bool", "default": False},
+    "days": {"type": "int"},
+    "remaining_days": {"type": "int", "default": 0},
+    "published_crl": {"type": "path"},
+    **CONTROLLER,
+}
+CA_DATABASE_BACKUP: Spec = {
+    **WHICH_AUTHORITY,
+    **STORES,
+    "host_store": {"type": "path"},
+    "max_age": {"type": "str"},
+    "keep_full_sets": {"type": "int"},
+    **CONTROLLER,
+}
+CA_DATABASE_RESTORE: Spec = {
+    **WHICH_AUTHORITY,
+    **STORES,
+    "host_store": {"type": "path"},
+    "set": {"type": "path"},
+    "part": {"type": "str", "default": "all", "choices": ["all", "configuration"]},
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "set_aside"]},
+    "published_crl": {"type": "list", "elements": "path"},
+    "published_certificates": {"type": "path"},
+    "advance": {"type": "raw"},
+    **CONTROLLER,
+}

@@ -206,6 +206,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:40].strip("-") or "ca"
 
 
+def directory_name(authority: Authority) -> str:
+    """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
+    return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
+
+
 def short_subject(certificate: bytes) -> str:
     """The common name of a certificate's subject, or its last attribute where it has none."""
     subject = x509.load_der_x509_certificate(certificate).subject

@@ -70,7 +70,8 @@ def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Whic
     )
 
 
-def _facts(reading: Reading) -> Answer:
+def facts(reading: Reading) -> Answer:
+    """What every task answers about the authority."""
     return {
         "changed": False,
         "authority": {**reading.authority.as_result(), "config_file": reading.authority.config_file},
@@ -83,7 +84,7 @@ def _facts(reading: Reading) -> Answer:
 
 def read_authority(which: Which, request: Request, check: bool) -> Answer:
     """The authority as it is: C(ca_info), and the first look of every other task."""
-    return _facts(find_backend(which).read())
+    return facts(find_backend(which).read())
 
 
 def back_up(which: Which, request: Request, check: bool) -> Answer:
@@ -92,7 +93,7 @@ def back_up(which: Which, request: Request, check: bool) -> Answer:
     C(request["known"]): the authorities whose newest backup names this inventory host, a hint without secrets.
     """
     reading = find_backend(which).read()
-    answer = _facts(reading)
+    answer = facts(reading)
     authority = Authority(**{**answer["authority"], "host": request.get("host")})
     known = _known_here(authority, reading.generations, request)
     if known is None:

@@ -148,7 +148,7 @@ def _missing(
         content = generation.certificate if place and place.encoding == "DER" else pem(generation.certificate).encode("ascii")
         if key_place and (lacks_key or (lacks_certificate and place and place.path == key_place.path)):
             planned.add(key)
-            key_content = _key_content(backend, generation, key_place, keys[key], allow_unencrypted_key)
+            key_content = key_bytes(keys[key], key_place, backend.passphrase(generation), allow_unencrypted_key)
             if place and place.path == key_place.path:  # both in one PEM file
                 key_content, lacks_certificate = key_content + content, False
             yield Missing("private_key", generation, key_place, key_content, os.path.lexists(key_place.path))
@@ -168,13 +168,12 @@ def _holds_certificate(path: str, generation: Generation) -> bool:
     return parsed.public_bytes(serialization.Encoding.DER) == generation.certificate
 
 
-def _key_content(backend: Backend, generation: Generation, place: Place, key: t.Any, allow_unencrypted_key: bool) -> bytes:
+def key_bytes(key: t.Any, place: Place, passphrase: t.Optional[str], allow_unencrypted_key: bool) -> bytes:
     """The key file's bytes in the form that it had. A key that was encrypted at rest never comes back clear unless that is allowed."""
     container = serialization.PrivateFormat.PKCS8 if place.container in (None, "PKCS#8") else serialization.PrivateFormat.TraditionalOpenSSL
     encoding = serialization.Encoding.DER if place.encoding == "DER" else serialization.Encoding.PEM
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if place.encrypted_at_rest:
-        passphrase = backend.passphrase(generation)
         if passphrase:
             encryption = serialization.BestAvailableEncryption(passphrase.encode("utf-8"))
         elif not allow_unencrypted_key:

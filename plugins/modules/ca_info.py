@@ -149,7 +149,7 @@ database:
       type: str
 pending_request:
   description: >-
-    A certificate request beside the CA certificate, with the CA's subject and a key that no generation certifies yet.
+    A certificate request beside the CA certificate, with the CA's subject, that waits for its answer.
     V(null) where there is none.
   returned: success
   type: dict

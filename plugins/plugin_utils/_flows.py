@@ -28,6 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     authority_id,
     belongs,
     bundle_generations,
+    directory_name,
     generation_advisories,
     generation_as_json,
     generation_from_json,
@@ -51,7 +52,6 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     KeyStore,
     KnownAuthority,
     StoredBackup,
-    directory_name,
     known_authorities,
     manifest_bytes,
     next_sequence,
@@ -74,7 +74,7 @@ class Live(t.NamedTuple):
     advisories: list[Finding]
 
 
-def _live(answer: Result, host: str) -> Live:
+def live_of(answer: Result, host: str) -> Live:
     return Live(
         Authority(**{**answer["authority"], "host": host}),
         [generation_from_json(shape) for shape in answer["generations"]],
@@ -82,7 +82,7 @@ def _live(answer: Result, host: str) -> Live:
     )
 
 
-def _findings(*groups: t.Iterable[Finding]) -> list[Result]:
+def findings(*groups: t.Iterable[Finding]) -> list[Result]:
     return [finding.as_result() for finding in dict.fromkeys(finding for group in groups for finding in group)]
 
 
@@ -121,14 +121,14 @@ class CaInfo(Flow):
 
     def perform(self) -> Result:
         answer = self.on_host({})
-        live = _live(answer, self._host)
+        live = live_of(answer, self._host)
         return {
             "changed": False,
             "authority": live.authority.as_result(),
             "generations": [generation.as_result() for generation in live.generations],
             "database": answer["database"],
             "pending_request": answer["pending_request"],
-            "advisories": _findings(live.advisories, generation_advisories(live.generations, _now())),
+            "advisories": findings(live.advisories, generation_advisories(live.generations, _now())),
         }
 
 
@@ -221,11 +221,11 @@ class CaKeyBackup(StoresFlow):
         known, damaged = known_authorities(self.stores)
         here = [candidate for candidate in known if candidate.authority.host == self._host]
         answer = self._ask(here)
-        live = _live(answer, self._host)
+        live = live_of(answer, self._host)
         match = self._recognise(known, live)
         if answer.get("unrecognised"):
             answer = self._ask([match] if match else [], certain=True)
-            live = _live(answer, self._host)
+            live = live_of(answer, self._host)
         proved = self._prove(match) if match else "password"
         advisories = [*live.advisories, *damaged, *(match.advisories if match else ()), *self._same_name(known, live)]
         return self._carry_out(self._plan(live, match, proved), answer.get("bundle"), advisories)
@@ -291,8 +291,8 @@ class CaKeyBackup(StoresFlow):
             "authority": self._authority_result(plan.live.authority, plan.match),
             "backup": None,
             "due": bool(plan.why),
-            "reasons": _findings(reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in plan.due_for),
-            "advisories": _findings(
+            "reasons": findings(reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in plan.due_for),
+            "advisories": findings(
                 advisories,
                 (Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost),
                 generation_advisories(plan.expected, _now()),
@@ -489,11 +489,11 @@ class CaKeyBackupInfo(StoresFlow):
             "under_previous_password": self._under_previous_password(match) if match else [],
             "due": bool(due_for or not newest) if live or match else None,
             "age": self._age(newest) if newest else None,
-            "reasons": _findings(
+            "reasons": findings(
                 (reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in due_for),
                 verdict.reasons if verdict else (),
             ),
-            "advisories": _findings(
+            "advisories": findings(
                 unreadable,
                 live.advisories if live else (),
                 damaged,
@@ -516,7 +516,7 @@ class CaKeyBackupInfo(StoresFlow):
         if not self._names_an_authority:
             return None, []
         try:
-            return _live(self.on_host({}), self._host), []
+            return live_of(self.on_host({}), self._host), []
         except NothingOnHost as exc:
             return None, [Finding("nothing_on_host", str(exc))]
         except KeywardError as exc:
@@ -594,6 +594,23 @@ class BackupFlow(StoresFlow):
         generations = list(stored.manifest.generations) if stored else bundle_generations(bundles)
         return ChosenBackup(stored, paths, files, bundles, generations)
 
+    def _bundles(self, chosen: ChosenBackup) -> Result:
+        """What the host needs to put a backup's keys and certificates back."""
+        used = {bundle.name: bundle.password_used for bundle in chosen.bundles}
+        return {
+            "bundles": [
+                {
+                    "name": name,
+                    "content": base64.b64encode(data).decode("ascii"),
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "password": used[name],
+                }
+                for name, data in chosen.files.items()
+            ],
+            "generations": [generation_as_json(generation) for generation in chosen.generations],
+            "authority": vars(chosen.stored.manifest.authority) if chosen.stored else None,
+        }
+
     def _backup_result(self, chosen: ChosenBackup) -> Result:
         if chosen.stored:
             return _backup_result(chosen.stored, chosen.paths)
@@ -605,7 +622,7 @@ class CaKeyVerify(BackupFlow):
     NAME, ARGUMENTS = "ca_key_verify", _arguments.CA_KEY_VERIFY
 
     def perform(self) -> Result:
-        live = _live(self.on_host({}), self._host) if self._names_an_authority else None
+        live = live_of(self.on_host({}), self._host) if self._names_an_authority else None
         chosen = self._choose(live)
         manifest = chosen.stored.manifest if chosen.stored else None
         expected = chosen.generations
@@ -625,8 +642,8 @@ class CaKeyVerify(BackupFlow):
                 _certificate_result(der) for der in dict.fromkeys(e.der for content in contents for e in content.certificates)
             ],
             "encryption": _encryption_result(contents),
-            "reasons": _findings(verdict.reasons),
-            "advisories": _findings(live.advisories if live else (), verdict.advisories, generation_advisories(expected, _now())),
+            "reasons": findings(verdict.reasons),
+            "advisories": findings(live.advisories if live else (), verdict.advisories, generation_advisories(expected, _now())),
         }
         if not verdict.restorable:
             error = KeywardError(
@@ -691,7 +708,7 @@ class CaKeyRestore(BackupFlow):
         chosen = None if self._names_an_authority else self._choose(None)
         place = _recorded_place(chosen) if chosen else None
         try:
-            live = _live(self.on_host({}, place), self._host)
+            live = live_of(self.on_host({}, place), self._host)
         except NothingOnHost:
             live = None
         chosen = chosen or self._choose(live)
@@ -706,7 +723,7 @@ class CaKeyRestore(BackupFlow):
         manifest = chosen.stored.manifest if chosen.stored else None
         if live:  # before any byte of the bundle travels
             refuse_foreign(live.authority, live.generations, manifest.authority if manifest else None, chosen.generations)
-        outcome = self._put_back(chosen, manifest, place)
+        outcome = self._put_back(chosen, place)
         result: Result = {
             "changed": outcome["changed"],
             "restorable": True,
@@ -716,7 +733,7 @@ class CaKeyRestore(BackupFlow):
             "restored": outcome["restored"],
             "set_aside": outcome["set_aside"],
             "reasons": [],
-            "advisories": _findings(live.advisories if live else (), verdict.advisories, generation_advisories(chosen.generations, _now())),
+            "advisories": findings(live.advisories if live else (), verdict.advisories, generation_advisories(chosen.generations, _now())),
         }
         if outcome["changed"] and not self._check:
             self._record(chosen, outcome)
@@ -727,26 +744,9 @@ class CaKeyRestore(BackupFlow):
             }
         return result
 
-    def _put_back(self, chosen: ChosenBackup, manifest: Manifest | None, place: Result | None) -> Result:
-        used = {bundle.name: bundle.password_used for bundle in chosen.bundles}
-        return self.on_host(
-            {
-                "bundles": [
-                    {
-                        "name": name,
-                        "content": base64.b64encode(data).decode("ascii"),
-                        "sha256": hashlib.sha256(data).hexdigest(),
-                        "password": used[name],
-                    }
-                    for name, data in chosen.files.items()
-                ],
-                "generations": [generation_as_json(generation) for generation in chosen.generations],
-                "authority": vars(manifest.authority) if manifest else None,
-                "on_conflict": self.options["on_conflict"],
-                "allow_unencrypted_key": self.options["allow_unencrypted_key"],
-            },
-            place,
-        )
+    def _put_back(self, chosen: ChosenBackup, place: Result | None) -> Result:
+        conflicts = {name: self.options[name] for name in ("on_conflict", "allow_unencrypted_key")}
+        return self.on_host({**self._bundles(chosen), **conflicts}, place)
 
     def _authority(self, live: Live | None, manifest: Manifest | None) -> Result | None:
         authority = live.authority if live else manifest.authority if manifest else None

@@ -27,7 +27,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Generation,
     Manifest,
     manifest_from_json,
-    slug,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
@@ -269,11 +268,6 @@ def manifest_bytes(manifest: Manifest) -> bytes:
 
 def _json(document: t.Mapping[str, t.Any]) -> bytes:
     return json.dumps(document, indent=2, ensure_ascii=True).encode("ascii") + b"\n"
-
-
-def directory_name(authority: Authority) -> str:
-    """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
-    return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
 
 
 class KnownAuthority:

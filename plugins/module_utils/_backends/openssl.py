@@ -57,7 +57,7 @@ _ENGINE_KEY = re.compile(r"(?:slot_[^/]+-)?(?:id|label)_[^/]+\Z|[0-9]+:[0-9a-f]+
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """What the options and the configuration name. C(private_key) is None and C(token) its value where the key is no file."""
 
     section: str
@@ -67,6 +67,10 @@ class _Files:
     database: t.Optional[str] = None
     serial: t.Optional[str] = None
     crl_number: t.Optional[str] = None
+    new_certificates: t.Optional[str] = None
+    certificates: t.Optional[str] = None
+    crl_directory: t.Optional[str] = None
+    crl: t.Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class OpensslBackend:
 
     def read(self) -> Reading:
         """The authority as it is on this host. Raises KeywardError where it can't be told, NothingThere where it is gone."""
-        files = self._files()
+        files = self.files()
         certificates, encoding = self._certificates_in(files.certificate, _CURRENT)
         current = self._generation(certificates[0], files.certificate, encoding, _CURRENT)
         advisories: t.List[Finding] = []
@@ -112,7 +116,8 @@ class OpensslBackend:
         else:
             retired, candidates = self._stated(files, current, advisories)
         current = replace(current, index=retired[-1].index + 1 if retired else 0)
-        generations, private_keys = self._with_keys([*retired, current], candidates, advisories)
+        unswitched = self._unswitched(files, current, candidates, advisories)
+        generations, private_keys = self._with_keys([*retired, *unswitched, current], candidates, advisories)
         self._read = Reading(
             authority=Authority(
                 backend="openssl",
@@ -134,7 +139,16 @@ class OpensslBackend:
     def _stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
-    def _files(self) -> _Files:
+    @property
+    def directory(self) -> str:
+        return self._directory
+
+    @property
+    def config_file(self) -> t.Optional[str]:
+        return self._config_file
+
+    def files(self) -> Files:
+        """What the options and the configuration name. Raises KeywardError, NothingThere where the configuration does not exist."""
         which = self._which
         if self._config_file is None:
             return self._files_stated()
@@ -160,11 +174,11 @@ class OpensslBackend:
                     f"Name it there, or give {option}",
                 )
             paths[name] = value
-        others = {name: config.get(section, name) or None for name in ("database", "serial", "crlnumber")}
-        database, serial, crl_number = (absolute(self._directory, value) if value else None for value in others.values())
-        return self._files_named(section, paths["certificate"], paths["private_key"], database, serial, crl_number)
+        others = [config.get(section, name) for name in ("database", "serial", "crlnumber", "new_certs_dir", "certs", "crl_dir", "crl")]
+        named = [absolute(self._directory, value) if value else None for value in others]
+        return self._files_named(section, paths["certificate"], paths["private_key"], *named)
 
-    def _files_stated(self) -> _Files:
+    def _files_stated(self) -> Files:
         which = self._which
         for name in ("certificate_file", "private_key_file"):
             if not getattr(which, name):
@@ -178,10 +192,10 @@ class OpensslBackend:
         name = which.name or os.path.relpath(self._stated_path(certificate), self._directory)
         return self._files_named(name, certificate, private_key)
 
-    def _files_named(self, section: str, certificate: str, private_key: str, *others: t.Optional[str]) -> _Files:
+    def _files_named(self, section: str, certificate: str, private_key: str, *others: t.Optional[str]) -> Files:
         path = self._stated_path(_without_scheme(private_key))
         in_token = (_URI.match(private_key) or _ENGINE_KEY.match(private_key)) and not os.path.lexists(path)
-        return _Files(
+        return Files(
             section,
             self._stated_path(_without_scheme(certificate)),
             None if in_token else path,
@@ -214,7 +228,7 @@ class OpensslBackend:
             raise NothingThere(
                 f"{what} {path} can't be read", "it does not exist", "Check the path; if it was lost, ca_key_restore brings it back"
             ) from None
-        found = [_first_element(_decoded(block)) for label, block in pem_blocks(data) if label in _CERTIFICATES]
+        found = pem_certificates(data)
         if found:
             return found, "PEM"
         if data[:1] == b"\x30":
@@ -234,7 +248,7 @@ class OpensslBackend:
             ) from exc
 
     def _found(
-        self, files: _Files, current: Generation, advisories: t.List[Finding]
+        self, files: Files, current: Generation, advisories: t.List[Finding]
     ) -> t.Tuple[t.List[Generation], t.List[t.Tuple[t.Optional[int], _KeyFile]]]:
         """Retired generations that lie beside the current files, and all key files: the current one first, then by number."""
         retired: t.List[Generation] = []
@@ -268,8 +282,34 @@ class OpensslBackend:
                     candidates.append((number, key_file))
         return retired, candidates
 
+    def _unswitched(
+        self,
+        files: Files,
+        current: Generation,
+        candidates: t.List[t.Tuple[t.Optional[int], _KeyFile]],
+        advisories: t.List[Finding],
+    ) -> t.List[Generation]:
+        """The generation of a renewal that was killed before its certificate took its place; its key file joins the candidates."""
+        key_file = self._key_file(following(files.private_key), self._which.private_key_passphrase) if files.private_key else None
+        try:
+            generation = self._first_of(following(files.certificate), current.index + 1)
+        except NothingThere:
+            if key_file and key_file.place:  # one that can't even be looked at need not be there
+                advisories.append(
+                    Finding("pending_key", f"the private key {key_file.path} waits for its certificate: no backup can hold it before")
+                )
+            return []
+        if key_file:
+            candidates.append((generation.index, key_file))
+        if generation.subject != current.subject or generation.sha256 == current.sha256:
+            return []
+        advisories.append(
+            Finding("unfinished_renewal", f"{generation.label} has not taken its place yet: ca_renew finishes that", generation.sha256)
+        )
+        return [generation]
+
     def _stated(
-        self, files: _Files, current: Generation, advisories: t.List[Finding]
+        self, files: Files, current: Generation, advisories: t.List[Finding]
     ) -> t.Tuple[t.List[Generation], t.List[t.Tuple[t.Optional[int], _KeyFile]]]:
         """Retired generations that the user states, in the order in which they began to be valid, and all key files."""
         stated: t.Dict[str, Generation] = {}
@@ -366,7 +406,7 @@ class OpensslBackend:
 
     def _pending_request(self, certificate: str, generations: t.Sequence[Generation]) -> t.Optional[t.Dict[str, t.Any]]:
         stem = os.path.splitext(certificate)[0]
-        for path in (f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(certificate), "careq.pem")):
+        for path in (request_path(certificate), f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(certificate), "careq.pem")):
             try:
                 data = read_file(path, "the request", LARGEST_INPUT)
                 blocks = [_decoded(block) for label, block in pem_blocks(data) if label in _REQUESTS]
@@ -374,7 +414,8 @@ class OpensslBackend:
                 subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
             except (FileNotFoundError, KeywardError, ValueError, TypeError, UnsupportedAlgorithm):
                 continue
-            if subject == generations[-1].subject and all(digest != generation.public_key_sha256 for generation in generations):
+            unanswered = path == request_path(certificate) or all(digest != generation.public_key_sha256 for generation in generations)
+            if subject == generations[-1].subject and unanswered:
                 return {"path": path, "subject": subject, "public_key_sha256": digest}
         return None
 
@@ -428,7 +469,7 @@ class OpensslBackend:
     def _configured(self) -> t.Tuple[str, str]:
         """Where the current certificate and its key belong; empty where that isn't told, or where the key belongs into a token."""
         try:
-            files = self._files()
+            files = self.files()
             return files.certificate, files.private_key or ""
         except NothingThere:
             stated = (self._which.certificate_file, self._which.private_key_file)
@@ -488,7 +529,7 @@ def _inaccessible(key_file: _KeyFile, about: str, certificate: t.Optional[str]) 
     )
 
 
-def _database(files: _Files) -> t.Dict[str, t.Any]:
+def _database(files: Files) -> t.Dict[str, t.Any]:
     return {
         "path": files.database,
         "exists": bool(files.database and os.path.exists(files.database)),
@@ -542,6 +583,17 @@ def numbered(path: str, number: int) -> str:
     return f"{stem}.{number}{suffix}"
 
 
+def following(path: str) -> str:
+    """Where a file of the next generation lies until it takes its place: C(cacert.pem) becomes C(cacert.next.pem)."""
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}.next{suffix}"
+
+
+def request_path(certificate: str) -> str:
+    """Where the request for a certificate lies until it is answered: C(cacert.next.csr)."""
+    return f"{os.path.splitext(certificate)[0]}.next.csr"
+
+
 def numbered_files(path: str) -> t.List[t.Tuple[int, str]]:
     """The files that C(numbered) names, by number; none where the directory can't be listed."""
     folder, name = os.path.split(path)
@@ -591,6 +643,11 @@ def pem_blocks(data: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
         elif label and marker.group(2) == label:
             yield label.decode("ascii"), data[start : marker.end()]
             label = b""
+
+
+def pem_certificates(data: bytes) -> t.List[bytes]:
+    """The certificates (DER) in PEM text, in their order."""
+    return [_first_element(_decoded(block)) for label, block in pem_blocks(data) if label in _CERTIFICATES]
 
 
 def _decoded(block: bytes) -> bytes:

@@ -1,0 +1,268 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: making the keys, certificates and requests of a CA; may change in any release. No files and no Ansible here."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from datetime import datetime, timedelta, timezone
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+    from cryptography.x509.oid import AttributeOID, NameOID
+except ImportError:  # the modules say which library is missing
+    pass
+
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+def new_key(key_type: str, key_size: int, curve: str) -> t.Any:
+    """A private key: RSA of C(key_size) bits, EC on C(curve), or Ed25519."""
+    if key_type == "RSA":
+        return rsa.generate_private_key(public_exponent=65537, key_size=key_size)
+    if key_type == "EC":
+        return ec.generate_private_key(getattr(ec, curve.upper())())
+    return ed25519.Ed25519PrivateKey.generate()
+
+
+def key_like(public_key: t.Any) -> t.Any:
+    """A private key of the same algorithm and size. Raises KeywardError for algorithms that no new CA key should have."""
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return rsa.generate_private_key(public_exponent=65537, key_size=public_key.key_size)
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return ec.generate_private_key(public_key.curve)
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return ed25519.Ed25519PrivateKey.generate()
+    if isinstance(public_key, ed448.Ed448PublicKey):
+        return ed448.Ed448PrivateKey.generate()
+    raise KeywardError(
+        "the CA was not renewed",
+        f"no new key is made of the kind that it has ({type(public_key).__name__.replace('PublicKey', '')})",
+        "Make the new key and certificate with the tool that made the old ones, beside them as a retired generation",
+    )
+
+
+def _hash_for(key: t.Any, before: t.Any = None) -> t.Any:
+    """The hash to sign with: as before, but never one that can be forged; None where the algorithm has its own."""
+    if isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)):
+        return None
+    if before is not None and not isinstance(before, (hashes.MD5, hashes.SHA1, hashes.SHA224)):
+        return before
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > 256:
+        return hashes.SHA384() if key.curve.key_size <= 384 else hashes.SHA512()
+    return hashes.SHA256()
+
+
+def now() -> datetime:
+    """UTC without a time zone and without fractions, as certificates have it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
+
+
+def validity(certificate: x509.Certificate) -> t.Tuple[datetime, datetime]:
+    """(not before, not after), UTC without a time zone."""
+    times = [getattr(certificate, f"{name}_utc", None) or getattr(certificate, name) for name in ("not_valid_before", "not_valid_after")]
+    return times[0].replace(tzinfo=None), times[1].replace(tzinfo=None)
+
+
+def subject_name(subject: t.Mapping[str, t.Any]) -> x509.Name:
+    """An X.509 name of attributes such as C(commonName), or dotted object identifiers, in their order. A list gives one attribute each."""
+    known = {_camel_case(name): oid for name, oid in vars(NameOID).items() if isinstance(oid, x509.ObjectIdentifier)}
+    attributes = []
+    for name, given in subject.items():
+        oid = known.get(name) or (x509.ObjectIdentifier(name) if re.match(r"[0-2](\.[0-9]+)+\Z", name) else None)
+        if oid is None:
+            raise KeywardError(
+                "the CA can't be installed",
+                f"there is no subject attribute {name}",
+                "Use names such as commonName, organizationName, organizationalUnitName, countryName, or a dotted object identifier",
+            )
+        for value in given if isinstance(given, list) else [given]:
+            try:
+                attributes.append(x509.NameAttribute(oid, str(value)))
+            except (ValueError, TypeError) as exc:
+                raise KeywardError(
+                    "the CA can't be installed",
+                    f"the subject attribute {name} can't have the value {value!r}",
+                    "It must not be empty, and a countryName has two letters",
+                ) from exc
+    if not attributes:
+        raise KeywardError("the CA can't be installed", "its subject is empty", "Give subject, with a commonName at least")
+    return x509.Name(attributes)
+
+
+def _camel_case(constant: str) -> str:
+    first, *others = constant.lower().split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def _ca_extensions(path_length: t.Optional[int]) -> t.List[t.Tuple[x509.ExtensionType, bool]]:
+    usage = dict.fromkeys(
+        (
+            "digital_signature",
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    return [
+        (x509.BasicConstraints(True, path_length), True),
+        (x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), True),
+    ]
+
+
+def root_certificate(key: t.Any, subject: x509.Name, days: int, path_length: t.Optional[int]) -> x509.Certificate:
+    """A self-signed CA certificate (RFC 5280, 4.2)."""
+    start = now()
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), start, start + timedelta(days=days))
+    for extension, critical in _ca_extensions(path_length):
+        builder = builder.add_extension(extension, critical)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    return builder.sign(key, _hash_for(key))
+
+
+def is_self_signed(certificate: x509.Certificate) -> bool:
+    return certificate.subject == certificate.issuer
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> x509.Certificate:
+    """A self-signed certificate after the template of an older one: its subject and extensions, a new time, serial number and key."""
+    start, end = validity(old)
+    begin = now()
+    builder = x509.CertificateBuilder(
+        old.subject,
+        old.subject,
+        key.public_key(),
+        x509.random_serial_number(),
+        begin,
+        begin + (timedelta(days=days) if days else end - start),
+    )
+    identifier = _identifier_like(old, key)
+    for extension in _extensions(old):
+        value: t.Any = extension.value
+        if isinstance(value, x509.SubjectKeyIdentifier):
+            value = identifier
+        elif isinstance(value, x509.AuthorityKeyIdentifier):
+            value = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
+        builder = builder.add_extension(value, extension.critical)
+    made = builder.sign(key, _hash_for(key, old.signature_hash_algorithm))
+    if _subject_bytes(made) != _subject_bytes(old):
+        raise KeywardError(
+            "the CA was not renewed",
+            "its subject is encoded in a way that can't be made again byte by byte, so what it issued would not chain to the new one",
+            "Make the new certificate with the tool that made the old one",
+        )
+    return made
+
+
+def _extensions(certificate: x509.Certificate) -> t.List[t.Any]:
+    try:
+        return list(certificate.extensions)
+    except (ValueError, x509.DuplicateExtension) as exc:
+        raise KeywardError(
+            "the CA was not renewed",
+            "the extensions of its certificate can't be read, so the new certificate could not have the same",
+            "Make the new certificate with the tool that made the old one",
+        ) from exc
+
+
+def _identifier_like(old: x509.Certificate, key: t.Any) -> x509.SubjectKeyIdentifier:
+    """The subject key identifier of a key: the old one where the key is the same, however it was made."""
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    if x509.SubjectKeyIdentifier.from_public_key(old.public_key()) == own:
+        try:
+            return old.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        except x509.ExtensionNotFound:
+            pass
+    return own
+
+
+def _subject_bytes(certificate: x509.Certificate) -> bytes:
+    """The subject as it stands in the certificate: the sixth field of a self-signed TBSCertificate (RFC 5280, 4.1)."""
+    body = certificate.tbs_certificate_bytes
+    position = _content(body, 0)[0]
+    fields = []
+    while position < len(body):
+        _start, end = _content(body, position)
+        fields.append(body[position:end])
+        position = end
+    return fields[5 if fields[0][0] == 0xA0 else 4]
+
+
+def _content(data: bytes, position: int) -> t.Tuple[int, int]:
+    """(start, end) of the content of the DER element at a position."""
+    length, start = data[position + 1], position + 2
+    if length & 0x80:
+        start += length & 0x7F
+        length = int.from_bytes(data[position + 2 : start], "big")
+    return start, start + length
+
+
+def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None) -> t.Any:
+    """A PKCS #10 request of a CA; each is unique, so that an answered one is known by its bytes (RFC 2985, 5.4.2: unstructuredName)."""
+    builder = x509.CertificateSigningRequestBuilder(like.subject if like else subject)
+    extensions: t.List[t.Tuple[x509.ExtensionType, bool]] = _ca_extensions(path_length)
+    if like:
+        extensions = [(e.value, e.critical) for e in _extensions(like) if isinstance(e.value, (x509.BasicConstraints, x509.KeyUsage))]
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    unique = f"{now():%Y%m%dT%H%M%SZ}-{x509.random_serial_number() & 0xFFFFFFFF:08x}"
+    builder = builder.add_attribute(AttributeOID.UNSTRUCTURED_NAME, unique.encode("ascii"))
+    return builder.sign(key, _hash_for(key, like.signature_hash_algorithm if like else None))
+
+
+def load(data: bytes) -> x509.Certificate:
+    """The first certificate of PEM or DER bytes. Raises ValueError."""
+    try:
+        return x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
+    except (TypeError, UnsupportedAlgorithm) as exc:
+        raise ValueError("no certificate that can be read here") from exc
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's key signed it."""
+    if certificate.issuer != issuer.subject:
+        return False
+    key, signature, body = issuer.public_key(), certificate.signature, certificate.tbs_certificate_bytes
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signature, body, padding.PKCS1v15(), t.cast(hashes.HashAlgorithm, certificate.signature_hash_algorithm))
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, body, ec.ECDSA(t.cast(hashes.HashAlgorithm, certificate.signature_hash_algorithm)))
+        elif isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+            key.verify(signature, body)
+        else:
+            return False
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+        return False
+    return True
+
+
+_SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
+
+
+def one_line(name: x509.Name) -> str:
+    """A name as C(openssl ca) writes it into an index.txt: C(/C=DE/O=Example/CN=www), other bytes as C(\\xNN)."""
+    parts = []
+    for attribute in name:
+        short = _SHORT.get(attribute.oid.dotted_string) or attribute.rfc4514_attribute_name
+        value = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02X}" for byte in str(attribute.value).encode("utf-8"))
+        parts.append(f"/{short}={value}")
+    return "".join(parts)

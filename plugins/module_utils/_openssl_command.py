@@ -1,0 +1,65 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: running the openssl command; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
+TIMEOUT = 300  # seconds
+
+# What openssl says, as a clause. Everything else is for the person who runs the command by hand.
+_CAUSES = (
+    ("field needed to be the same", "the CA's policy wants a field of the subject to be the same as the CA's own, and it is not"),
+    ("field needed to be supplied", "the CA's policy wants a field of the subject that the request lacks"),
+    ("already been issued", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
+    ("TXT_DB error number 2", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
+    ("error creating name index", "two valid certificates have one subject, and unique_subject allows only one"),
+    ("CA certificate and CA private key do not match", "the certificate and the private key do not belong together"),
+    ("Error Loading extension section", "the section of the extensions is not right"),
+    ("unable to load number from", "a file with a serial or CRL number is missing or damaged"),
+    ("bad decrypt", "the passphrase of the private key is wrong"),
+)
+
+
+def run_openssl(arguments: t.Sequence[str], what: str, cwd: t.Optional[str] = None, passphrase: t.Optional[str] = None) -> str:
+    """What C(openssl arguments) prints. A passphrase reaches it through a pipe, as C(-passin fd:N).
+
+    Raises KeywardError where it fails; C(what) says what fails then.
+    """
+    program = shutil.which("openssl")
+    if program is None:
+        raise KeywardError(what, "there is no openssl command on this host", "Install the package openssl")
+    command, readable = [program, *arguments], -1
+    try:
+        if passphrase is not None:
+            readable, writable = os.pipe()
+            with os.fdopen(writable, "wb") as stream:
+                stream.write(passphrase.encode("utf-8") + b"\n")
+            command += ["-passin", f"fd:{readable}"]
+        # AnsibleModule.run_command knows no timeout.
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            command,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            pass_fds=[readable] if readable != -1 else [],
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise KeywardError(what, f"openssl did not end within {TIMEOUT} seconds", "Run it by hand to see what it waits for") from None
+    finally:
+        if readable != -1:
+            os.close(readable)
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace")
+        why = next((clause for text, clause in _CAUSES if text in said), f"openssl {arguments[0]} refuses it")
+        raise KeywardError(what, why, f"Correct that; openssl {arguments[0]} with the same configuration, run by hand, says more")
+    return done.stdout.decode("utf-8", "replace")

@@ -1,0 +1,433 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what a CA signs, certificates of subordinate CAs and CRLs, by the openssl command; may change in any release."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import typing as t
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
+from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
+    LARGEST_INPUT,
+    Files,
+    OpensslBackend,
+    numbered,
+    pem_certificates,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem
+from ansible_collections.keyward.pki.plugins.module_utils._database import even_hex
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
+from ansible_collections.keyward.pki.plugins.module_utils._openssl_command import run_openssl
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+LARGEST_CRL = 256 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def _scratch() -> t.Iterator[str]:
+    """A private directory that is gone afterwards."""
+    path = tempfile.mkdtemp(prefix="keyward-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(directory: str) -> t.Iterator[None]:
+    """openssl locks nothing: of two runs at the same time, one would lose its entry in the database."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# --- certificates of subordinate CAs ------------------------------------------------------------------------------
+
+
+def sign(which: Which, request: Request, check: bool) -> Answer:
+    """Have C(openssl ca) sign the request of a subordinate CA, once. C(request): request (PEM), days, extensions. Raises KeywardError."""
+    asked = _request(request["request"])
+    backend = OpensslBackend(which)
+    reading = backend.read()
+    files = backend.files()
+    current = reading.generations[-1]
+    if not backend.config_file or not files.database or not files.new_certificates:
+        raise KeywardError(
+            "the request was not signed",
+            "the configuration of the CA that should sign it names no database and no new_certs_dir",
+            "Give config_file, and name them there",
+        )
+    _refuse_other_extensions(backend.config_file, backend.directory, request["extensions"])
+    with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
+        earlier = _answered(files, asked)
+        if earlier is None and not check:
+            earlier = _sign(which, backend, files, current, asked, request)
+            changed = True
+        else:
+            changed = earlier is None
+    advisories = [*reading.advisories]
+    if earlier and earlier.not_after > current.not_after:
+        advisories.append(
+            Finding(
+                "outlives_issuer",
+                f"{earlier.label} is valid until {earlier.not_after}, its issuer until {current.not_after}",
+                earlier.sha256,
+            )
+        )
+    return {
+        **facts(reading),
+        "changed": changed,
+        "certificate": pem(earlier.certificate) if earlier else None,
+        "serial": earlier.serial if earlier else None,
+        "chain": [pem(der) for der in (current.certificate, *reading.chain)],
+        "advisories": [advisory.as_result() for advisory in advisories],
+    }
+
+
+def _request(text: str) -> t.Any:
+    why = None
+    try:
+        asked = x509.load_pem_x509_csr(text.encode("utf-8"))
+        if not asked.is_signature_valid:
+            why = "its signature is not that of the key in it"
+        elif not list(asked.subject):
+            why = "its subject is empty"
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        why = "it is no certificate request (PEM) that can be read here"
+    if why:
+        raise KeywardError("the request was not signed", why, "Give the request as ca_renew or ca_install returned it")
+    return asked
+
+
+def _refuse_other_extensions(config_file: str, directory: str, section: str) -> None:
+    config = OpensslConfig(config_file, directory)
+    constraints = (config.get(section, "basicConstraints") or "") if config.has_section(section) else None
+    if constraints is None or not re.search(r"CA\s*:\s*TRUE", constraints, re.IGNORECASE):
+        others = ", ".join(name for name in config.sections_with("basicConstraints") if name != section) or "none"
+        raise KeywardError(
+            "the request was not signed",
+            f"the configuration {config_file} has no section [{section}] with basicConstraints = CA:TRUE",
+            f"Add it, or name another one as extensions; sections with basicConstraints: {others}",
+        )
+
+
+def _answered(files: Files, asked: t.Any) -> t.Optional[Generation]:
+    """The certificate that answered this very request before, unless it is revoked or has expired."""
+    folder, database = t.cast(str, files.new_certificates), t.cast(str, files.database)
+    wanted = asked.public_bytes(serialization.Encoding.DER)
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".csr"))
+    except OSError as exc:
+        raise KeywardError(f"{folder} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
+    for name in reversed(names):
+        path = os.path.join(folder, name)
+        try:
+            if x509.load_pem_x509_csr(read_file(path, "the request", LARGEST_INPUT)).public_bytes(serialization.Encoding.DER) != wanted:
+                continue
+            found = pem_certificates(read_file(path[:-4] + ".pem", "the certificate", LARGEST_INPUT))
+            answer = generation_of(found[0])
+        except (FileNotFoundError, ValueError, IndexError):
+            continue
+        if answer.not_after > f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() not in revoked_serials(database):
+            return answer
+    return None
+
+
+def revoked_serials(database: str) -> t.Set[str]:
+    """The serial numbers (upper-case hex) of the rows of an index.txt whose state is R."""
+    found = set()
+    try:
+        with open(database, "rb") as stream:
+            for line in stream:
+                fields = line.rstrip(b"\n").split(b"\t")
+                if fields[0] == b"R" and len(fields) > 3:
+                    found.add(fields[3].decode("ascii", "replace").upper())
+    except OSError as exc:
+        raise KeywardError(
+            f"the database {database} can't be read", os_cause(exc), "Let the user that runs this task read it (become)"
+        ) from exc
+    return found
+
+
+def _sign(which: Which, backend: OpensslBackend, files: Files, current: Generation, asked: t.Any, request: Request) -> Generation:
+    folder = t.cast(str, files.new_certificates)
+    with _scratch() as scratch:
+        given, made = os.path.join(scratch, "request.pem"), os.path.join(scratch, "certificate.pem")
+        write_new(given, asked.public_bytes(serialization.Encoding.PEM), 0o600)
+        arguments = ["ca", "-batch", "-notext", "-config", t.cast(str, backend.config_file), "-name", files.section]
+        # A policy would bring the subject into its own order: then it would be another CA.
+        arguments += ["-preserveDN", "-extensions", request["extensions"], "-in", given, "-out", made]
+        if request.get("days") is not None:
+            arguments += ["-days", str(request["days"])]
+        run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase)
+        answer = generation_of(pem_certificates(read_file(made, "the certificate", LARGEST_INPUT))[0])
+        issuer = os.path.join(scratch, "issuer.pem")
+        write_new(issuer, pem(current.certificate).encode("ascii"), 0o600)
+        run_openssl(["verify", "-partial_chain", "-trusted", issuer, made], "the signed certificate is not right")
+    if not _certificates.is_ca(x509.load_der_x509_certificate(answer.certificate)):
+        raise KeywardError(
+            "the signed certificate is not right",
+            f"the certificate {answer.serial} that was issued is not that of a CA",
+            f"Revoke it, and correct the section [{request['extensions']}]",
+        )
+    # Beside the certificate as openssl names it: what answered this request is found by it.
+    for name in (answer.serial.upper(), answer.serial):
+        if os.path.exists(os.path.join(folder, name + ".pem")):
+            with contextlib.suppress(OSError):
+                write_new(os.path.join(folder, name + ".csr"), asked.public_bytes(serialization.Encoding.PEM), 0o644)
+            break
+    return answer
+
+
+# --- CRLs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Crl:
+    """One CRL of a generation: where it belongs (None for a scratch one), and its bytes."""
+
+    generation: Generation
+    path: t.Optional[str]
+    data: bytes
+
+    def as_result(self) -> t.Dict[str, t.Any]:
+        parsed = load_crl(self.data)
+        return {
+            "certificate": self.generation.sha256,
+            "path": self.path,
+            "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+            "number": _number_of(parsed),
+            "next_update": _next_update(parsed),
+        }
+
+
+def crl(which: Which, request: Request, check: bool) -> Answer:
+    """A CRL by the key of each generation. C(request): scratch, days, remaining_days, published_crl (base64). Raises KeywardError."""
+    backend = OpensslBackend(which)
+    reading = backend.read()
+    files = backend.files()
+    signing = _Signing(which, backend, reading, files)
+    if request.get("published_crl"):
+        made, changed = signing.resign(base64.b64decode(request["published_crl"]), request.get("days"), check)
+    elif request["scratch"]:
+        made, changed = signing.prove(), False
+    else:
+        made, changed = signing.renew(request.get("days"), request["remaining_days"], check)
+    return {**facts(reading), "changed": changed, "crls": [one.as_result() for one in made], "advisories": signing.advisories}
+
+
+def load_crl(data: bytes) -> t.Any:
+    """A CRL of PEM or DER bytes. Raises ValueError."""
+    load = x509.load_pem_x509_crl if b"-----BEGIN" in data[:4096] else x509.load_der_x509_crl
+    return load(data)
+
+
+def _number_of(parsed: t.Any) -> t.Optional[str]:
+    try:
+        number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return even_hex(number)
+
+
+def _next_update(parsed: t.Any) -> t.Optional[str]:
+    moment = getattr(parsed, "next_update_utc", None) or getattr(parsed, "next_update", None)
+    return str(moment.strftime("%Y-%m-%dT%H:%M:%SZ")) if moment else None
+
+
+class _Signing:
+    def __init__(self, which: Which, backend: OpensslBackend, reading: Reading, files: Files) -> None:
+        self._which, self._backend, self._reading, self._files = which, backend, reading, files
+        self._found = list(reading.advisories)
+
+    @property
+    def advisories(self) -> t.List[t.Dict[str, t.Any]]:
+        return [advisory.as_result() for advisory in self._found]
+
+    def prove(self) -> t.List[_Crl]:
+        """A CRL by each generation, in a scratch place. Nothing of the CA is touched."""
+        with _scratch() as scratch:
+            database = os.path.join(scratch, "index.txt")
+            if self._files.database and os.path.exists(self._files.database):
+                shutil.copyfile(self._files.database, database)
+            else:
+                write_new(database, b"", 0o600)
+            config = os.path.join(scratch, "scratch.cnf")
+            text = f"[ca]\ndefault_ca = proof\n[proof]\ndatabase = {database}\nunique_subject = no\ndefault_md = default\n"
+            text += "default_crl_days = 1\n"
+            write_new(config, text.encode("utf-8"), 0o600)
+            return [self._signed(generation, config, "proof", None, scratch) for generation in self._able(expired=True)]
+
+    def renew(self, days: t.Optional[int], remaining_days: int, check: bool) -> t.Tuple[t.List[_Crl], bool]:
+        """The CRL of each generation that is valid, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
+        files, config = self._files, self._backend.config_file
+        if not config or not files.database:
+            raise KeywardError(
+                "no CRL was signed", "the CA has no configuration that names its database", "Give config_file, and name it there"
+            )
+        revoked = revoked_serials(files.database)
+        crls, changed = [], False
+        with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
+            for generation in self._able(expired=False):
+                path = self._path_of(generation)
+                there = self._current(generation, path, revoked, remaining_days)
+                if there:
+                    crls.append(there)
+                    continue
+                changed = True
+                if not check:
+                    with _scratch() as scratch:
+                        made = self._signed(generation, config, files.section, path, scratch, days)
+                    _replace(path, made.data)
+                    crls.append(made)
+        return crls, changed
+
+    def resign(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[_Crl], bool]:
+        """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
+        try:
+            last = load_crl(published)
+        except (ValueError, TypeError):
+            raise KeywardError(
+                "no CRL was signed", "the published CRL can't be read, neither as PEM nor as DER", "Give the last one"
+            ) from None
+        signer = next((g for g in self._reading.generations if signed_by(last, g)), None)
+        if signer is None:
+            raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
+        key = self._reading.private_keys.get(signer.public_key_sha256)
+        if key is None:
+            raise KeywardError(
+                "no CRL was signed", f"the private key of {signer.label} is not here, or can't be used", "Put it back (ca_key_restore)"
+            )
+        path = self._path_of(signer)
+        there = self._current(signer, path, {even_hex(entry.serial_number) for entry in last}, 0)
+        if there and int(there.as_result()["number"] or "0", 16) > int(_number_of(last) or "0", 16):
+            return [there], False
+        start = _certificates.now()
+        before = getattr(last, "last_update_utc", None) or last.last_update
+        after = getattr(last, "next_update_utc", None) or last.next_update
+        span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
+        builder = x509.CertificateRevocationListBuilder(last.issuer, start, start + span)
+        for extension in last.extensions:
+            value: t.Any = extension.value
+            if isinstance(value, x509.CRLNumber):
+                value = x509.CRLNumber(value.crl_number + 1)
+            builder = builder.add_extension(value, extension.critical)
+        for entry in last:
+            builder = builder.add_revoked_certificate(entry)
+        made = builder.sign(key, last.signature_hash_algorithm)
+        data = made.public_bytes(serialization.Encoding.PEM)
+        if not check:
+            _replace(path, data)
+        return [_Crl(signer, path, data)], True
+
+    def _able(self, expired: bool) -> t.List[Generation]:
+        """The generations to sign with, the current one last. Raises KeywardError where a key is missing."""
+        able = []
+        now = f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}"
+        for generation in self._reading.generations:
+            if generation.exportable is False:
+                text = f"{generation.label}: its key is in a token, which signs its CRL by its own means"
+                self._found.append(Finding("key_in_token", text, generation.sha256))
+            elif not expired and generation.not_after < now:
+                text = f"{generation.label} has expired: no CRL is signed for it"
+                self._found.append(Finding("expired_generation", text, generation.sha256))
+            elif generation.public_key_sha256 not in self._reading.private_keys:
+                raise KeywardError(
+                    "no CRL was signed",
+                    f"the private key of {generation.label} is {generation.private_key}",
+                    "Put it back (ca_key_restore), or give its passphrase",
+                )
+            else:
+                able.append(generation)
+        return able
+
+    def _signed(
+        self, generation: Generation, config: str, section: str, path: t.Optional[str], scratch: str, days: t.Optional[int] = None
+    ) -> _Crl:
+        certificate, made = (os.path.join(scratch, f"{generation.sha256[:16]}.{suffix}") for suffix in ("pem", "crl"))
+        write_new(certificate, pem(generation.certificate).encode("ascii"), 0o600)
+        key_place = t.cast(Place, generation.key_place)
+        arguments = ["ca", "-gencrl", "-config", config, "-name", section, "-cert", certificate, "-keyfile", key_place.path, "-out", made]
+        if key_place.encoding == "DER":
+            arguments += ["-keyform", "DER"]
+        if days is not None:
+            arguments += ["-crldays", str(days)]
+        passphrase = self._backend.passphrase(generation) if key_place.encrypted_at_rest else None
+        run_openssl(arguments, f"{generation.label} could not sign a CRL", self._backend.directory, passphrase)
+        data = read_file(made, "the CRL", LARGEST_CRL)
+        if not signed_by(load_crl(data), generation):
+            raise KeywardError(
+                f"{generation.label} could not sign a CRL",
+                "its certificate does not verify what its key signed",
+                "Compare both with ca_info",
+            )
+        return _Crl(generation, path, data)
+
+    def _path_of(self, generation: Generation) -> str:
+        files = self._files
+        path = files.crl or os.path.join(files.crl_directory or self._backend.directory, "crl.pem")
+        current = generation.sha256 == self._reading.generations[-1].sha256
+        return path if current else numbered(path, generation.index)
+
+    def _current(self, generation: Generation, path: str, revoked: t.Set[str], remaining_days: int) -> t.Optional[_Crl]:
+        """The CRL at a path where it needs no successor."""
+        try:
+            data = read_file(path, "the CRL", LARGEST_CRL)
+            parsed = load_crl(data)
+        except (FileNotFoundError, ValueError):
+            return None
+        until = f"{_certificates.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
+        if not signed_by(parsed, generation) or (_next_update(parsed) or "") < until:
+            return None
+        listed = {even_hex(entry.serial_number) for entry in parsed}
+        return _Crl(generation, path, data) if revoked <= listed else None
+
+
+def signed_by(parsed: t.Any, generation: Generation) -> bool:
+    """Whether the key of a generation signed a CRL."""
+    certificate = x509.load_der_x509_certificate(generation.certificate)
+    try:
+        return parsed.issuer == certificate.subject and bool(parsed.is_signature_valid(certificate.public_key()))
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _replace(path: str, data: bytes) -> None:
+    """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
+    beside = f"{path}.new"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        staged = StagedFile(beside, data, 0o644)
+        try:
+            staged.commit()
+        finally:
+            staged.discard()
+        os.replace(beside, path)
+        sync_directory(os.path.dirname(path))
+    except OSError as exc:
+        raise KeywardError(f"the CRL {path} was not written", os_cause(exc), "Put that right and run the task again") from exc

@@ -1,0 +1,269 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_install
+short_description: Install a CA, or bring one back from a backup
+version_added: 0.1.0
+description:
+  - Makes a CA for C(openssl ca) where none is. That is its C(openssl.cnf), private key, certificate, and an empty database.
+  - A root signs its own certificate. For a subordinate CA a request is made, and the task ends well with
+    RV(pending=true). Given its answer as O(certificate), the task puts that in place.
+  - A CA that is there is never touched. A run that was killed is finished by the next one, with the same key.
+  - Where O(stores) or O(backup) hold the keys of the CA that was in this place, no new CA is made. That one is brought back.
+  - Where a database with entries lies, and no CA certificate, no CA is made either.
+options:
+  kind:
+    description:
+      - A root CA, or one whose certificate another CA signs.
+    type: str
+    choices: [root, subordinate]
+    default: root
+  subject:
+    description:
+      - The subject of the CA, its attributes in their order, such as C(organizationName) and C(commonName). A list gives several of a kind.
+      - Required to make a CA.
+    type: dict
+  key_type:
+    description:
+      - The algorithm of the private key.
+    type: str
+    choices: [RSA, EC, Ed25519]
+    default: RSA
+  key_size:
+    description:
+      - The size of an RSA key in bits.
+    type: int
+    choices: [2048, 3072, 4096, 8192]
+    default: 4096
+  curve:
+    description:
+      - The curve of an EC key.
+    type: str
+    choices: [secp256r1, secp384r1, secp521r1]
+    default: secp384r1
+  days:
+    description:
+      - For how many days the certificate of a root is valid.
+    type: int
+    default: 3650
+  path_length:
+    description:
+      - How many CAs may follow below this one. The default is any number.
+    type: int
+  certificate:
+    description:
+      - The certificate (PEM) that answers the pending request of a subordinate CA. The certificates of the CAs above it may follow.
+    type: str
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._authority
+  - keyward.pki._backups.stores
+  - keyward.pki._backups.backup
+  - keyward.pki._backups.password
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Reads everything that the task itself would read, and writes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+    details:
+      - A CA that is there is never touched, whatever the options say.
+notes:
+  - O(config_file) is required. An C(openssl.cnf) that is there is used as it is, and never changed.
+  - With O(private_key_passphrase) the private key is encrypted at rest.
+  - An installation makes a key backup due. The role P(keyward.pki.install#role) takes it.
+seealso:
+  - module: keyward.pki.ca_key_backup
+  - module: keyward.pki.ca_sign
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Install a root CA
+  keyward.pki.ca_install:
+    config_file: /etc/pki/new/openssl.cnf
+    subject:
+      organizationName: Example
+      commonName: Example New Root CA
+  become: true
+"""
+
+RETURN = r"""
+authority:
+  description: The authority. V(null) in check mode where it would be made.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+generations:
+  description: Its generations, oldest first. The current one is the last.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Informs only; the SHA-256 fingerprint is a generation's identity.
+      type: int
+      sample: 0
+    subject:
+      description: The subject of the certificate (RFC 4514).
+      type: str
+    serial:
+      description: The serial number of the certificate, as hex digits.
+      type: str
+    not_before:
+      description: Start of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2026-01-01T00:00:00Z"
+    not_after:
+      description: End of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2036-01-01T00:00:00Z"
+    fingerprints:
+      description: The fingerprints C(sha1) and C(sha256) of the certificate, as hex digits.
+      type: dict
+    subject_key_identifier:
+      description: As hex digits. V(null) where the certificate has none.
+      type: str
+    public_key_sha256:
+      description: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as hex digits.
+      type: str
+    key_algorithm:
+      description: The algorithm and size of the key.
+      type: str
+      sample: RSA-4096
+    certificate:
+      description: The certificate (PEM).
+      type: str
+    private_key:
+      description:
+        - Whether the private key is on the host. One that can't be opened is V(inaccessible).
+        - For a generation that only a backup knows, V(missing), or as it was then.
+      type: str
+      choices: [present, missing, inaccessible]
+    encrypted_at_rest:
+      description: Whether the key file is encrypted. V(null) where that is not known.
+      type: bool
+    exportable:
+      description: Whether the key can leave the place where it is kept. V(null) where that is not known.
+      type: bool
+    covered:
+      description: V(backup) where a backup holds it, V(none) where none does, V(null) where no store was looked into.
+      type: str
+
+pending:
+  description: Whether a request waits for its answer. That is a state, not an error.
+  returned: success
+  type: bool
+
+request:
+  description: The pending request (PEM). V(null) where there is none.
+  returned: success
+  type: str
+
+request_file:
+  description: Where it lies on the host. V(null) where there is none.
+  returned: success
+  type: str
+
+restored:
+  description: What was put back from a backup, or would be.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    kind:
+      description: What it is.
+      type: str
+      choices: [certificate, private_key]
+    path:
+      description: Where it lies on the host.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate of its generation.
+      type: str
+
+reasons:
+  description: Why the task failed.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description:
+        - A stable identifier.
+        - One of V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
+          V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported), V(limit_exceeded).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: A stable identifier, such as V(pending_key).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_INSTALL
+from ansible_collections.keyward.pki.plugins.module_utils._host import run
+from ansible_collections.keyward.pki.plugins.module_utils._lifecycle import install
+
+
+def main() -> None:
+    run(CA_INSTALL, install)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_renew
+short_description: Renew the certificate of a CA when that is due
+version_added: 0.1.0
+description:
+  - Renews the certificate of a CA with the same key or with a new one, and keeps every older generation. The old certificate
+    stays beside the new one as C(<stem>.<n><suffix>), such as C(cacert.0.pem), the old key likewise.
+  - A root signs its new certificate itself, after the template of the old one. Subject and extensions stay as they are, byte by byte.
+  - For a subordinate CA a request is made, and the task ends well with RV(pending=true). Given its answer as O(certificate), the task
+    puts that in place.
+  - The new key and certificate are completed beside the old ones, as C(cakey.next.pem) and C(cacert.next.pem), and then take
+    their places. A run that was killed is finished by the next one, with the same pair, whatever the conditions say then.
+  - A renewal makes a key backup due. The role P(keyward.pki.renewal#role) takes it.
+options:
+  reuse_key:
+    description:
+      - Whether the new certificate is for the same key.
+    type: bool
+    required: true
+  remaining_days:
+    description:
+      - Renew when the certificate is valid for fewer days than these.
+    type: int
+  issued_before:
+    description:
+      - Renew when the certificate began to be valid before this time, such as V(2026-11-01T00:00:00Z) (ISO 8601, UTC).
+    type: str
+  days:
+    description:
+      - For how many days the new certificate of a root is valid. The default is the time for which the old one was.
+    type: int
+  certificate:
+    description:
+      - The certificate (PEM) that answers the pending request of a subordinate CA. The certificates of the CAs above it may follow.
+        Where none follow, those in the present file are kept.
+    type: str
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._authority
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Reads everything that the task itself would read, and writes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+    details:
+      - A renewal makes O(remaining_days) and O(issued_before) untrue.
+notes:
+  - At least one of O(remaining_days), O(issued_before) and O(certificate) must be given. There is no way to force a renewal, because a
+    run that is repeated must never renew again.
+  - A private key that waits for its certificate is no generation yet. No run replaces or deletes it, and no backup holds it.
+seealso:
+  - module: keyward.pki.ca_key_backup
+  - module: keyward.pki.ca_sign
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Renew a root CA with a new key when it is valid for less than two years
+  keyward.pki.ca_renew:
+    config_file: /etc/pki/CA/openssl.cnf
+    reuse_key: false
+    remaining_days: 730
+  become: true
+"""
+
+RETURN = r"""
+authority:
+  description: The authority.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+generations:
+  description: Its generations, oldest first. The current one is the last.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    index:
+      description: Informs only; the SHA-256 fingerprint is a generation's identity.
+      type: int
+      sample: 0
+    subject:
+      description: The subject of the certificate (RFC 4514).
+      type: str
+    serial:
+      description: The serial number of the certificate, as hex digits.
+      type: str
+    not_before:
+      description: Start of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2026-01-01T00:00:00Z"
+    not_after:
+      description: End of its validity (ISO 8601, UTC).
+      type: str
+      sample: "2036-01-01T00:00:00Z"
+    fingerprints:
+      description: The fingerprints C(sha1) and C(sha256) of the certificate, as hex digits.
+      type: dict
+    subject_key_identifier:
+      description: As hex digits. V(null) where the certificate has none.
+      type: str
+    public_key_sha256:
+      description: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as hex digits.
+      type: str
+    key_algorithm:
+      description: The algorithm and size of the key.
+      type: str
+      sample: RSA-4096
+    certificate:
+      description: The certificate (PEM).
+      type: str
+    private_key:
+      description:
+        - Whether the private key is on the host. One that can't be opened is V(inaccessible).
+        - For a generation that only a backup knows, V(missing), or as it was then.
+      type: str
+      choices: [present, missing, inaccessible]
+    encrypted_at_rest:
+      description: Whether the key file is encrypted. V(null) where that is not known.
+      type: bool
+    exportable:
+      description: Whether the key can leave the place where it is kept. V(null) where that is not known.
+      type: bool
+    covered:
+      description: V(backup) where a backup holds it, V(none) where none does, V(null) where no store was looked into.
+      type: str
+
+due:
+  description: Whether a renewal was due, or had been begun, when the task began.
+  returned: success
+  type: bool
+
+renewed:
+  description: Whether a new generation has taken its place.
+  returned: success
+  type: bool
+
+pending:
+  description: Whether a request waits for its answer. That is a state, not an error.
+  returned: success
+  type: bool
+
+request:
+  description: The pending request (PEM). V(null) where there is none.
+  returned: success
+  type: str
+
+request_file:
+  description: Where it lies on the host. V(null) where there is none.
+  returned: success
+  type: str
+
+reasons:
+  description: Why the CA was renewed.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description:
+        - A stable identifier.
+        - One of V(remaining_days), V(issued_before), V(unfinished_renewal), V(answered).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: A stable identifier, such as V(pending_key) or V(unfinished_renewal).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_RENEW
+from ansible_collections.keyward.pki.plugins.module_utils._host import run
+from ansible_collections.keyward.pki.plugins.module_utils._lifecycle import renew
+
+
+def main() -> None:
+    run(CA_RENEW, renew)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Installing and renewing a CA of files: every algorithm, every cut, every answer that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
+from ansible_collections.keyward.pki.plugins.module_utils._authority import Which
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from support.killed import killed_at
+from support.openssl_ca import OpensslCa, openssl
+from tools import require_tool
+
+ALWAYS = {"remaining_days": 100_000, "issued_before": None, "days": None, "certificate": None}
+SUBJECT = {"organizationName": "Example", "commonName": "Example New CA"}
+NEW = {"kind": "root", "subject": SUBJECT, "key_type": "Ed25519", "key_size": 4096, "curve": "secp384r1", "days": 3650}
+
+
+@pytest.fixture(autouse=True)
+def _openssl() -> None:
+    require_tool("openssl")
+
+
+def which(ca: OpensslCa | Path) -> Which:
+    if isinstance(ca, OpensslCa):
+        return Which(config_file=str(ca.config_file), private_key_passphrase=ca.passphrase)
+    return Which(config_file=str(ca / "openssl.cnf"))
+
+
+def renew(ca: OpensslCa | Path, *, check: bool = False, **request: Any) -> dict[str, Any]:
+    return _lifecycle.renew(which(ca), {**ALWAYS, "reuse_key": False, **request}, check)
+
+
+def install(directory: Path, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    return _lifecycle.install(which(directory), {"install": {**NEW, **options}}, check)
+
+
+def sign(parent: Path, request: str, **more: Any) -> dict[str, Any]:
+    return _signing.sign(which(parent), {"request": request, "days": 100, "extensions": "v3_subordinate_ca", **more}, False)
+
+
+def fingerprints(ca: OpensslCa | Path) -> list[str]:
+    return [generation.sha256 for generation in OpensslBackend(which(ca)).read().generations]
+
+
+def keys_present(ca: OpensslCa | Path) -> set[str]:
+    return {generation.private_key for generation in OpensslBackend(which(ca)).read().generations}
+
+
+def state(directory: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in directory.rglob("*") if path.is_file()}
+
+
+def refused(call: Any) -> str:
+    with pytest.raises(KeywardError) as caught:
+        call()
+    return str(caught.value)
+
+
+# --- roots ---
+
+
+@pytest.mark.parametrize(("algorithm", "passphrase"), [("rsa:2048", None), ("P-256", "a passphrase"), ("ed25519", None), ("ed448", None)])
+@pytest.mark.parametrize("reuse_key", [True, False], ids=["same-key", "new-key"])
+def test_a_root_is_renewed_and_keeps_every_generation(tmp_path: Path, algorithm: str, passphrase: str | None, reuse_key: bool) -> None:
+    ca = OpensslCa(tmp_path / "ca", algorithm=algorithm, passphrase=passphrase)
+    (first,) = fingerprints(ca)
+    old, mode = x509.load_pem_x509_certificate(ca.certificate.read_bytes()), ca.private_key.stat().st_mode
+    key = ca.private_key.read_bytes()
+    before = state(ca.directory)
+    assert renew(ca, check=True, reuse_key=reuse_key)["changed"] and state(ca.directory) == before
+    assert not renew(ca, reuse_key=reuse_key, remaining_days=1)["due"] and state(ca.directory) == before
+    answer = renew(ca, reuse_key=reuse_key)
+    assert (answer["changed"], answer["renewed"], answer["pending"]) == (True, True, False)
+    new = x509.load_pem_x509_certificate(ca.certificate.read_bytes())
+    assert fingerprints(ca) == [first, new.fingerprint(hashes.SHA256()).hex()] and keys_present(ca) == {"present"}
+    assert (ca.directory / "cacert.0.pem").read_bytes() == before[str(ca.certificate)][2]
+    assert new.subject.public_bytes() == old.subject.public_bytes() and new.serial_number != old.serial_number
+    assert [e.oid for e in new.extensions] == [e.oid for e in old.extensions]
+    assert (ca.private_key.read_bytes() == key) is reuse_key and ca.private_key.stat().st_mode == mode
+    assert (ca.directory / "private" / "cakey.0.pem").exists() is not reuse_key
+    assert (passphrase is not None) is (b"ENCRYPTED" in ca.private_key.read_bytes())
+    openssl("verify", "-CAfile", ca.directory / "cacert.0.pem", ca.directory / "newcerts" / "1000.pem")
+    ca.issue("second.example.com")
+    ca.sign_crl(ca.directory / "cacert.0.pem", ca.private_key if reuse_key else ca.directory / "private" / "cakey.0.pem")
+    proof = _signing.crl(which(ca), {"scratch": True, "days": None, "remaining_days": 0}, False)
+    assert [one["certificate"] for one in proof["crls"]] == fingerprints(ca)
+
+
+def test_three_renewals_name_keys_by_their_first_generation(tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca")
+    for reuse_key in (False, True, False):
+        renew(ca, reuse_key=reuse_key)
+    assert len(fingerprints(ca)) == 4 and keys_present(ca) == {"present"}
+    assert sorted(path.name for path in ca.private_key.parent.iterdir()) == ["cakey.0.pem", "cakey.1.pem", "cakey.pem"]
+    assert sorted(path.name for path in ca.directory.glob("cacert*")) == ["cacert.0.pem", "cacert.1.pem", "cacert.2.pem", "cacert.pem"]
+
+
+def test_what_is_due(tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca")
+    year = time.gmtime().tm_year
+    due = [(None, "2000-01-01", False), (None, f"{year + 1}-01-01T00:00:00Z", True), (1, None, False), (1, f"{year + 1}-01-01", True)]
+    for days, before, expected in due:
+        answer = renew(ca, check=True, remaining_days=days, issued_before=before)
+        assert (answer["due"], answer["changed"]) == (expected, expected), (days, before)
+    assert "no time that can be read" in refused(lambda: renew(ca, issued_before="yesterday"))
+    assert "this is a root" in refused(lambda: renew(ca, certificate="x"))
+    ca.private_key.unlink()
+    assert "its private key is missing" in refused(lambda: renew(ca))
+
+
+def test_a_file_in_the_way_is_never_replaced(tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca")
+    other = OpensslCa(tmp_path / "other")
+    (ca.directory / "cacert.0.pem").write_bytes(other.certificate.read_bytes())
+    (ca.directory / "cacert.next.pem").write_text("something")
+    before = state(ca.directory)
+    assert "cacert.next.pem" in refused(lambda: renew(ca)) and state(ca.directory) == before
+    (ca.directory / "cacert.next.pem").unlink()
+    (ca.private_key.parent / "cakey.next.pem").write_text("something")
+    assert "cakey.next.pem" in refused(lambda: renew(ca))
+    (ca.private_key.parent / "cakey.next.pem").unlink()
+    renew(ca)
+    assert (ca.directory / "cacert.0.pem").read_bytes() == other.certificate.read_bytes()
+    assert (ca.directory / "cacert.1.pem").read_bytes() == before[str(ca.certificate)][2]
+
+
+# --- cuts ---
+
+
+def cuts(directory: Path) -> Iterator[tuple[int, Path]]:
+    for number in range(1, 60):
+        yield number, directory / str(number)
+
+
+@pytest.mark.parametrize("reuse_key", [True, False], ids=["same-key", "new-key"])
+def test_a_renewal_that_is_killed_anywhere_is_finished_and_never_repeated(tmp_path: Path, reuse_key: bool) -> None:
+    reached = 0
+    for number, directory in cuts(tmp_path):
+        ca = OpensslCa(directory, algorithm="ed25519")
+        (first,) = fingerprints(ca)
+        due = {"reuse_key": reuse_key, "remaining_days": 4000, "days": 5000}
+        if not killed_at(number, lambda ca=ca, due=due: renew(ca, **due)):
+            break
+        reached += 1
+        between = fingerprints(ca)
+        assert first in between and keys_present(ca) == {"present"}, f"cut {number}: {between}"
+        answer = renew(ca, **due)
+        after = fingerprints(ca)
+        assert answer["renewed"] or len(between) == 2, number
+        assert len(after) == 2 and set(between) <= set(after) and after[0] == first, f"cut {number}: {between} {after}"
+        assert not list(directory.rglob("*next*")), number
+        assert not renew(ca, **due)["changed"]
+    assert reached >= (6 if reuse_key else 10)
+
+
+# --- subordinates ---
+
+
+def test_a_subordinate_is_installed_and_renewed_through_requests(tmp_path: Path) -> None:
+    root, sub = tmp_path / "root", tmp_path / "sub"
+    assert install(root, check=True)["changed"] and not root.exists()
+    assert install(root)["changed"]
+    subordinate = {"kind": "subordinate", "subject": {**SUBJECT, "commonName": "Example Issuing CA"}}
+    asked = install(sub, **subordinate)
+    assert (asked["changed"], asked["pending"], asked["request_file"]) == (True, True, str(sub / "cacert.next.csr"))
+    before = state(sub)
+    again = install(sub, **subordinate)
+    assert (again["changed"], again["pending"], again["request"]) == (False, True, asked["request"]) and state(sub) == before
+    assert install(sub, check=True, **subordinate)["changed"] is False
+
+    signed = sign(root, asked["request"])
+    assert signed["changed"] and not sign(root, asked["request"])["changed"]
+    answer = signed["certificate"] + "".join(signed["chain"])
+    for wrong, why in ((signed["chain"][0], "another key"), ("no certificate", "holds no certificate")):
+        assert why in refused(lambda wrong=wrong: install(sub, **subordinate, certificate=wrong))
+    assert state(sub) == before
+    assert install(sub, **subordinate, certificate=answer)["generations"][0]["private_key"] == "present"
+    openssl("verify", "-CAfile", root / "cacert.pem", sub / "cacert.pem")
+
+    for reuse_key in (True, False):
+        due = {"reuse_key": reuse_key}
+        known = fingerprints(sub)
+        asked = renew(sub, **due)
+        assert (asked["renewed"], asked["pending"]) == (False, True) and fingerprints(sub) == known
+        before = state(sub)
+        again = renew(sub, **due)
+        assert (again["changed"], again["request"]) == (False, asked["request"]) and state(sub) == before
+        assert OpensslBackend(which(sub)).read().pending_request
+        signed = sign(root, asked["request"])
+        assert signed["changed"], "each request is another, though the key is the same"
+        assert renew(sub, **due, certificate=answer)["pending"], "the old certificate is no answer"
+        answer = signed["certificate"] + "".join(signed["chain"])
+        done = renew(sub, **due, certificate=answer)
+        assert (done["renewed"], done["pending"]) == (True, False)
+        before = state(sub)
+        assert not renew(sub, **due, certificate=answer)["changed"] and state(sub) == before
+        openssl("verify", "-CAfile", root / "cacert.pem", sub / "cacert.pem")
+        assert len(fingerprints(sub)) == len(known) + 1 and keys_present(sub) == {"present"}
+    assert "no pending request" in refused(lambda: renew(sub, certificate=(root / "cacert.pem").read_text()))
+
+
+def test_an_answered_subordinate_that_is_killed_is_finished(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    install(root)
+    subordinate = {"kind": "subordinate", "subject": {**SUBJECT, "commonName": "Example Issuing CA"}}
+    reached = 0
+    for number, directory in cuts(tmp_path / "subs"):
+        directory.parent.mkdir(exist_ok=True)
+        signed = sign(root, install(directory, **subordinate)["request"])
+        install(directory, **subordinate, certificate=signed["certificate"])
+        signed = sign(root, renew(directory)["request"])
+        if not killed_at(number, lambda directory=directory, signed=signed: renew(directory, certificate=signed["certificate"])):
+            break
+        reached += 1
+        assert keys_present(directory) == {"present"}
+        renew(directory, certificate=signed["certificate"], remaining_days=None)
+        assert len(fingerprints(directory)) == 2 and not list(directory.rglob("*next*")), number
+    assert reached >= 8
+
+
+# --- installation ---
+
+
+@pytest.mark.parametrize("options", [{"key_type": "RSA", "key_size": 2048}, {"key_type": "EC"}, {"key_type": "Ed25519"}], ids=str)
+def test_what_is_installed_issues_at_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    ca = tmp_path / "a $trange dir#ctory" if options["key_type"] == "EC" else tmp_path / "ca"
+    install(ca, **options)
+    before = state(ca)
+    assert (ca / "private").stat().st_mode & 0o777 == 0o700 and (ca / "private" / "cakey.pem").stat().st_mode & 0o777 == 0o600
+    answer = _lifecycle.install(which(ca), {}, False)
+    assert not answer["changed"] and [g["private_key"] for g in answer["generations"]] == ["present"]
+    assert state(ca) == before
+    openssl("genpkey", "-algorithm", "ed25519", "-out", tmp_path / "key")
+    openssl("req", "-new", "-key", tmp_path / "key", "-subj", "/CN=www.example.com", "-out", tmp_path / "csr")
+    openssl("ca", "-config", ca / "openssl.cnf", "-batch", "-notext", "-in", tmp_path / "csr", "-out", tmp_path / "crt")
+    openssl("verify", "-CAfile", ca / "cacert.pem", tmp_path / "crt")
+    openssl("ca", "-config", ca / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl")
+
+
+def test_an_installation_that_is_killed_anywhere_is_finished_with_the_same_key(tmp_path: Path) -> None:
+    reached = 0
+    for number, directory in cuts(tmp_path):
+        if not killed_at(number, lambda directory=directory: install(directory)):
+            break
+        reached += 1
+        keys = [path.read_bytes() for path in directory.rglob("cakey.pem")]
+        with contextlib.suppress(KeywardError):
+            _lifecycle.install(which(directory), {}, False)
+        if not (directory / "cacert.pem").exists():
+            install(directory)
+        assert keys in ([], [(directory / "private" / "cakey.pem").read_bytes()]) and keys_present(directory) == {"present"}
+    assert reached >= 10
+
+
+def test_where_something_of_a_ca_is_none_is_made(tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca")
+    ca.certificate.unlink()
+    before = state(ca.directory)
+    assert "has entries, so there was a CA here" in refused(lambda: install(ca.directory)) and state(ca.directory) == before
+    (ca.directory / "index.txt").write_text("")
+    ca.private_key.write_text("something")
+    assert "can't be used" in refused(lambda: install(ca.directory))
+    assert "there is no subject attribute" in refused(lambda: install(tmp_path / "b", subject={"organisation": "x"}))
+    assert "can't have the value" in refused(lambda: install(tmp_path / "c", subject={"countryName": "Germany"}))
+
+
+# --- what a CA signs ---
+
+
+def test_requests_that_are_not_signed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    install(root)
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    damaged = x509.load_pem_x509_csr(asked.encode()).public_bytes(serialization.Encoding.PEM).decode().replace("A", "B", 3)
+    for request, more, why in (
+        ("nothing", {}, "no certificate request"),
+        (damaged, {}, "request"),
+        (asked, {"extensions": "end_entity"}, "no section [end_entity] with basicConstraints = CA:TRUE"),
+        (asked, {"extensions": "none_such"}, "sections with basicConstraints: end_entity"),
+    ):
+        before = state(root)
+        assert why in refused(lambda request=request, more=more: sign(root, request, **more))
+        assert state(root) == before
+    first = sign(root, asked)
+    openssl("ca", "-config", root / "openssl.cnf", "-revoke", root / "newcerts" / f"{first['serial'].upper()}.pem")
+    assert sign(root, asked)["serial"] != first["serial"], "what was revoked answers nothing"
+    assert "outlives_issuer" in {
+        advisory["code"] for advisory in sign(root, install(tmp_path / "b", kind="subordinate")["request"], days=9999)["advisories"]
+    }
+
+
+def crl(ca: Path | OpensslCa, check: bool = False, **request: Any) -> dict[str, Any]:
+    return _signing.crl(which(ca), {"scratch": False, "days": None, "remaining_days": 0, **request}, check)
+
+
+def test_crls(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    install(ca)
+    renew(ca)
+    before = state(ca)
+    assert crl(ca, check=True)["changed"] and len(crl(ca, scratch=True)["crls"]) == 2 and state(ca) == before
+    made = crl(ca)
+    assert made["changed"] and [Path(one["path"]).name for one in made["crls"]] == ["crl.0.pem", "crl.pem"]
+    for name, certificate in (("crl.0.pem", "cacert.0.pem"), ("crl.pem", "cacert.pem")):
+        assert "verify OK" in openssl("crl", "-in", ca / "crl" / name, "-CAfile", ca / certificate, "-noout").stderr
+    before = state(ca)
+    assert not crl(ca)["changed"] and state(ca) == before
+    assert crl(ca, check=True, remaining_days=31)["changed"]
+    asked = install(tmp_path / "sub", kind="subordinate")["request"]
+    serial = sign(ca, asked)["serial"].upper()
+    openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
+    assert crl(ca)["changed"]
+    assert serial in openssl("crl", "-in", ca / "crl" / "crl.pem", "-noout", "-text").stdout
+
+    # Keys only: the last published CRL is signed again with its entries and the next number.
+    published = (ca / "crl" / "crl.pem").read_bytes()
+    number = int(crl(ca)["crls"][-1]["number"], 16)
+    for name in ("index.txt", "crlnumber", "serial", "crl/crl.pem", "crl/crl.0.pem"):
+        (ca / name).unlink()
+    import base64
+
+    again = crl(ca, published_crl=base64.b64encode(published).decode())
+    assert again["changed"] and int(again["crls"][0]["number"], 16) == number + 1
+    text = openssl("crl", "-in", ca / "crl" / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout", "-text")
+    assert serial in text.stdout and "verify OK" in text.stderr
+    assert not crl(ca, published_crl=base64.b64encode(published).decode())["changed"]
+    install(tmp_path / "other", subject={"commonName": "Other"})
+    assert "no generation of this CA signed" in refused(lambda: crl(tmp_path / "other", published_crl=base64.b64encode(published).decode()))
+    (ca / "private" / "cakey.0.pem").unlink()
+    assert "generation 0" in refused(lambda: crl(ca, scratch=True))
