@@ -1,0 +1,832 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: backing up the database of C(openssl ca) on its host, and putting it back; may change in any release.
+
+openssl locks nothing. A copy is consistent because every file is looked at before and after it (inode, size, times), and the
+copy is made again where anything has changed meanwhile. openssl writes a certificate before the row that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import stat
+import time
+import typing as t
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
+from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import Files, OpensslBackend, following, numbered_files
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
+from ansible_collections.keyward.pki.plugins.module_utils._database import (
+    ARCHIVE,
+    MEMBERS,
+    Issued,
+    Numbers,
+    Outcome,
+    Published,
+    Revocation,
+    SetFile,
+    SetManifest,
+    State,
+    age_in_seconds,
+    compare,
+    due_reasons,
+    even_hex,
+    index_time,
+    parse_index,
+    set_manifest_from_json,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
+from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._set_archive import (
+    CHANGED,
+    LeftOut,
+    Member,
+    members_bytes,
+    open_archive,
+    prove_archive,
+    read_members,
+    signature_of,
+    write_archive,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
+    SetDirectory,
+    SetStore,
+    StoredSet,
+    digest_of,
+    directory_for,
+)
+
+ATTEMPTS, PAUSE = 8, 0.5  # seconds
+_REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
+_CHUNK = 1024 * 1024
+LARGEST_INDEX = 1024 * 1024 * 1024
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- what there is -----------------------------------------------------------------------------------------------
+
+
+class Survey:
+    """The files of a CA that belong to a set, each with its part, and what they say."""
+
+    def __init__(self, backend: OpensslBackend, reading: Reading) -> None:
+        self._backend, self._reading = backend, reading
+        self._files = backend.files()
+        config_file = backend.config_file
+        if config_file is None or self._files.database is None:
+            raise KeywardError(
+                "the database can't be backed up",
+                "the CA has no configuration that names its database",
+                "Give config_file, and name it there",
+            )
+        self._configuration = OpensslConfig(config_file, backend.directory).files
+
+    @property
+    def key_files(self) -> t.Set[str]:
+        paths = {generation.key_place.path for generation in self._reading.generations if generation.key_place}
+        if self._files.private_key:
+            paths |= {self._files.private_key, following(self._files.private_key)}
+            paths |= {path for _number, path in numbered_files(self._files.private_key)}
+        return paths
+
+    @property
+    def known(self) -> t.List[bytes]:
+        return [number for key in self._reading.private_keys.values() for number in key_material(key)]
+
+    def wanted(self) -> t.Dict[str, str]:
+        """Path -> part, in the order in which they are to be restored."""
+        files = self._files
+        found: t.Dict[str, str] = {}
+        index = t.cast(str, files.database)
+        for path in self._configuration:
+            found.setdefault(path, "configuration")
+        for folder in dict.fromkeys((self._backend.directory, os.path.dirname(index))):
+            found.setdefault(folder, "directory")
+        core = ((index, "index"), (files.serial, "serial"), (files.crl_number, "crl_number"), (index + ".attr", "attributes"))
+        for named, part in core:
+            if named:
+                found.setdefault(named, part)
+        for named in (index, index + ".attr", files.serial, files.crl_number):
+            if named:
+                found.setdefault(named + ".old", "companion")
+        found.setdefault(files.certificate, "certificate")
+        for _number, path in numbered_files(files.certificate):
+            found.setdefault(path, "certificate")
+        if files.crl:
+            found.setdefault(files.crl, "crl")
+            for _number, path in numbered_files(files.crl):
+                found.setdefault(path, "crl")
+        beside = files.new_certificates or index
+        requests = [os.path.join(os.path.dirname(beside), name) for name in _REQUESTS]
+        trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]
+        for tree, part in [*trees, *((path, "request") for path in requests)]:
+            if tree and os.path.isdir(tree):
+                _add_tree(found, tree, part)
+        for folder in dict.fromkeys((self._backend.directory, os.path.dirname(files.certificate))):
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(folder)):
+                    if name.endswith((".csr", ".req")):
+                        found.setdefault(os.path.join(folder, name), "request")
+        return found
+
+    def state(self, wanted: t.Mapping[str, str]) -> State:
+        """Raises KeywardError where the database can't be read."""
+        whole = {"index", "serial", "crl_number", "attributes", "crl", "certificate"}
+        contents, configuration = hashlib.sha256(), hashlib.sha256()
+        for path, part in sorted(wanted.items()):
+            if part == "configuration":
+                configuration.update(f"{path} {_digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part in whole and not os.path.isdir(path):
+                contents.update(f"{path} {_digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part in ("issued", "request"):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(path)
+                    if not stat.S_ISDIR(status.st_mode):
+                        contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
+        numbers = read_numbers(self._files)
+        return State(
+            contents.hexdigest(), configuration.hexdigest(), len(numbers.rows), _hex(numbers.next_serial), _hex(numbers.next_crl_number)
+        )
+
+
+def _hex(number: t.Optional[int]) -> t.Optional[str]:
+    return None if number is None else even_hex(number)
+
+
+def _add_tree(found: t.Dict[str, str], folder: str, part: str) -> None:
+    for directory, directories, names in os.walk(folder):
+        directories.sort()
+        found.setdefault(directory, "directory")
+        links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
+        for name in sorted([*names, *links]):
+            found.setdefault(os.path.join(directory, name), part)
+
+
+def _digest_or_none(path: str) -> t.Optional[str]:
+    try:
+        return digest_of(path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
+
+
+def read_numbers(files: Files) -> Numbers:
+    """The database as numbers. Raises KeywardError where it can't be read; one that does not exist has no rows."""
+    index = t.cast(str, files.database)
+    rows = {}
+    with contextlib.suppress(FileNotFoundError):
+        rows = parse_index(read_file(index, "the database", LARGEST_INDEX).decode("utf-8", "surrogateescape"), index)
+    return Numbers(rows, _number_in(files.serial), _number_in(files.crl_number))
+
+
+def _number_in(path: t.Optional[str]) -> t.Optional[int]:
+    if path is None:
+        return None
+    try:
+        return _parse_number(read_file(path, "the number", 65536), path)
+    except FileNotFoundError:
+        return None
+
+
+def _parse_number(data: bytes, path: str) -> int:
+    try:
+        return int(data.strip(), 16)
+    except ValueError:
+        raise KeywardError(f"{path} can't be read", "it holds no hexadecimal number", "Find out what became of it") from None
+
+
+# --- backup ------------------------------------------------------------------------------------------------------
+
+
+def back_up_database(which: Which, request: Request, check: bool) -> Answer:
+    """The database as it is; with C(request["make"]), a directory, a set's files made in it; with C(request["host_store"]) all of it here.
+
+    C(request): max_age, keep_full_sets, made (for the manifest). Raises KeywardError.
+    """
+    backend = OpensslBackend(which)
+    reading = backend.read()
+    survey = Survey(backend, reading)
+    if request.get("make"):
+        try:
+            made = make_files(survey, request["make"], reading)
+        except OSError as exc:
+            why = f"the set could not be written into {request['make']}: {os_cause(exc)}"
+            raise KeywardError("the database was not backed up", why, "Make room there, or name another remote_tmp") from exc
+        _hand_over(request["make"])
+        return {**facts(reading), **made.as_answer()}
+    state = survey.state(survey.wanted())
+    answer = {**facts(reading), "state": dict(vars(state))}
+    if request.get("host_store"):
+        return {**answer, **_into_host_store(survey, reading, state, request, check)}
+    return answer
+
+
+@dataclass(frozen=True)
+class MadeSet:
+    files: t.Tuple[SetFile, ...]
+    members: int
+    state: State
+    as_of: str
+    left_out: t.Tuple[LeftOut, ...]
+    unfinished: bool
+
+    def as_answer(self) -> Answer:
+        return {
+            "files": [dict(vars(file)) for file in self.files],
+            "members": self.members,
+            "state": dict(vars(self.state)),
+            "as_of": self.as_of,
+            "left_out": [dict(vars(one)) for one in self.left_out],
+            "unfinished": self.unfinished,
+        }
+
+
+def make_files(survey: Survey, folder: str, reading: Reading) -> MadeSet:
+    """The archive and the list of its members, proved, in a directory. Raises KeywardError, OSError."""
+    archive = os.path.join(folder, ARCHIVE)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(archive)
+        as_of = now()
+        wanted = survey.wanted()
+        half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial") and os.path.lexists(path + ".new")]
+        if half_written and attempt < ATTEMPTS - 1:
+            continue
+        before = signature_of(wanted)
+        try:
+            state = survey.state(wanted)
+            members, left_out = write_archive(archive, wanted, survey.key_files, survey.known)
+        except CHANGED:
+            continue
+        if survey.wanted() == wanted and signature_of(wanted) == before:
+            break
+    else:
+        raise KeywardError(
+            "the database was not backed up",
+            f"the CA changed it each of {ATTEMPTS} times while it was copied",
+            "Run the task when the CA issues less, or stop issuing for a moment",
+        )
+    prove_archive(archive, members, survey.known)
+    listed = os.path.join(folder, MEMBERS)
+    with open(listed, "xb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(members_bytes(members))
+        stream.flush()
+        os.fsync(stream.fileno())
+    files = tuple(SetFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed))
+    return MadeSet(files, len(members), state, as_of, tuple(left_out), bool(half_written))
+
+
+def _hand_over(folder: str) -> None:
+    """The login user, whose directory this is, fetches the files."""
+    status = os.stat(folder)
+    if status.st_uid == os.geteuid():
+        return
+    try:
+        for name in (ARCHIVE, MEMBERS):
+            os.chown(os.path.join(folder, name), status.st_uid, status.st_gid)
+    except OSError as exc:
+        raise KeywardError(
+            "the set can't be fetched", os_cause(exc), "Become root, or log in as the CA's own user, or use host_store"
+        ) from exc
+
+
+def set_manifest(
+    made: MadeSet, authority: Authority, generations: t.Iterable[Generation], directory: SetDirectory, about: Answer
+) -> SetManifest:
+    """The manifest of a new set in an authority's directory."""
+    newest = directory.newest
+    return SetManifest(
+        id=secrets.token_hex(16),
+        sequence=directory.next_sequence,
+        previous=newest.manifest.id if newest else None,
+        kind="full",
+        authority=authority,
+        created=now(),
+        as_of=made.as_of,
+        made=about,
+        files=made.files,
+        members=made.members,
+        state=made.state,
+        left_out=tuple(dict(vars(one)) for one in made.left_out),
+        generations=tuple(generations),
+    )
+
+
+def set_name(manifest: SetManifest) -> str:
+    return f"{manifest.sequence:06d}-{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%S.%fZ')}"
+
+
+def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Answer:
+    return {
+        "id": manifest.id,
+        "paths": list(paths),
+        "created": manifest.created,
+        "as_of": manifest.as_of,
+        "files": [dict(vars(file)) for file in manifest.files],
+        "members": manifest.members,
+    }
+
+
+def _known(authority: Authority, reading: Reading, directory: t.Optional[SetDirectory]) -> Authority:
+    own = directory.sets[0].manifest.authority.id if directory and directory.sets else None
+    return replace(authority, id=own or authority_id(reading.generations))
+
+
+def _into_host_store(survey: Survey, reading: Reading, state: State, request: Request, check: bool) -> Answer:
+    store = SetStore(request["host_store"])
+    store.refuse_if_not_writable()
+    live = replace(reading.authority, host=request.get("host"))
+    directory = store.recognise(live, reading.generations)
+    newest = directory.newest if directory else None
+    age = age_in_seconds(request["max_age"]) if request.get("max_age") else None
+    reasons = due_reasons(state, newest.manifest if newest else None, age, _certificates.now())
+    answer: Answer = {
+        "reasons": [reason.as_result() for reason in reasons],
+        "set": set_result(newest.manifest, [newest.path]) if newest else None,
+        "left_out": [],
+        "removed": [],
+        "store_advisories": [advisory.as_result() for advisory in (directory.advisories if directory else [])],
+        "id": _known(live, reading, directory).id if directory else None,
+    }
+    if not reasons or check:
+        return answer
+    authority = _known(live, reading, directory)
+    with store.staging() as staged:
+        made = make_files(survey, staged, reading)
+        with store.locked():
+            directory = directory_for(store, authority, reading.generations)
+            about = {**request["made"], "reason": reasons[0].code}
+            manifest = set_manifest(made, authority, reading.generations, directory, about)
+            path = store.commit(staged, manifest, directory.name, set_name(manifest))
+            removed = store.keep(directory, request.get("keep_full_sets"))
+    event = {"event": "set", "at": now(), "controller": request["made"]["controller"], "host": request.get("host"), "set": manifest.id}
+    store.record(directory.name, event)
+    return {
+        **answer,
+        **made.as_answer(),
+        "set": set_result(manifest, [path]),
+        "removed": removed,
+        "id": authority.id,
+    }
+
+
+# --- restore -----------------------------------------------------------------------------------------------------
+
+
+def restore_database(which: Which, request: Request, check: bool) -> Answer:
+    """Put back what the host lacks of a set; without C(request["restore"]) only look, at the CA or at C(request["host_store"]).
+
+    C(request["restore"]): manifest and either folder (of the set's files) or host_store; part, on_conflict, published, advance.
+    Raises KeywardError, NothingThere.
+    """
+    backend = OpensslBackend(which)
+    if "restore" not in request and not request.get("host_store"):
+        return facts(backend.read())
+    reading: t.Optional[Reading] = None
+    with contextlib.suppress(NothingThere):
+        reading = backend.read()
+    if "restore" not in request:
+        stored = _of_host_store(SetStore(request["host_store"]), which, reading, request.get("host"))
+        return {"changed": False, "manifest": stored.manifest.as_json()}
+    options: t.Mapping[str, t.Any] = request["restore"]
+    if options.get("host_store"):
+        stored = _of_host_store(SetStore(options["host_store"]), which, reading, request.get("host"))
+    else:
+        stored = StoredSet(options["folder"], set_manifest_from_json(options["manifest"]))
+    if stored.damage:
+        raise KeywardError(
+            "nothing was restored", f"the set can't be used: {stored.damage}", "Use another set, or another copy of this one"
+        )
+    if reading:
+        live = replace(reading.authority, host=request.get("host"))
+        refuse_foreign(live, reading.generations, stored.manifest.authority, stored.manifest.generations)
+    answer = _Restore(which, backend, stored, options, check).carry_out()
+    if options.get("host_store") and answer["changed"] and not check:
+        event = {
+            "event": "restore",
+            "at": now(),
+            "controller": options["controller"],
+            "host": request.get("host"),
+            "set": stored.manifest.id,
+        }
+        SetStore(options["host_store"]).record(os.path.basename(os.path.dirname(stored.path)), event)
+    return {**answer, "set": set_result(stored.manifest, [stored.path]), "manifest": stored.manifest.as_json()}
+
+
+def _of_host_store(store: SetStore, which: Which, reading: t.Optional[Reading], host: t.Optional[str]) -> StoredSet:
+    if reading:
+        found = store.recognise(replace(reading.authority, host=host), reading.generations)
+        directories = [found] if found else []
+    else:
+        directories = store.of_place(host, {"config_file": which.config_file, "directory": which.directory, "name": which.name})
+    newest = only_set(directories, host)
+    return newest
+
+
+def only_set(directories: t.Sequence[SetDirectory], host: t.Optional[str]) -> StoredSet:
+    """The newest intact set of the only authority. Raises KeywardError."""
+    if len(directories) > 1:
+        raise KeywardError(
+            "nothing was restored",
+            f"it can't be told which authority of {host} is meant: " + " or ".join(sorted(one.name for one in directories)),
+            "Name one: give its directory in the store as set, or its config_file and name",
+        )
+    newest = directories[0].newest if directories else None
+    if newest is None:
+        raise KeywardError(
+            "nothing was restored", f"no intact set of this authority on {host} is stored", "Mount the right store, or name a set (set)"
+        )
+    return newest
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A member in its place on this host, and what is there: missing, same or different."""
+
+    member: Member
+    path: str
+    there: str
+
+
+class _Restore:
+    def __init__(self, which: Which, backend: OpensslBackend, stored: StoredSet, options: t.Mapping[str, t.Any], check: bool) -> None:
+        self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
+        self._archive = os.path.join(stored.path, ARCHIVE)
+        self._members = read_members(os.path.join(stored.path, MEMBERS))
+        self._aside = options["on_conflict"] == "set_aside"
+        self._set_aside: t.List[Answer] = []
+        self._restored: t.List[Answer] = []
+        self._texts: t.Dict[str, bytes] = {}
+        self._more = False
+
+    def carry_out(self) -> Answer:
+        items = self._compared()
+        if self._options["part"] == "configuration":
+            items = [item for item in items if item.member.part == "configuration"]
+            self._refuse([item for item in items if item.there == "different"])
+            self._put_back(items, {})
+            return self._answer(None, None)
+        ours, base, replaced = self._base(items)
+        published = self._published(items)
+        outcome = compare(base, published, self._advance(), self._ca_expires())
+        if outcome.newer:
+            raise KeywardError(
+                "nothing was restored",
+                "; ".join(finding.message for finding in outcome.newer),
+                "Find a newer set, or give advance: auto: the numbers go on beyond them, and revocations are entered again",
+                outcome.newer,
+            )
+        core = ("index", "serial", "crl_number")
+        left = [item for item in items if item.member.part not in core or replaced or item.there == "missing"]
+        texts = self._changed_texts(items, ours, base, outcome, replaced)
+        self._put_back(left, texts)
+        return self._answer(outcome, published)
+
+    # --- looking ---
+
+    def _place(self, path: str) -> str:
+        old, new = self._stored.manifest.authority, self._backend
+        if path == old.config_file and new.config_file:
+            return new.config_file
+        if path == old.directory:
+            return new.directory
+        if path.startswith(old.directory.rstrip("/") + "/"):
+            return os.path.join(new.directory, path[len(old.directory.rstrip("/")) + 1 :])
+        return path
+
+    def _compared(self) -> t.List[_Item]:
+        """Every member, read to its end and proved, beside what is in its place."""
+        items = []
+        keys = self._key_places()
+        for member, stream in open_archive(self._archive, self._members):
+            path = self._place(member.path)
+            if path in keys:
+                raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
+            if stream and member.part in ("index", "serial", "crl_number"):
+                self._texts[member.part] = stream.read(LARGEST_INDEX)
+            items.append(_Item(member, path, _compare(member, path)))
+        prove_archive(self._archive, self._members)
+        return items
+
+    def _key_places(self) -> t.Set[str]:
+        try:
+            private_key = self._backend.files().private_key
+        except KeywardError:
+            return set()
+        return {private_key, following(private_key), *(path for _n, path in numbered_files(private_key))} if private_key else set()
+
+    def _base(self, items: t.Sequence[_Item]) -> t.Tuple[Numbers, Numbers, bool]:
+        """(the database on the host, the one to go on from, whether that is the set's)."""
+        paths = {item.member.part: item.path for item in items}
+        texts = {part: self._texts[part] for part in self._texts}
+        theirs = Numbers(
+            parse_index(texts.get("index", b"").decode("utf-8", "surrogateescape"), "of the set"),
+            _parse_number(texts["serial"], "serial of the set") if "serial" in texts else None,
+            _parse_number(texts["crl_number"], "crlnumber of the set") if "crl_number" in texts else None,
+        )
+        there = {part: os.path.lexists(paths[part]) for part in self._texts}
+        ours = self._live(paths)
+        different = [
+            item for item in items if item.there == "different" and item.member.part in ("configuration", "attributes", "issued", "request")
+        ]
+        if not there.get("index"):
+            self._refuse(different)
+            return ours, theirs, True
+        self._more = len(ours.rows) > len(theirs.rows)
+        same = ours == theirs
+        if self._aside:
+            return ours, (ours if same else theirs), not same
+        self._refuse(different)
+        if ours.covers(theirs):
+            return ours, ours, False
+        if theirs.covers(ours):
+            return ours, theirs, True
+        core = [item for item in items if item.member.part in ("index", "serial", "crl_number") and item.there == "different"]
+        self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has")
+        return ours, theirs, True
+
+    def _live(self, paths: t.Mapping[str, str]) -> Numbers:
+        try:
+            return read_numbers(Files("", "", None, None, paths.get("index", ""), paths.get("serial"), paths.get("crl_number")))
+        except KeywardError:
+            if not self._aside:
+                raise
+            return Numbers({}, None, None)  # damaged, and to be set aside
+
+    def _refuse(self, items: t.Sequence[_Item], why: str = "something else is in the place of what the set holds") -> None:
+        if items and not self._aside:
+            paths = ", ".join(item.path for item in items[:5])
+            raise KeywardError(
+                "nothing was restored",
+                f"{why}: {paths}",
+                "Find out which is right. With on_conflict: set_aside the host's files are kept under another name",
+                [Finding("conflict", f"{item.path} holds something else") for item in items[:50]],
+            )
+
+    def _advance(self) -> t.Any:
+        given = self._options.get("advance")
+        return {name: int(value, 16) for name, value in given.items()} if isinstance(given, dict) else given
+
+    def _ca_expires(self) -> str:
+        text = self._stored.manifest.generations[-1].not_after
+        return index_time(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+
+    def _published(self, items: t.Sequence[_Item]) -> Published:
+        """What the controller read, and certificates that lie on the host though the set does not know them."""
+        given = self._options["published"]
+        issued = [Issued(int(serial, 16), expires, subject, where) for serial, expires, subject, where in given["issued"]]
+        folders = {os.path.dirname(item.path) for item in items if item.member.part == "issued"}
+        seen = {item.path for item in items}
+        signers = [_certificates.load(generation.certificate) for generation in self._stored.manifest.generations]
+        for folder in sorted(folders):
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(folder)):
+                    path = os.path.join(folder, name)
+                    if path not in seen and name.endswith(".pem"):
+                        issued += issued_in(path, signers)
+        return Published(
+            [int(number, 16) for number in given["crl_numbers"]],
+            [Revocation(int(serial, 16), at, why) for serial, at, why in given["revocations"]],
+            issued,
+            given["compared"],
+        )
+
+    # --- writing ---
+
+    def _changed_texts(
+        self, items: t.Sequence[_Item], ours: Numbers, base: Numbers, outcome: Outcome, replaced: bool
+    ) -> t.Dict[str, bytes]:
+        """The contents of the database's files where they are to be other than the set's or the host's; by part."""
+        texts = {}
+        result = outcome.numbers
+        if result.rows != base.rows:
+            source = (
+                self._texts.get("index", b"")
+                if replaced
+                else read_file(next(item.path for item in items if item.member.part == "index"), "the database", LARGEST_INDEX)
+            )
+            texts["index"] = _index_text(source, base, result)
+        if result.next_serial != base.next_serial:
+            texts["serial"] = f"{even_hex(result.next_serial or 0)}\n".encode("ascii")
+        if result.next_crl_number != base.next_crl_number:
+            texts["crl_number"] = f"{even_hex(result.next_crl_number or 0)}\n".encode("ascii")
+        return texts
+
+    def _put_back(self, items: t.Sequence[_Item], texts: t.Mapping[str, bytes]) -> None:
+        """What only adds comes first; the database itself comes last, so that a killed run has taken nothing away."""
+        core = ("index", "serial", "crl_number")
+        wanted = {}
+        for item in items:
+            missing = item.there == "missing"
+            replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
+            if item.member.part in ("companion", "crl"):
+                replacing = replacing and self._aside
+            if missing or (replacing and (item.member.part in core or self._aside)):
+                wanted[item.member.path] = item
+        changed = {part: data for part, data in texts.items() if part in core}
+        for item in wanted.values():
+            self._restored.append({"path": item.path, "part": _part(item.member.part)})
+        for part in changed:
+            path = self._core_path(part)
+            if path not in [one["path"] for one in self._restored]:
+                self._restored.append({"path": path, "part": "database"})
+        if self._check:
+            self._set_aside = [{"path": i.path, "kept_as": None} for i in wanted.values() if i.there == "different" and self._aside]
+            return
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = ""
+        try:
+            late: t.List[t.Tuple[str, str, Member]] = []
+            directories = []
+            for member, stream in open_archive(self._archive, self._members) if wanted else ():
+                if member.path not in wanted:
+                    continue
+                item = wanted[member.path]
+                path = item.path
+                if member.type == "directory":
+                    made = make_directories(path, int(member.mode, 8))
+                    if made:
+                        _own(path, member)
+                        directories.append(item)
+                    continue
+                make_directories(os.path.dirname(path), 0o755)
+                if item.there == "different" and self._aside:
+                    self._set_aside.append({"path": path, "kept_as": move_aside(path, when)})
+                if member.type == "link":
+                    os.symlink(t.cast(str, member.target), path)
+                    _own(path, member)
+                    continue
+                staged = _staged(path, stream, member, changed.pop(member.part, None) if member.part in core else None)
+                if member.part in core:
+                    late.append((staged, path, member))
+                else:
+                    _take_place(staged, path, item.there == "different")
+            for part, data in changed.items():
+                path = self._core_path(part)
+                like = next(member for member in self._members if member.part == part)
+                late.append((_staged(path, None, like, data), path, like))
+            order = {"index": 0, "crl_number": 1, "serial": 2}
+            # The numbers go on before the rows do: a run killed in between hands out no number twice.
+            for staged, path, _member in sorted(late, key=lambda one: -order[one[2].part]):
+                _take_place(staged, path, True)
+            for item in reversed(directories):
+                os.utime(item.path, ns=(item.member.mtime, item.member.mtime))
+        except OSError as exc:
+            raise KeywardError(
+                f"{path} could not be put back",
+                os_cause(exc),
+                "Put that right and run the task again: it goes on where it stopped, and what was set aside is still there",
+            ) from exc
+
+    def _core_path(self, part: str) -> str:
+        return self._place(next(member.path for member in self._members if member.part == part))
+
+    def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> Answer:
+        manifest = self._stored.manifest
+        advisories = []
+        if self._more and not self._aside:
+            advisories.append(Finding("database_newer", "the database on the host has entries that the set lacks; they stay"))
+        if outcome and outcome.entered:
+            advisories.append(Finding("certificates_reentered", f"{outcome.entered} certificates that the set lacked were entered"))
+        if published is not None and not published.compared:
+            advisories.append(
+                Finding(
+                    "published_not_compared",
+                    f"nothing published was compared: what was issued or revoked after {manifest.as_of} may be missing",
+                )
+            )
+        if manifest.authority.directory != self._backend.directory:
+            advisories.append(
+                Finding("moved", f"the CA was in {manifest.authority.directory}: its configuration may still say so, it was not changed")
+            )
+        numbers = outcome.numbers if outcome else None
+        advanced = {name: _hex(number) for name, number in outcome.advanced.items()} if outcome else {}
+        return {
+            "changed": bool(self._restored),
+            "restored": self._restored,
+            "set_aside": self._set_aside,
+            "next_serial": _hex(numbers.next_serial) if numbers else manifest.state.next_serial,
+            "next_crl_number": _hex(numbers.next_crl_number) if numbers else manifest.state.next_crl_number,
+            "advanced": advanced if any(advanced.values()) else None,
+            "reentered": [
+                {"serial": even_hex(one.serial), "revoked_at": one.at, "reason": one.reason}
+                for one in (outcome.reentered if outcome else ())
+            ],
+            "advisories": [advisory.as_result() for advisory in advisories],
+        }
+
+
+def _part(part: str) -> str:
+    return "database" if part in ("index", "serial", "crl_number", "attributes", "companion") else part
+
+
+def _compare(member: Member, path: str) -> str:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return "missing"
+    if member.type == "directory":
+        return "same" if os.path.isdir(path) else "different"
+    if member.type == "link":
+        return "same" if stat.S_ISLNK(status.st_mode) and os.readlink(path) == member.target else "different"
+    if not os.path.isfile(path):
+        return "different"
+    if os.path.getsize(path) != member.size:
+        return "different"
+    return "same" if _digest_or_none(path) == member.sha256 else "different"
+
+
+def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
+    """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
+    try:
+        parsed = _certificates.load(read_file(path, "the certificate"))
+    except (KeywardError, ValueError, FileNotFoundError):
+        return []
+    if _certificates.is_self_signed(parsed) or not any(_certificates.is_issued_by(parsed, signer) for signer in signers):
+        return []
+    expires = index_time(_certificates.validity(parsed)[1])
+    return [Issued(parsed.serial_number, expires, _certificates.one_line(parsed.subject), os.path.basename(path))]
+
+
+def _index_text(source: bytes, base: Numbers, result: Numbers) -> bytes:
+    lines = source.decode("utf-8", "surrogateescape").split("\n")
+    known = {row.text: row for row in base.rows.values()}
+    out = []
+    for line in lines:
+        row = known.get(line)
+        out.append(result.rows[int(row.serial, 16)].text if row else line)
+    added = [result.rows[serial].text for serial in result.rows if serial not in base.rows]
+    if out and out[-1] == "":
+        out.pop()
+    return "".join(f"{line}\n" for line in [*out, *added]).encode("utf-8", "surrogateescape")
+
+
+def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, data: t.Optional[bytes]) -> str:
+    """A file whole beside its place; its name. Raises OSError."""
+    make_directories(os.path.dirname(path), 0o755)
+    staged = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            if data is not None:
+                out.write(data)
+            else:
+                for piece in iter(lambda: t.cast(t.IO[bytes], stream).read(_CHUNK), b""):
+                    out.write(piece)
+            out.flush()
+            _own(staged, member)
+            os.fsync(out.fileno())
+        if data is None:
+            os.utime(staged, ns=(member.mtime, member.mtime))
+            if digest_of(staged) != member.sha256:
+                raise OSError(5, "the file does not hold what was written")
+    except BaseException:
+        os.unlink(staged)
+        raise
+    return staged
+
+
+def _own(path: str, member: Member) -> None:
+    import grp
+    import pwd
+
+    uid, gid = member.uid, member.gid
+    with contextlib.suppress(KeyError):
+        uid = pwd.getpwnam(member.owner).pw_uid
+    with contextlib.suppress(KeyError):
+        gid = grp.getgrnam(member.group).gr_gid
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid, follow_symlinks=False)
+    if not os.path.islink(path):
+        os.chmod(path, int(member.mode, 8))
+
+
+def _take_place(staged: str, path: str, replacing: bool) -> None:
+    try:
+        if replacing:
+            os.replace(staged, path)
+        else:
+            os.link(staged, path, follow_symlinks=False)
+            os.unlink(staged)
+        sync_directory(os.path.dirname(path))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staged)
+        raise

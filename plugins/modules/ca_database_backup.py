@@ -1,0 +1,227 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_database_backup
+short_description: Back up the database of a CA when that is due
+version_added: 0.1.0
+description:
+  - Makes a full set of what C(openssl ca) keeps beside its keys. That is the configuration with the files that it includes;
+    C(index.txt), its C(.attr) and C(.old) files; C(serial) and C(crlnumber); the CA certificates; what is below C(new_certs_dir),
+    C(certs) and C(crl_dir); the C(crl); requests in directories beside C(new_certs_dir) that are named C(requests), C(csr), C(csrs),
+    C(req) or C(reqs), and C(*.csr) and C(*.req) beside the CA certificate.
+  - A set never holds a private key. Every file is searched for private keys in any form before it goes in, and the finished archive
+    is searched once more. A file that holds one is left out and named.
+  - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
+    has changed.
+  - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
+options:
+  host_store:
+    description:
+      - A store of kind V(databases) on the host of the CA, usually a mounted share, in place of O(stores). Nothing travels then.
+    type: path
+  max_age:
+    description:
+      - The age at which a set is due though nothing has changed, such as V(12h), V(7d) or V(4w).
+    type: str
+  keep_full_sets:
+    description:
+      - How many intact full sets to keep in each store. Older ones are removed once a new one is stored, the last one never.
+      - All are kept where it is not given.
+    type: int
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._authority
+  - keyward.pki._backups.stores
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Reads everything that the task itself would read, and writes nothing.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+    details:
+      - Decided by what the database and the newest set contain.
+notes:
+  - Exactly one of O(stores) and O(host_store) must be given. They are stores of kind V(databases).
+  - With O(stores), a CA whose files are not the login user's must be read as root. Another user could not hand the set over.
+  - A set is a C(tar) archive with a manifest. Without this collection, C(tar -xzpf database.tar.gz -C /) puts it back.
+seealso:
+  - module: keyward.pki.ca_database_restore
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Back up the database of a CA when that is due
+  keyward.pki.ca_database_backup:
+    config_file: /etc/pki/CA/openssl.cnf
+    stores:
+      - /srv/keyward/databases
+    max_age: 7d
+    keep_full_sets: 30
+  become: true
+"""
+
+RETURN = r"""
+authority:
+  description: The authority.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+set:
+  description: The newest set after the task. V(null) where there is none.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Its id, the same in every store.
+      type: str
+    paths:
+      description: Where it lies, on the controller, or on the host with O(host_store).
+      type: list
+      elements: str
+    created:
+      description: When it was made (ISO 8601, UTC).
+      type: str
+    as_of:
+      description: The moment that it is a copy of (ISO 8601, UTC).
+      type: str
+    files:
+      description: Its files.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: The file's name in the set's directory.
+          type: str
+        sha256:
+          description: The digest of its bytes.
+          type: str
+        size:
+          description: Its size in bytes.
+          type: int
+    members:
+      description: How many files, directories and symbolic links it holds.
+      type: int
+
+due:
+  description: Whether a set was due when the task began.
+  returned: success
+  type: bool
+
+database:
+  description: The database.
+  returned: success
+  type: dict
+  contains:
+    entries:
+      description: How many certificates it has.
+      type: int
+    next_serial:
+      description: The serial number that is issued next, as hex digits. V(null) where the CA has no C(serial).
+      type: str
+    next_crl_number:
+      description: The next CRL number, as hex digits. V(null) where the CA has no C(crlnumber).
+      type: str
+
+left_out:
+  description: Files that were left out of a set that was made, because they hold a private key.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The file.
+      type: str
+    why:
+      description: What was found in it.
+      type: str
+
+removed:
+  description: The directories of older sets that were removed (O(keep_full_sets)).
+  returned: success
+  type: list
+  elements: str
+
+reasons:
+  description: Why a set was due.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description:
+        - A stable identifier.
+        - One of V(no_set), V(database_changed), V(configuration_changed), V(max_age).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: A stable identifier, such as V(private_key_left_out), V(digest_mismatch) or V(unfinished_issue).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP
+from ansible_collections.keyward.pki.plugins.module_utils._database_host import back_up_database
+from ansible_collections.keyward.pki.plugins.module_utils._host import run
+
+
+def main() -> None:
+    run(CA_DATABASE_BACKUP, back_up_database)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ca_database_restore
+short_description: Put the database of a CA back
+version_added: 0.1.0
+description:
+  - Puts back what the host lacks of a set, byte for byte, with modes, owners and times. What is right is not touched, private keys
+    never are.
+  - A database that has everything of the set and more stays as it is. One that lacks entries of the set and has others is a conflict.
+  - An old database is dangerous. It hands out serial numbers and CRL numbers a second time and forgets revocations. Give what is
+    published, and the task refuses to finish where that is newer, unless O(advance) says how to go on.
+options:
+  host_store:
+    description:
+      - A store of kind V(databases) on the host of the CA, usually a mounted share, in place of O(stores). Nothing travels then.
+    type: path
+  set:
+    description:
+      - One set on the controller, in place of the newest one in O(stores). It is a set's directory, or an authority's directory in a store.
+    type: path
+  part:
+    description:
+      - With V(configuration), only the configuration and the files that it includes. On a bare host this comes first, then the
+        keys (M(keyward.pki.ca_key_restore)), then the rest.
+    type: str
+    choices: [all, configuration]
+    default: all
+  on_conflict:
+    description:
+      - What to do where the database on the host has entries that the set lacks, or where other files lie in its place.
+      - With V(set_aside) they are kept as C(<path>.set-aside-<time>), and the set takes their place.
+    type: str
+    choices: [fail, set_aside]
+    default: fail
+  published_crl:
+    description:
+      - The newest published CRLs of all generations, files on the controller (PEM or DER).
+    type: list
+    elements: path
+  published_certificates:
+    description:
+      - A directory on the controller with certificates that are known to be issued (PEM or DER).
+    type: path
+  advance:
+    description:
+      - How to go on where what is published is newer. With V(auto), the next serial number and CRL number are taken above everything
+        seen. With a dictionary of C(serial) and C(crl_number) (hex digits) they are the given ones.
+      - Revocations that a published CRL shows and the database lacks are entered again.
+    type: raw
+extends_documentation_fragment:
+  - keyward.pki._attributes
+  - keyward.pki._authority
+  - keyward.pki._backups.stores
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The set is brought into a temporary directory of the host, and nothing else is written.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+    details:
+      - What is right is not touched, also after O(advance).
+notes:
+  - Exactly one of O(stores), O(host_store) and O(set) must be given.
+seealso:
+  - module: keyward.pki.ca_key_restore
+author:
+  - keyward.pki contributors (@keyward)
+"""
+
+EXAMPLES = r"""
+- name: Put the database of a CA back, and go on beyond what is published
+  keyward.pki.ca_database_restore:
+    config_file: /etc/pki/CA/openssl.cnf
+    stores:
+      - /srv/keyward/databases
+    published_crl:
+      - /srv/published/crl.pem
+    advance: auto
+  become: true
+"""
+
+RETURN = r"""
+authority:
+  description: The authority.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description:
+        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
+        - V(null) before that, and where no store was looked into.
+      type: str
+    backend:
+      description: The software that runs it.
+      type: str
+      sample: openssl
+    name:
+      description: The section of its configuration, or an empty string where it has none.
+      type: str
+      sample: CA_default
+    sanitized_name:
+      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
+      type: str
+      sample: example-root-ca
+    subject:
+      description: The subject of its current certificate (RFC 4514).
+      type: str
+      sample: CN=Example Root CA,O=Example
+    host:
+      description: Its inventory host.
+      type: str
+      sample: ca.example.com
+    directory:
+      description: The directory on the host where it lives.
+      type: str
+      sample: /etc/pki/CA
+
+set:
+  description: The set that was put back.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: Its id, the same in every store.
+      type: str
+    paths:
+      description: Where it lies, on the controller, or on the host with O(host_store).
+      type: list
+      elements: str
+    created:
+      description: When it was made (ISO 8601, UTC).
+      type: str
+    as_of:
+      description: The moment that it is a copy of (ISO 8601, UTC).
+      type: str
+    files:
+      description: Its files.
+      type: list
+      elements: dict
+      contains:
+        name:
+          description: The file's name in the set's directory.
+          type: str
+        sha256:
+          description: The digest of its bytes.
+          type: str
+        size:
+          description: Its size in bytes.
+          type: int
+    members:
+      description: How many files, directories and symbolic links it holds.
+      type: int
+
+as_of:
+  description: The moment that the set is a copy of (ISO 8601, UTC).
+  returned: success
+  type: str
+
+restored:
+  description: What was put back, or would be.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: Where it lies on the host.
+      type: str
+    part:
+      description: What it belongs to.
+      type: str
+      choices: [configuration, database, issued, request, crl, certificate, directory]
+
+set_aside:
+  description: What was in the way and was kept under another name.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: Where it lay.
+      type: str
+    kept_as:
+      description: Where it lies now. V(null) in check mode.
+      type: str
+
+next_serial:
+  description: The serial number that is issued next, as hex digits. V(null) where the CA has no C(serial).
+  returned: success
+  type: str
+
+next_crl_number:
+  description: The next CRL number, as hex digits. V(null) where the CA has no C(crlnumber).
+  returned: success
+  type: str
+
+advanced:
+  description: The numbers that were advanced. V(null) where none was.
+  returned: success
+  type: dict
+  contains:
+    serial:
+      description: The next serial number now, or V(null).
+      type: str
+    crl_number:
+      description: The next CRL number now, or V(null).
+      type: str
+
+reentered:
+  description: The revocations that were entered again.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    serial:
+      description: The serial number of the certificate, as hex digits.
+      type: str
+    revoked_at:
+      description: When it was revoked, as an C(index.txt) has it (YYMMDDHHMMSSZ).
+      type: str
+    reason:
+      description: Why, as openssl names it. V(null) where that is not told.
+      type: str
+
+reasons:
+  description: Why the task failed.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    code:
+      description:
+        - A stable identifier.
+        - One of V(conflict), V(foreign_authority), V(published_crl_newer), V(published_certificates_newer).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+
+advisories:
+  description: What is worth knowing and stops nothing.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    code:
+      description: A stable identifier, such as V(database_newer), V(published_not_compared) or V(moved).
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
+"""
+
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_RESTORE
+from ansible_collections.keyward.pki.plugins.module_utils._database_host import restore_database
+from ansible_collections.keyward.pki.plugins.module_utils._host import run
+
+
+def main() -> None:
+    run(CA_DATABASE_RESTORE, restore_database)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what backing up and restoring databases do on the controller; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import typing as t
+from dataclasses import replace
+from importlib.metadata import version
+
+from ansible import __version__ as core_version
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _certificates
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, directory_name, refuse_foreign
+from ansible_collections.keyward.pki.plugins.module_utils._database import (
+    ARCHIVE,
+    MEMBERS,
+    SetFile,
+    SetManifest,
+    State,
+    age_in_seconds,
+    due_reasons,
+    even_hex,
+    index_time,
+    set_manifest_from_json,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
+    MadeSet,
+    issued_in,
+    now,
+    only_set,
+    set_manifest,
+    set_name,
+    set_result,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut, prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore, StoredSet, digest_of, given_set
+from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL, load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
+from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of
+
+# How openssl ca names the reasons of RFC 5280, 5.3.1; it has no names for the others.
+_REASONS = {
+    "keyCompromise": "keyCompromise",
+    "cACompromise": "CACompromise",
+    "affiliationChanged": "affiliationChanged",
+    "superseded": "superseded",
+    "cessationOfOperation": "cessationOfOperation",
+    "certificateHold": "certificateHold",
+}
+
+
+class SetFlow(Flow):
+    """What tasks share that look into stores of sets."""
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
+
+    def _one_of(self, *names: str) -> None:
+        if len([name for name in names if self.options.get(name)]) != 1:
+            raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
+
+    def _stores(self) -> list[SetStore]:
+        found = {store.path: store for store in (SetStore(path) for path in self.options["stores"])}
+        return list(found.values())
+
+    def _made(self) -> Result:
+        versions = {"keyward.pki": COLLECTION_VERSION, "ansible-core": core_version, "python": platform.python_version()}
+        return {"at": now(), "controller": platform.node(), "versions": {**versions, "cryptography": version("cryptography")}}
+
+    @contextlib.contextmanager
+    def _remote_directory(self) -> t.Iterator[str]:
+        """A directory of the login user on the host that is gone afterwards."""
+        path = str(self._make_tmp_path())
+        try:
+            yield path
+        finally:
+            self._remove_tmp_path(path, force=True)
+
+    def _transfer(self, transfer: t.Callable[[str, str], t.Any], source: str, target: str) -> None:
+        try:
+            transfer(source, target)
+        except AnsibleConnectionFailure:
+            raise
+        except AnsibleError as exc:
+            cause = exc.__cause__ or getattr(exc, "orig_exc", None)
+            why = os_cause(cause) if isinstance(cause, OSError) else "the connection's file transfer failed"
+            raise KeywardError(
+                f"{os.path.basename(source)} was not transferred", why, f"Check the room and the permissions of {os.path.dirname(target)}"
+            ) from exc
+
+    def _on_host_path(self, folder: str, name: str) -> str:
+        return str(self._connection._shell.join_path(folder, name))
+
+
+class CaDatabaseBackup(SetFlow):
+    NAME, ARGUMENTS = "ca_database_backup", _arguments.CA_DATABASE_BACKUP
+
+    def perform(self) -> Result:
+        self._one_of("stores", "host_store")
+        self._age = age_in_seconds(self.options["max_age"]) if self.options["max_age"] else None
+        if self.options["keep_full_sets"] is not None and self.options["keep_full_sets"] < 1:
+            raise KeywardError(
+                "ca_database_backup can't run", "keep_full_sets is less than 1", "Give the number of sets to keep, at least 1"
+            )
+        return self._here() if self.options["stores"] else self._there()
+
+    def _there(self) -> Result:
+        """All of it on the host: nothing travels."""
+        names = ("host_store", "max_age", "keep_full_sets")
+        answer = self.on_host({**{name: self.options[name] for name in names}, "made": self._made()})
+        live = live_of(answer, self._host)
+        reasons = [Finding(**reason) for reason in answer["reasons"]]
+        store_advisories = [Finding(**advisory) for advisory in answer["store_advisories"]]
+        left_out = [LeftOut(**one) for one in answer["left_out"]]
+        return self._result(
+            live, answer["id"], State(**answer["state"]), reasons, answer["set"], left_out, answer["removed"], store_advisories
+        )
+
+    def _here(self) -> Result:
+        stores = self._stores()
+        for store in stores:
+            store.refuse_if_not_writable()
+        answer = self.on_host({})
+        live, state = live_of(answer, self._host), State(**answer["state"])
+        known = {store.path: store.recognise(live.authority, live.generations) for store in stores}
+        directories = [directory for directory in known.values() if directory]
+        newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
+        advisories = [advisory for directory in directories for advisory in directory.advisories]
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
+        identity = directories[0].sets[0].manifest.authority.id if directories else None
+        paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.sets)]
+        shown = set_result(newest.manifest, paths) if newest else None
+        lacking = [store for store in stores if newest and not reasons and not self._has(known[store.path], newest)]
+        left_out: list[LeftOut] = []
+        removed: list[str] = []
+        if reasons and not self._check:
+            authority = replace(live.authority, id=identity or authority_id(live.generations))
+            name = directories[0].name if directories else directory_name(authority)
+            manifest, paths, removed, made = self._store(stores, authority, live, name, reasons)
+            shown, state, left_out, identity = set_result(manifest, paths), made.state, list(made.left_out), authority.id
+            if made.unfinished:
+                text = "openssl ca was stopped while it issued: files whose names end in .new lie beside the database"
+                advisories.append(Finding("unfinished_issue", text))
+        elif lacking and newest and shown and not self._check:
+            shown["paths"] += [store.copy(newest, directories[0].name) for store in lacking]
+        return self._result(live, identity, state, reasons, shown, left_out, removed, advisories, bool(lacking))
+
+    def _has(self, directory: SetDirectory | None, one: StoredSet) -> bool:
+        return bool(directory and any(other.name == one.name and other.damage is None for other in directory.sets))
+
+    def _store(
+        self, stores: t.Sequence[SetStore], authority: Authority, live: Live, name: str, reasons: t.Sequence[Finding]
+    ) -> tuple[SetManifest, list[str], list[str], MadeSet]:
+        first, *others = stores
+        with first.staging() as staged:
+            made = self._fetched(staged)
+            prove_archive(os.path.join(staged, ARCHIVE), read_members(os.path.join(staged, MEMBERS)))
+            with first.locked():
+                directory = SetDirectory(os.path.join(first.path, name))
+                taken = [SetDirectory(os.path.join(store.path, name)).next_sequence for store in stores]
+                manifest = set_manifest(made, authority, live.generations, directory, {**self._made(), "reason": reasons[0].code})
+                manifest = replace(manifest, sequence=max(taken))
+                paths = [first.commit(staged, manifest, name, set_name(manifest))]
+        stored = StoredSet(paths[0], manifest)
+        paths += [store.copy(stored, name) for store in others]
+        removed = []
+        event = {"event": "set", "at": now(), "controller": platform.node(), "host": self._host, "set": manifest.id}
+        for store in stores:
+            removed += store.keep(SetDirectory(os.path.join(store.path, name)), self.options["keep_full_sets"])
+            store.record(name, event)
+        return manifest, paths, removed, made
+
+    def _fetched(self, staged: str) -> MadeSet:
+        """A set made on the host and moved by the connection's own file transfer, digests compared."""
+        with self._remote_directory() as folder:
+            answer = self.on_host({"make": folder})
+            for shape in answer["files"]:
+                local = os.path.join(staged, os.path.basename(shape["name"]))
+                descriptor = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.close(descriptor)
+                self._transfer(self._connection.fetch_file, self._on_host_path(folder, shape["name"]), local)
+                if digest_of(local) != shape["sha256"]:
+                    raise KeywardError(
+                        "nothing was stored",
+                        f"{shape['name']} did not arrive as it was made on the host",
+                        "Check the connection and the disks",
+                    )
+        return MadeSet(
+            tuple(SetFile(**shape) for shape in answer["files"]),
+            answer["members"],
+            State(**answer["state"]),
+            answer["as_of"],
+            tuple(LeftOut(**one) for one in answer["left_out"]),
+            answer["unfinished"],
+        )
+
+    def _result(
+        self,
+        live: Live,
+        identity: str | None,
+        state: State,
+        reasons: t.Sequence[Finding],
+        stored: Result | None,
+        left_out: t.Sequence[LeftOut],
+        removed: t.Sequence[str],
+        advisories: t.Sequence[Finding],
+        copied: bool = False,
+    ) -> Result:
+        found = [Finding("private_key_left_out", f"{one.path} was left out: {one.why}") for one in left_out]
+        result: Result = {
+            "changed": bool(reasons) or copied,
+            "authority": replace(live.authority, id=identity).as_result(),
+            "set": stored,
+            "due": bool(reasons),
+            "database": {name: getattr(state, name) for name in ("entries", "next_serial", "next_crl_number")},
+            "left_out": [dict(vars(one)) for one in left_out],
+            "removed": list(removed),
+            "reasons": findings(reasons),
+            "advisories": findings(live.advisories, advisories, found),
+        }
+        if self._task.diff:
+            after = f"{state.entries} entries, next serial {state.next_serial}, next CRL number {state.next_crl_number}\n"
+            result["diff"] = {"before": "" if reasons else after, "after": after}
+        return result
+
+
+class CaDatabaseRestore(SetFlow):
+    NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
+
+    def perform(self) -> Result:
+        self._one_of("stores", "host_store", "set")
+        options: Result = {name: self.options[name] for name in ("part", "on_conflict")}
+        options.update(advance=self._advance(), controller=platform.node())
+        answer = self._from_host_store(options) if self.options["host_store"] else self._from_here(options)
+        manifest = set_manifest_from_json(answer["manifest"])
+        result: Result = {
+            "changed": answer["changed"],
+            "authority": replace(manifest.authority, host=self._host).as_result(),
+            "set": answer["set"],
+            "as_of": manifest.as_of,
+            **{
+                name: answer[name]
+                for name in ("restored", "set_aside", "next_serial", "next_crl_number", "advanced", "reentered", "advisories")
+            },
+            "reasons": [],
+        }
+        if self._task.diff:
+            result["diff"] = {
+                "before": "".join(f"{one['path']}\n" for one in result["set_aside"]),
+                "after": "".join(f"{one['path']}: {one['part']}\n" for one in result["restored"]),
+            }
+        return result
+
+    def _advance(self) -> t.Any:
+        given = self.options["advance"]
+        if given in (None, "auto"):
+            return given
+        if not isinstance(given, dict) or set(given) - {"serial", "crl_number"} or not given:
+            raise KeywardError(
+                "ca_database_restore can't run", "advance is neither auto nor a dictionary of serial and crl_number", "Correct it"
+            )
+        for name, number in given.items():
+            if not re.match(r"[0-9A-Fa-f]+\Z", str(number)):
+                raise KeywardError(
+                    "ca_database_restore can't run", f"advance.{name} is no hexadecimal number", "Give hex digits, in quotes"
+                )
+        return {name: str(number) for name, number in given.items()}
+
+    def _from_host_store(self, options: Result) -> Result:
+        look = self.on_host({"host_store": self.options["host_store"]})
+        generations = set_manifest_from_json(look["manifest"]).generations
+        options.update(host_store=self.options["host_store"], published=self._published(generations))
+        return self.on_host({"restore": options})
+
+    def _from_here(self, options: Result) -> Result:
+        chosen = given_set(self.options["set"]) if self.options["set"] else None
+        place = None
+        if chosen and not self._names_an_authority:
+            recorded = chosen.manifest.authority
+            place = {name: getattr(recorded, name) for name in ("backend", "config_file", "directory", "name")}
+        try:
+            live = live_of(self.on_host({}, place), self._host)
+        except NothingOnHost:
+            live = None
+        chosen = chosen or self._of_stores(live)
+        if chosen.damage:
+            raise KeywardError(
+                "nothing was restored", f"{chosen.path} can't be used: {chosen.damage}", "Use another set, or another copy of it"
+            )
+        manifest = chosen.manifest
+        if live:
+            refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
+        options.update(manifest=manifest.as_json(), published=self._published(manifest.generations))
+        with self._remote_directory() as folder:
+            sent = []
+            for name in (ARCHIVE, MEMBERS):
+                sent.append(self._on_host_path(folder, name))
+                self._transfer(self._connection.put_file, os.path.join(chosen.path, name), sent[-1])
+            self._fixup_perms2([folder, *sent])
+            answer = self.on_host({"restore": {**options, "folder": folder}}, place)
+        answer["set"]["paths"] = [chosen.path]
+        if answer["changed"] and not self._check:
+            self._record(chosen)
+        return answer
+
+    def _of_stores(self, live: Live | None) -> StoredSet:
+        found: list[StoredSet] = []
+        for store in self._stores():
+            if live:
+                directory = store.recognise(live.authority, live.generations)
+                directories = [directory] if directory else []
+            else:
+                directories = store.of_place(self._host, self.options)
+            if directories and (len(directories) > 1 or directories[0].newest):
+                found.append(only_set(directories, self._host))
+        return max(found, key=lambda one: one.manifest.rank) if found else only_set([], self._host)
+
+    def _record(self, chosen: StoredSet) -> None:
+        folder = os.path.dirname(os.path.realpath(chosen.path))
+        try:
+            store = SetStore(os.path.dirname(folder))
+        except KeywardError:
+            return  # a set that lies in no store
+        event = {"event": "restore", "at": now(), "controller": platform.node(), "host": self._host, "set": chosen.manifest.id}
+        store.record(os.path.basename(folder), event)
+
+    def _published(self, generations: t.Sequence[Generation]) -> Result:
+        """What is out there, as numbers: the newest of the CRLs, which a generation signed, and the certificates that one issued."""
+        numbers, revocations = [], {}
+        for path in self.options["published_crl"] or ():
+            parsed = self._crl(path, generations)
+            number = next((e.value.crl_number for e in parsed.extensions if hasattr(e.value, "crl_number")), None)
+            if number is not None:
+                numbers.append(even_hex(number))
+            for entry in parsed:
+                moment = getattr(entry, "revocation_date_utc", None) or entry.revocation_date
+                why = next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
+                revocations[entry.serial_number] = [even_hex(entry.serial_number), index_time(moment), _REASONS.get(why or "")]
+        issued = []
+        folder = self.options["published_certificates"]
+        if folder:
+            signers = [_certificates.load(generation.certificate) for generation in generations]
+            try:
+                names = sorted(os.listdir(folder))
+            except OSError as exc:
+                raise KeywardError(
+                    f"published_certificates {folder} can't be read", os_cause(exc), "Give a directory on the controller"
+                ) from exc
+            for name in names:
+                path = os.path.join(folder, name)
+                if os.path.isfile(path):
+                    issued += [[even_hex(one.serial), one.expires, one.subject, one.where] for one in issued_in(path, signers)]
+        compared = bool(self.options["published_crl"] or folder)
+        return {"crl_numbers": numbers, "revocations": list(revocations.values()), "issued": issued, "compared": compared}
+
+    def _crl(self, path: str, generations: t.Sequence[Generation]) -> t.Any:
+        try:
+            parsed = load_crl(read_file(path, "the published CRL", LARGEST_CRL))
+        except FileNotFoundError:
+            raise KeywardError(f"the published CRL {path} can't be read", "it does not exist", "Give a file on the controller") from None
+        except ValueError:
+            raise KeywardError(
+                f"the published CRL {path} can't be read", "it is no CRL, neither PEM nor DER", "Give another file"
+            ) from None
+        if not any(signed_by(parsed, generation) for generation in generations):
+            raise KeywardError(
+                f"the published CRL {path} can't be used", "no generation of this CA signed it", "Give the CRLs of this CA only"
+            )
+        return parsed

@@ -1,0 +1,445 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sets of the database of openssl ca: free of keys, consistent, byte for byte back, and never a danger unnoticed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _database_host
+from ansible_collections.keyward.pki.plugins.module_utils._authority import Which
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, generation_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._database import (
+    ARCHIVE,
+    MEMBERS,
+    Numbers,
+    Row,
+    SetManifest,
+    State,
+    age_in_seconds,
+    due_reasons,
+    parse_index,
+    set_manifest_from_json,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, digest_of
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+from support.killed import killed_at
+from support.openssl_ca import OpensslCa, openssl
+from tools import require_tool
+
+NOTHING = {"crl_numbers": [], "revocations": [], "issued": [], "compared": False}
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> OpensslCa:
+    require_tool("openssl")
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    ca.sign_crl().unlink()  # a place that the configuration doesn't name
+    return ca
+
+
+def which(ca: OpensslCa | Path) -> Which:
+    return Which(config_file=str((ca.directory if isinstance(ca, OpensslCa) else ca) / "openssl.cnf"))
+
+
+def make(ca: OpensslCa, folder: Path) -> SetManifest:
+    """A set in a folder; its manifest."""
+    folder.mkdir()
+    answer = _database_host.back_up_database(which(ca), {"make": str(folder)}, False)
+    made = _database_host.MadeSet(
+        tuple(_database_host.SetFile(**shape) for shape in answer["files"]),
+        answer["members"],
+        State(**answer["state"]),
+        answer["as_of"],
+        tuple(LeftOut(**one) for one in answer["left_out"]),
+        answer["unfinished"],
+    )
+    authority = replace(Authority(**{**answer["authority"], "id": None}), id="0" * 64)
+    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    manifest = _database_host.set_manifest(made, authority, generations, SetDirectory(str(folder / "none")), {"at": "now"})
+    assert set_manifest_from_json(json.loads(json.dumps(manifest.as_json()))) == manifest
+    return manifest
+
+
+def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, *, check: bool = False, **options: Any) -> dict[str, Any]:
+    request = {"part": "all", "on_conflict": "fail", "advance": None, "published": NOTHING, "controller": "c", **options}
+    request.update(folder=str(folder), manifest=manifest.as_json())
+    return _database_host.restore_database(which(place), {"restore": request}, check)
+
+
+def refused(call: Any) -> str:
+    with pytest.raises(KeywardError) as caught:
+        call()
+    return str(caught.value)
+
+
+def details(directory: Path) -> dict[str, tuple[Any, ...]]:
+    found: dict[str, tuple[Any, ...]] = {}
+    for path in sorted(directory.rglob("*")):
+        status = path.lstat()
+        content: Any = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        times = None if path.is_dir() else status.st_mtime_ns
+        found[str(path.relative_to(directory))] = (
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+            None if path.is_symlink() else times,
+            content,
+        )
+    return found
+
+
+def exact(directory: Path) -> dict[str, tuple[int, int, int]]:
+    return {str(path): (path.lstat().st_ino, path.lstat().st_mtime_ns, path.lstat().st_ctime_ns) for path in directory.rglob("*")}
+
+
+def lose_all_but_keys(ca: OpensslCa) -> None:
+    for path in ca.directory.iterdir():
+        if path.name == "private":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+# --- what is in a set ---
+
+
+def test_everything_comes_back_byte_for_byte_and_keys_are_not_touched(ca: OpensslCa, tmp_path: Path) -> None:
+    ca.renew_keeping()
+    (ca.directory / "newcerts" / "link.pem").symlink_to("1000.pem")
+    (ca.directory / "newcerts" / "deep").mkdir(mode=0o710)
+    (ca.directory / "newcerts" / "deep" / "1.pem").write_text("something")
+    (ca.directory / "newcerts" / "deep" / "1.pem").chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(ca.directory / "serial", 1, 1)
+    os.utime(ca.directory / "newcerts" / "1000.pem", ns=(10**18 + 123456789, 10**18 + 123456789))
+    shutil.rmtree(ca.directory / "requests")  # its .key files are nobody's business here
+    before, keys = details(ca.directory), exact(ca.directory / "private")
+    manifest = make(ca, tmp_path / "set")
+    assert details(ca.directory) == before and exact(ca.directory / "private") == keys
+    assert (manifest.state.entries, manifest.state.next_serial, manifest.left_out) == (1, "1001", ())
+    lose_all_but_keys(ca)
+    assert restore(ca, tmp_path / "set", manifest, check=True)["changed"] and sorted(ca.directory.iterdir()) == [ca.directory / "private"]
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert answer["changed"] and details(ca.directory) == before and exact(ca.directory / "private") == keys
+    assert (answer["next_serial"], answer["next_crl_number"]) == ("1001", "02")
+    whole = exact(ca.directory)
+    again = restore(ca, tmp_path / "set", manifest)
+    assert not again["changed"] and exact(ca.directory) == whole
+    assert [one["code"] for one in again["advisories"]] == ["published_not_compared"]
+    (ca.directory / "requests").mkdir()
+    ca.issue("second.example.com")
+    ca.sign_crl()
+
+
+def test_tar_alone_opens_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    manifest = make(ca, tmp_path / "set")
+    (tmp_path / "out").mkdir()
+    subprocess.run([require_tool("tar"), "-xzpf", tmp_path / "set" / ARCHIVE, "-C", tmp_path / "out"], check=True)
+    out = details(tmp_path / "out" / str(ca.directory).lstrip("/"))
+    live = details(ca.directory)
+    assert {name: what for name, what in live.items() if not name.startswith("private")}.keys() == out.keys()
+    assert {name: what[4] for name, what in out.items()} == {name: live[name][4] for name in out}
+    for file in manifest.files:
+        done = subprocess.run(["sha256sum", tmp_path / "set" / file.name], capture_output=True, text=True, check=True)
+        assert done.stdout.split()[0] == file.sha256
+
+
+def test_no_private_key_gets_into_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    key = load_pem_private_key(ca.private_key.read_bytes(), None)
+    other = OpensslCa(tmp_path / "other", algorithm="rsa:2048")
+    rsa = load_pem_private_key(other.private_key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"a password")
+    newcerts, certs = ca.directory / "newcerts", ca.directory / "certs"
+    planted = {
+        newcerts / "plain.pem": ca.private_key.read_bytes(),
+        newcerts / "1002.pem": ca.certificate.read_bytes() + ca.private_key.read_bytes(),
+        newcerts / ".hidden": rsa.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        newcerts / "locked.crt": rsa.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, locked),
+        newcerts / "deep" / "er" / "x": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        certs / "locked.der": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, locked),
+        certs / "pkcs1.der": rsa.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        certs / "ca.p12": pkcs12.serialize_key_and_certificates(b"ca", key, None, None, locked),
+        certs / "bare.txt": base64.encodebytes(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())),
+        certs / "seed": b"junk" + key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()),
+        ca.directory / "requests" / "odd.csr": b"text\n" + ca.private_key.read_bytes(),
+        ca.directory / "serial.old": ca.private_key.read_bytes(),
+    }
+    for path, data in planted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    os.link(ca.private_key, newcerts / "hard-link.pem")
+    (certs / "symbolic.pem").symlink_to(ca.private_key)
+    manifest = make(ca, tmp_path / "set")
+    left_out = {Path(one["path"]) for one in manifest.left_out}
+    assert left_out == {*planted, newcerts / "hard-link.pem", *(ca.directory / "requests").glob("*.key")}
+    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
+        names = set(archive.getnames())
+        contents = b"".join(stream.read() for info in archive if (stream := archive.extractfile(info) if info.isreg() else None))
+    assert not [path for path in left_out if str(path).lstrip("/") in names]
+    assert str(certs / "symbolic.pem").lstrip("/") in names and str(newcerts / "1000.pem").lstrip("/") in names
+    for data in (ca.private_key.read_bytes().split(b"\n")[1], key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())):
+        assert data not in contents
+
+
+def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def issue_on() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            ca.issue(f"n{number}.example.com")
+            time.sleep(0.4)
+
+    thread = threading.Thread(target=issue_on)
+    thread.start()
+    made = 0
+    try:
+        for number in range(6):
+            folder = tmp_path / f"set{number}"
+            try:
+                make(ca, folder)
+            except KeywardError as exc:
+                assert "changed it each of" in str(exc)
+                continue
+            made += 1
+            with tarfile.open(folder / ARCHIVE) as archive:
+                index = archive.extractfile(str(ca.directory / "index.txt").lstrip("/"))
+                serial = archive.extractfile(str(ca.directory / "serial").lstrip("/"))
+                assert index and serial
+                rows = parse_index(index.read().decode(), "index.txt")
+                names = archive.getnames()
+                assert int(serial.read(), 16) > max(rows)
+            for row in rows.values():
+                assert str(ca.directory / "newcerts" / f"{row.serial}.pem").lstrip("/") in names
+    finally:
+        stop.set()
+        thread.join()
+    assert made, "at least one copy was possible"
+
+
+def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    archive, members = tmp_path / "set" / ARCHIVE, tmp_path / "set" / MEMBERS
+    whole, listed = archive.read_bytes(), json.loads(members.read_text())
+
+    def with_digests() -> SetManifest:
+        return replace(manifest, files=tuple(replace(f, sha256=digest_of(str(tmp_path / "set" / f.name))) for f in manifest.files))
+
+    archive.write_bytes(whole[:-100])
+    assert "does not have the digest" in refused(lambda: restore(ca, tmp_path / "set", manifest))
+    assert "damaged or cut off" in refused(lambda: restore(ca, tmp_path / "set", with_digests()))
+    archive.write_bytes(whole)
+    for damaged, why in (
+        (listed[:-1], "is not what the list of members says"),
+        ([*listed, {**listed[0], "path": "/etc/other"}], "is missing in the archive"),
+        ([{**listed[0], "sha256": "0" * 64}, *listed[1:]], "does not have the digest"),
+        ([{**listed[0], "path": "/a/../b"}, *listed[1:]], "is damaged"),
+        ([{**listed[0], "path": str(ca.private_key)}, *listed[1:]], "not what the list"),
+    ):
+        members.write_text(json.dumps(damaged))
+        assert why in refused(lambda: restore(ca, tmp_path / "set", with_digests()))
+    assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
+
+
+# --- old databases ---
+
+
+def revoke(ca: OpensslCa, serial: str, reason: str = "keyCompromise") -> None:
+    certificate = ca.directory / "newcerts" / f"{serial}.pem"
+    openssl("ca", "-config", ca.config_file, "-revoke", certificate, "-crl_reason", reason, cwd=ca.directory)
+
+
+def published(ca: OpensslCa, *serials: int, revoked: tuple[int, ...] = (), number: int = 0) -> dict[str, Any]:
+    return {
+        "crl_numbers": [f"{number:X}"] if number else [],
+        "revocations": [[f"{one:X}", "260101000000Z", "keyCompromise"] for one in revoked],
+        "issued": [[f"{one:X}", "270101000000Z", f"/CN=n{one}", f"n{one}.pem"] for one in serials],
+        "compared": True,
+    }
+
+
+def test_an_old_database_is_refused_until_it_is_told_how_to_go_on(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    for out_there, code in (
+        (published(ca, 0x1001), "published_certificates_newer"),
+        (published(ca, number=2), "published_crl_newer"),
+        (published(ca, revoked=(0x1000,)), "published_crl_newer"),
+    ):
+        with pytest.raises(KeywardError) as caught:
+            restore(ca, tmp_path / "set", manifest, published=out_there)
+        assert [finding.code for finding in caught.value.findings] == [code]
+        assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
+    out_there = published(ca, 0x1001, 0x1004, revoked=(0x1000, 0x1004, 0x1005), number=7)
+    behind = {"serial": "1003", "crl_number": "08"}
+    assert "is not beyond what was issued" in refused(lambda: restore(ca, tmp_path / "set", manifest, published=out_there, advance=behind))
+    answer = restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+    assert (answer["next_serial"], answer["next_crl_number"]) == ("1006", "08")
+    assert answer["advanced"] == {"serial": "1006", "crl_number": "08"}
+    assert [one["serial"] for one in answer["reentered"]] == ["1000", "1004", "1005"]
+    rows = parse_index((ca.directory / "index.txt").read_text(), "")
+    assert [(rows[n].state, rows[n].subject) for n in sorted(rows)] == [
+        ("R", "/CN=first.example.com"),
+        ("V", "/CN=n4097"),
+        ("R", "/CN=n4100"),
+        ("R", "/CN=re-entered from the published CRL"),
+    ]
+    assert rows[0x1000].revoked == "260101000000Z,keyCompromise"
+    whole = exact(ca.directory)
+    for advance in ("auto", None, {"serial": "1006"}):
+        assert not restore(ca, tmp_path / "set", manifest, published=out_there, advance=advance)["changed"] and exact(ca.directory) == whole
+    ca.issue("later.example.com")
+    assert (ca.directory / "newcerts" / "1006.pem").exists()
+    text = openssl("crl", "-in", ca.sign_crl(), "-noout", "-text").stdout
+    assert all(f"{number:04X}" in text for number in (0x1000, 0x1004, 0x1005)) and "Key Compromise" in text
+
+
+def test_a_newer_database_stays_and_another_one_is_a_conflict(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    ca.issue("second.example.com")
+    revoke(ca, "1000")
+    ca.sign_crl()
+    (ca.directory / "newcerts" / "1000.pem").unlink()
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert [one["path"] for one in answer["restored"]] == [str(ca.directory / "newcerts" / "1000.pem")]
+    assert "database_newer" in {one["code"] for one in answer["advisories"]}
+    assert parse_index((ca.directory / "index.txt").read_text(), "")[0x1000].state == "R"
+
+    lines = (ca.directory / "index.txt").read_text().splitlines(keepends=True)
+    (ca.directory / "index.txt").write_text("".join(lines[1:]))
+    whole = exact(ca.directory)
+    assert "has entries that the set lacks, and lacks some" in refused(lambda: restore(ca, tmp_path / "set", manifest))
+    (ca.config_file).write_text(ca.config_file.read_text() + "# changed\n")
+    assert str(ca.config_file) in refused(lambda: restore(ca, tmp_path / "set", manifest, part="configuration"))
+    (ca.config_file).write_text(ca.config_file.read_text().replace("# changed\n", ""))
+    assert {path: what for path, what in exact(ca.directory).items() if "openssl" not in path} == {
+        path: what for path, what in whole.items() if "openssl" not in path
+    }
+    # 1001 is out there: the host itself shows it, and the set's serial would hand it out again.
+    message = refused(lambda: restore(ca, tmp_path / "set", manifest, on_conflict="set_aside"))
+    assert "were issued that the database lacks: 1001" in message
+    answer = restore(ca, tmp_path / "set", manifest, on_conflict="set_aside", advance="auto")
+    kept = {Path(one["path"]).name: Path(one["kept_as"]) for one in answer["set_aside"]}
+    assert "index.txt" in kept and kept["index.txt"].read_text() == "".join(lines[1:])
+    assert answer["next_serial"] == "1002"
+    ca.issue("third.example.com")
+    assert (ca.directory / "newcerts" / "1002.pem").exists()
+
+
+def test_an_older_database_is_brought_up_to_the_set(ca: OpensslCa, tmp_path: Path) -> None:
+    older = {name: (ca.directory / name).read_bytes() for name in ("index.txt", "serial", "crlnumber")}
+    ca.issue("second.example.com")
+    revoke(ca, "1000")
+    manifest = make(ca, tmp_path / "set")
+    newer = {name: (ca.directory / name).read_bytes() for name in older}
+    for name, data in older.items():
+        (ca.directory / name).write_bytes(data)
+    assert restore(ca, tmp_path / "set", manifest)["changed"]
+    assert {name: (ca.directory / name).read_bytes() for name in older} == newer
+
+
+def test_a_restore_that_is_killed_anywhere_is_finished(ca: OpensslCa, tmp_path: Path) -> None:
+    ca.issue("second.example.com")
+    shutil.rmtree(ca.directory / "requests")
+    shutil.rmtree(ca.directory / "certs")
+    manifest = make(ca, tmp_path / "set")
+    complete = {name: what[4] for name, what in details(ca.directory).items()}
+    out_there = published(ca, revoked=(0x1000,))
+    reached = 0
+    for number in range(1, 80, 3):
+        lose_all_but_keys(ca)
+        if not killed_at(number, lambda: restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")):
+            break
+        reached += 1
+        restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+        now = {name: what[4] for name, what in details(ca.directory).items() if ".new" not in name}
+        assert parse_index(now.pop("index.txt").decode(), "")[0x1000].state == "R", number
+        assert now == {name: what for name, what in complete.items() if name != "index.txt"}, number
+    assert reached >= 8
+
+
+def test_another_place(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    manifest = make(ca, tmp_path / "set")
+    moved = tmp_path / "moved"
+    answer = restore(moved, tmp_path / "set", manifest, part="configuration")
+    assert [one["path"] for one in answer["restored"]] == [str(moved / "openssl.cnf")]
+    assert "moved" in {one["code"] for one in answer["advisories"]}
+    (moved / "openssl.cnf").write_text((moved / "openssl.cnf").read_text().replace(str(ca.directory), str(moved)))
+    assert "openssl.cnf" in refused(lambda: restore(moved, tmp_path / "set", manifest))
+    answer = restore(moved, tmp_path / "set", manifest, on_conflict="set_aside")
+    assert (moved / "newcerts" / "1000.pem").read_bytes() == (ca.directory / "newcerts" / "1000.pem").read_bytes()
+    other = OpensslCa(tmp_path / "other", name="Another CA")
+    assert "another authority" in refused(lambda: restore(other, tmp_path / "set", manifest))
+
+
+# --- the domain ---
+
+
+def test_due() -> None:
+    state = State("d", "c", 1, "01", "01")
+    manifest = SetManifest(
+        "i", 1, None, "full", Authority("openssl", "n", "n", "s", "/"), "2026-01-01T00:00:00Z", "x", {}, (), 1, state, (), ()
+    )
+    at = datetime(2026, 1, 2, 0, 0, 1)
+    assert [one.code for one in due_reasons(state, None, None, at)] == ["no_set"]
+    assert due_reasons(state, manifest, None, at) == [] == due_reasons(state, manifest, 2 * 86400, at)
+    assert [one.code for one in due_reasons(state, manifest, 86400, at)] == ["max_age"]
+    changed = [one.code for one in due_reasons(replace(state, database="x", configuration="y"), manifest, None, at)]
+    assert changed == ["database_changed", "configuration_changed"]
+    assert [age_in_seconds(text) for text in ("12h", "7d", "4w")] == [43200, 604800, 2419200]
+    for text in ("", "7", "0d", "7m", "-1d", "7d "):
+        assert "is no age" in refused(lambda text=text: age_in_seconds(text))
+
+
+def test_rows() -> None:
+    text = "V\t270101000000Z\t\t1000\tunknown\t/CN=a\nR\t270101000000Z\t260101000000Z,superseded\t1001\tunknown\t/CN=b\n"
+    rows = parse_index(text, "index.txt")
+    assert "".join(f"{row.text}\n" for row in rows.values()) == text
+    revoked = replace(rows[0x1000], state="R", revoked="260202000000Z")
+    assert revoked.covers(rows[0x1000]) and not rows[0x1000].covers(revoked) and rows[0x1001].covers(rows[0x1001])
+    assert not replace(rows[0x1001], revoked="x").covers(rows[0x1001])
+    assert not Numbers(rows, 0x1002, 1).covers(Numbers({**rows, 0x1000: revoked}, 0x1002, 1))
+    assert Numbers({**rows, 0x1000: revoked}, 0x1003, 1).covers(Numbers(rows, 0x1002, None))
+    for damaged in ("V\tx", "X\t1\t\t1\tu\ts\n", "V\t1\t\tzz\tu\ts\n"):
+        with contextlib.suppress(AssertionError):
+            assert "its line 1" in refused(lambda damaged=damaged: parse_index(damaged, "index.txt"))
+    assert Row("V", "e", "", "01", "unknown", "/CN=x").text.count("\t") == 5
+
+
+def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest, part="configuration")
+    restore(ca, tmp_path / "set", manifest)
+    assert OpensslBackend(which(ca)).read().generations[0].private_key == "present"
