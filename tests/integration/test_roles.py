@@ -1,0 +1,228 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The roles and playbooks on one host: install, backups, renewal and restore, in order, twice, cut and failing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.ansible_run import Ansible
+from support.openssl_ca import openssl
+from support.plays import fingerprint, tree
+from support.roles import a_root, changed, entry, issue, issued, make_stores, newest_manifest, now, playbook, ran
+from tools import require_tool
+
+PUBLISH = """\
+- name: Publish
+  ansible.builtin.copy:
+    content: "{{ (renewal_certificates + renewal_crls) | join('') }}"
+    dest: "{{ published }}"
+    mode: "0644"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _openssl() -> None:
+    require_tool("openssl")
+
+
+def one_host(ansible: Ansible, variables: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"ca": ansible.local(**variables, **more)}
+
+
+def stores_of(variables: dict[str, Any]) -> tuple[Path, Path]:
+    return Path(variables["keyward_key_stores"][0]), Path(variables["keyward_database_stores"][0])
+
+
+def covered(store: Path) -> set[str]:
+    return {generation["fingerprints"]["sha256"] for generation in newest_manifest(store)["generations"]}
+
+
+def certificates(directory: Path) -> set[str]:
+    return {fingerprint(path) for path in directory.glob("cacert*.pem")}
+
+
+def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, databases = stores_of(stores)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": False, "keyward_issued_before": "2000-01-01T00:00:00Z"}
+    hosts = one_host(ansible, variables)
+
+    predicted = playbook(ansible, "install", hosts, check=True)
+    assert ran(predicted, "ca_install") == [True] and not ca.exists() and len(list(keys.iterdir())) == 1
+    assert ran(playbook(ansible, "install", hosts), "ca_install") == [True]
+    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 1
+    before = tree(tmp_path / "ca", keys, databases)
+    for name in ("install", "key_backup", "database_backup", "renewal", "restore"):
+        assert changed(playbook(ansible, name, hosts)) == [], name
+    assert tree(ca, keys, databases) == before
+
+    first = issue(ca, "first")
+    assert ran(playbook(ansible, "key_backup", hosts), "ca_key_backup") == [False], "issuing is no reason for a key backup"
+    assert ran(playbook(ansible, "database_backup", hosts), "ca_database_backup") == [True]
+
+    (tmp_path / "publish.yml").write_text(PUBLISH)
+    hosts = one_host(
+        ansible,
+        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")},
+        published=str(tmp_path / "published.pem"),
+    )
+    predicted = playbook(ansible, "renewal", hosts, check=True)
+    assert ran(predicted, "ca_renew") == [True] and len(certificates(ca)) == 1
+    renewed = playbook(ansible, "renewal", hosts)
+    assert ran(renewed, "ca_key_backup") == [False, True] and ran(renewed, "ca_database_backup") == [False, True]
+    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 2
+    published = (tmp_path / "published.pem").read_text()
+    assert (published.count("BEGIN CERTIFICATE"), published.count("BEGIN X509 CRL")) == (2, 2)
+    assert changed(playbook(ansible, "renewal", hosts)) == []
+    second = issue(ca, "second")
+    openssl("verify", "-CAfile", ca / "cacert.0.pem", tmp_path / "ca-first.pem")
+    openssl("verify", "-CAfile", ca / "cacert.pem", tmp_path / "ca-second.pem")
+    playbook(ansible, "database_backup", hosts)
+
+    listed, files = issued(ca), {path.relative_to(ca): path.read_bytes() for path in ca.rglob("*") if path.is_file()}
+    assert [row[2] for row in listed] == [first, second]
+    shutil.rmtree(ca)
+    playbook(ansible, "restore", hosts)
+    assert issued(ca) == listed
+    assert {path.relative_to(ca): path.read_bytes() for path in ca.rglob("*") if path.is_file()} == files
+    assert changed(playbook(ansible, "restore", hosts)) == []
+    assert int(issue(ca, "third"), 16) == int(second, 16) + 1
+
+    shutil.rmtree(ca)
+    assert ran(playbook(ansible, "install", hosts), "ca_install") == [False], "a CA that the stores know is restored, never made anew"
+    assert certificates(ca) == covered(keys)
+
+
+def test_tags_choose_the_backup(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": True, "keyward_issued_before": "2000-01-01T00:00:00Z"}
+    hosts = one_host(ansible, variables)
+    playbook(ansible, "install", hosts)
+    issue(ca, "first")
+    for tag, ran_then in (("key_backup", ([False, False], [])), ("database_backup", ([], [True, False]))):
+        result = playbook(ansible, "renewal", hosts, arguments=["--tags", tag])
+        assert (ran(result, "ca_key_backup"), ran(result, "ca_database_backup")) == ran_then, tag
+        assert not ran(result, "ca_renew")
+
+
+# --- several authorities on one host ---
+
+
+def test_root_and_issuing_side_by_side(ansible: Ansible, tmp_path: Path) -> None:
+    root, issuing = tmp_path / "root", tmp_path / "issuing"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    parent = {"host": "ca", "config_file": str(root / "openssl.cnf")}
+    authorities = [
+        entry(a_root(root, reuse_key=True)),
+        {**entry(a_root(issuing, "Example Issuing CA", keyward_kind="subordinate")), "reuse_key": False, "parent": parent},
+    ]
+    old = {"keyward_issued_before": "2000-01-01T00:00:00Z"}
+    hosts = one_host(ansible, {**stores, **old, "keyward_authorities": authorities})
+    playbook(ansible, "install", hosts)
+    openssl("verify", "-CAfile", root / "cacert.pem", issuing / "cacert.pem")
+    assert len(list(keys.iterdir())) == 3
+    for name in ("install", "key_backup", "database_backup", "renewal", "restore"):
+        assert changed(playbook(ansible, name, hosts)) == [], name
+
+    # The first authority fails, the second is served all the same.
+    (root / "cacert.pem").rename(root / "cacert.away")
+    (issuing / "private" / "cakey.pem").rename(issuing / "private" / "cakey.away")
+    failed = playbook(ansible, "key_backup", one_host(ansible, {**stores, "keyward_authorities": authorities}), rc=2)
+    message = failed.failed()["msg"]
+    assert str(root / "cacert.pem") in message
+    (root / "cacert.away").rename(root / "cacert.pem")
+    assert ran(playbook(ansible, "restore", hosts), "ca_key_restore") == [False, True]
+
+
+# --- failures ---
+
+
+def test_without_every_generation_covered_nothing_is_renewed(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
+    playbook(ansible, "install", one_host(ansible, variables))
+    issue(ca, "first")
+    shutil.rmtree(keys)
+    hosts = one_host(ansible, {**variables, "keyward_issued_before": now()})
+    failed = playbook(ansible, "renewal", hosts, rc=2)
+    assert "is not a keyward store" in failed.failed()["msg"]
+    assert not ran(failed, "ca_renew") and len(certificates(ca)) == 1
+    assert ran(failed, "ca_database_backup") == [True], "the database is backed up all the same"
+
+
+def test_a_failed_key_backup_stops_no_database_backup_and_the_next_run_takes_it(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
+    playbook(ansible, "install", one_host(ansible, variables))
+    due = {**variables, "keyward_issued_before": now()}
+    # Nothing is due at the gate, so the password is not missed before the renewal.
+    failed = playbook(
+        ansible, "renewal", one_host(ansible, {name: value for name, value in due.items() if name != "keyward_password"}), rc=2
+    )
+    assert "no password was given" in failed.failed()["msg"]
+    assert ran(failed, "ca_database_backup")[-1] is True
+    assert len(certificates(ca)) == 2 and len(covered(keys)) == 1
+    closed = playbook(ansible, "renewal", one_host(ansible, due))
+    assert ran(closed, "ca_key_backup") == [True, False] and ran(closed, "ca_renew") == [False]
+    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 2
+
+
+def test_a_failed_publication_is_told_and_skips_no_backup(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
+    playbook(ansible, "install", one_host(ansible, variables))
+    (tmp_path / "publish.yml").write_text("- name: Publish\n  ansible.builtin.fail:\n    msg: the web server is away\n")
+    due = {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")}
+    failed = playbook(ansible, "renewal", one_host(ansible, due), rc=2)
+    assert "the web server is away" in failed.failed()["msg"]
+    assert ran(failed, "ca_key_backup") == [False, True] and ran(failed, "ca_database_backup") == [False, True]
+    assert covered(keys) == certificates(ca)
+
+
+# --- cuts ---
+
+RENEWAL_STEPS = [
+    "keyward.pki.renewal : Look at the CA",
+    "keyward.pki.renewal : Back up its keys before the renewal",
+    "keyward.pki.renewal : Back up its database before the renewal",
+    "keyward.pki.renewal : Renew the CA when that is due",
+    "keyward.pki.renewal : Back up its keys after the renewal",
+    "keyward.pki.renewal : Sign the CRL of each generation when that is due",
+    "keyward.pki.renewal : Back up its database after the renewal",
+    "keyward.pki.renewal : See which generations the backups cover",
+]
+
+
+def test_a_renewal_that_is_killed_between_any_two_steps_is_finished_by_the_next_run(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    variables = {**stores, **a_root(ca)}
+    playbook(ansible, "install", one_host(ansible, variables))
+    for count, cut in enumerate(RENEWAL_STEPS, start=1):
+        due = {**variables, "keyward_issued_before": now(), "keyward_reuse_key": count % 3 == 0}
+        hosts = one_host(ansible, due)
+        run = ansible.start("keyward.pki.renewal", hosts=hosts, env={"KEYWARD_TEST_CUT": cut}, cfg=CUTTING)
+        assert run.finish().rc == -9, cut
+        finished = playbook(ansible, "renewal", hosts)
+        assert len(certificates(ca)) == count + 1, f"exactly one renewal, cut after {cut}"
+        assert covered(keys) == certificates(ca), cut
+        assert changed(playbook(ansible, "database_backup", hosts)) == [], f"the database is backed up, cut after {cut}"
+        assert len(list(ca.glob("crl/crl*.pem"))) + len(list(ca.glob("crl*.pem"))) == count + 1, f"{cut}\n{finished}"
+
+
+CUTTING = {"defaults": {"callbacks_enabled": "keyward_results,keyward_cut"}}
