@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# The life of a CA's keys in one run: made, renewed, backed up, destroyed, restored, used again.
+# A CA's life in one run: installed, used, backed up, renewed, destroyed with its whole directory, restored, used again.
 # Usage: run.sh [COMMANDS]   (the folder that holds ansible-playbook, .venv/bin unless it is named); all it makes lies in ./quickstart/.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,78 +16,82 @@ umask 077
 step() { printf '\n%s\n' "$*"; }
 say() { printf '   %s\n' "$*"; }
 fingerprint() { openssl x509 -in "$1" -noout -fingerprint -sha256 | sed 's/.*=//; s/://g' | cut -c1-16; }
+issued() { cut -f 1,3,4,6 "$ca/index.txt"; }
 
 # Run one playbook and print what its debug tasks say; everything it printed is in the log.
 play() {
-  if ! (cd "$demo" && ANSIBLE_CONFIG=$demo/ansible.cfg "$commands/ansible-playbook" "$here/$1" -e "demo=$demo" >"$demo/$1.log" 2>&1); then
-    cat "$demo/$1.log" >&2
+  local log
+  log=$demo/$((++plays))-$1.log
+  if ! (cd "$demo" && QUICKSTART=$demo ANSIBLE_CONFIG=$demo/ansible.cfg "$commands/ansible-playbook" "$here/$1" > "$log" 2>&1); then
+    cat "$log" >&2
     exit 1
   fi
-  sed -n 's/^ *"msg": "\(.*\)"$/   \1/p' "$demo/$1.log"
+  sed -n 's/^ *"msg": "\(.*\)"$/   \1/p' "$log"
 }
+plays=0
 
-# openssl signs a certificate and a CRL with one generation's certificate and key.
-sign_with() {
-  openssl req -new -newkey rsa:2048 -nodes -keyout "$demo/server.key" -subj "/CN=server-$3.example.com" -out "$demo/server.csr" 2>/dev/null
-  openssl ca -config "$ca/openssl.cnf" -batch -notext -cert "$1" -keyfile "$2" -in "$demo/server.csr" -out "$demo/server-$3.pem" 2>/dev/null
-  openssl ca -config "$ca/openssl.cnf" -gencrl -cert "$1" -keyfile "$2" -out "$demo/crl-$3.pem" 2>/dev/null
-  openssl verify -CAfile "$1" "$demo/server-$3.pem" >/dev/null
-  openssl crl -in "$demo/crl-$3.pem" -CAfile "$1" -noout 2>&1 | grep 'verify OK' >/dev/null
-  say "generation $3: a certificate and a CRL signed with it, both verified with $(basename "$1")"
+# openssl issues a certificate with one generation's certificate and key.
+issue() {
+  openssl req -new -newkey rsa:2048 -nodes -keyout "$demo/$3.key" -subj "/CN=$3.example.com" -out "$demo/$3.csr" 2> /dev/null
+  openssl ca -config "$ca/openssl.cnf" -batch -notext -cert "$1" -keyfile "$2" -in "$demo/$3.csr" -out "$demo/$3.pem" 2> /dev/null
+  openssl verify -CAfile "$1" "$demo/$3.pem" > /dev/null
+  say "$3.example.com: serial $(openssl x509 -in "$demo/$3.pem" -noout -serial | cut -d= -f2), verified with $(basename "$1")"
 }
 
 rm -rf "$demo"
-mkdir -p "$demo/collections" "$ca/private" "$ca/newcerts"
-cat > "$demo/ansible.cfg" <<EOF
+mkdir -p "$demo/collections" "$demo/published"
+cat > "$demo/ansible.cfg" << EOF
 [defaults]
 collections_path = $demo/collections
-inventory = localhost,
-interpreter_python = $commands/python3
+inventory = $here/cas.yml
 localhost_warning = false
 nocows = true
 EOF
-"$commands/ansible-galaxy" collection build --output-path "$demo" "$root" >/dev/null
-ANSIBLE_CONFIG=$demo/ansible.cfg "$commands/ansible-galaxy" collection install --offline -p "$demo/collections" "$demo"/keyward-pki-*.tar.gz >/dev/null
-
-step "1. A root CA, made with the openssl command in quickstart/ca"
-sed "s|@CA@|$ca|" "$here/openssl.cnf" > "$ca/openssl.cnf"
-: > "$ca/index.txt"
-echo 1000 > "$ca/serial"
-echo 01 > "$ca/crlnumber"
-new_root() {
-  openssl req -x509 -newkey rsa:3072 -nodes -keyout "$ca/private/cakey.pem" -out "$ca/cacert.pem" -days 3650 -config "$ca/openssl.cnf" \
-    -extensions v3_ca -subj "/O=Quickstart/CN=Quickstart Root CA" 2>/dev/null
-}
-new_root
-say "generation 0: $(fingerprint "$ca/cacert.pem")..."
-sign_with "$ca/cacert.pem" "$ca/private/cakey.pem" 0
-
-step "2. Its certificate is renewed with a new key; the first generation stays beside the new one"
-mv "$ca/cacert.pem" "$ca/cacert.0.pem"
-mv "$ca/private/cakey.pem" "$ca/private/cakey.0.pem"
-new_root
-say "generation 1: $(fingerprint "$ca/cacert.pem")..."
-
-step "3. The keys are backed up. The password lies apart from the store"
+"$commands/ansible-galaxy" collection build --output-path "$demo" "$root" > /dev/null
+ANSIBLE_CONFIG=$demo/ansible.cfg "$commands/ansible-galaxy" collection install --offline -p "$demo/collections" "$demo"/keyward-pki-*.tar.gz > /dev/null
 openssl rand -base64 30 > "$demo/password"
+echo 2000-01-01T00:00:00Z > "$demo/renew-what-is-older"
+play stores.yml
+
+step "1. keyward.pki.install makes a root CA in quickstart/ca, and backs up its key and its database"
+play install.yml
+say "generation 0: $(fingerprint "$ca/cacert.pem")..."
+
+step "2. The CA is used: openssl issues two certificates and revokes one"
+issue "$ca/cacert.pem" "$ca/private/cakey.pem" first
+issue "$ca/cacert.pem" "$ca/private/cakey.pem" second
+openssl ca -config "$ca/openssl.cnf" -revoke "$demo/second.pem" -crl_reason keyCompromise 2> /dev/null
+say "second.example.com: revoked"
+
+step "3. keyward.pki.key_backup and keyward.pki.database_backup: no key backup is due, a database backup is"
 play backup.yml
 
-step "4. The same play again: nothing is due, nothing changes, and no password is needed to know that"
-play again.yml
+step "4. keyward.pki.renewal: backups, a new certificate with a new key, backups again, and a CRL by each key"
+sleep 1
+date -u +%Y-%m-%dT%H:%M:%SZ > "$demo/renew-what-is-older"
+play renewal.yml
+say "generation 1: $(fingerprint "$ca/cacert.pem")..."
+find "$ca" -name 'crl*.pem' -exec cp {} "$demo/published/" \;
+say "The same again:"
+play renewal.yml
 
-step "5. Disaster: both private keys are destroyed"
-rm "$ca/private/cakey.pem" "$ca/private/cakey.0.pem"
-if openssl ca -config "$ca/openssl.cnf" -gencrl -out /dev/null 2>/dev/null; then
-  echo "openssl still signs without a key" >&2
-  exit 1
-fi
-say "openssl can sign nothing any more"
+step "5. Disaster: the CA's whole directory is gone"
+issued > "$demo/issued-before"
+rm -rf "$ca"
+say "$(wc -l < "$demo/issued-before") certificates issued so far, and nothing left that could revoke one"
 
-step "6. The keys are restored"
+step "6. keyward.pki.restore: configuration, keys, database, and a proof"
+play restore.yml
+issued > "$demo/issued-after"
+diff "$demo/issued-before" "$demo/issued-after"
+say "the list of issued certificates is the same as before"
+say "The same again:"
 play restore.yml
 
-step "7. openssl signs with each restored key"
-sign_with "$ca/cacert.0.pem" "$ca/private/cakey.0.pem" 0
-sign_with "$ca/cacert.pem" "$ca/private/cakey.pem" 1
+step "7. openssl goes on where it was"
+issue "$ca/cacert.pem" "$ca/private/cakey.pem" third
+openssl ca -config "$ca/openssl.cnf" -gencrl -cert "$ca/cacert.0.pem" -keyfile "$ca/private/cakey.0.pem" -out "$demo/crl-0.pem" 2> /dev/null
+openssl crl -in "$demo/crl-0.pem" -CAfile "$ca/cacert.0.pem" -noout 2>&1 | grep 'verify OK' > /dev/null
+say "a CRL of generation 0, verified with cacert.0.pem"
 
-step "The store, the password and the plays' logs are in $demo"
+step "The stores, the password and the plays' logs are in $demo"

@@ -97,9 +97,9 @@ def on_a_terminal(command: list[str], answers: Mapping[str, str], cwd: Path) -> 
 # --- restore-without-it.md ---
 
 
-def script_of_the_guide(scratch: Path, store: Path, backup: Path, directory: Path) -> Path:
+def script_of_the_guide(scratch: Path, store: Path, backup: Path, directory: Path, database_set: Path) -> Path:
     script = "".join(blocks(DOCS / "restore-without-it.md", "sh"))
-    for name, value in (("STORE", store), ("BACKUP", backup), ("CA", directory)):
+    for name, value in (("STORE", store), ("BACKUP", backup), ("CA", directory), ("SET", database_set)):
         script, found = re.subn(rf"^{name}=\S+$", f"{name}={value}", script, flags=re.MULTILINE)
         assert found == 1, f"the guide sets {name} once"
     path = scratch / "guide.sh"
@@ -137,6 +137,15 @@ def test_restore_without_it(ansible: Ansible, tmp_path: Path) -> None:
     stored = Path(ansible.play([backup]).ok().last()["backup"]["paths"][0])
     assert_the_format_is_described(stored / "manifest.json", ansible.play([_verify(stored)]).ok().last())
 
+    databases = tmp_path / "databases"
+    place = {"config_file": str(ca.config_file), "private_key_passphrase": PASSPHRASE, "stores": [str(databases)]}
+    kept = ansible.play(
+        [{"keyward.pki.ca_store": {"path": str(databases), "kind": "databases"}}, {"keyward.pki.ca_database_backup": place}]
+    ).ok()
+    database_set = Path(kept.last()["set"]["paths"][0])
+    database = {path: path.read_bytes() for path in (ca.directory / "index.txt", ca.directory / "newcerts" / "1000.pem")}
+    for path in database:
+        path.unlink()
     files = [ca.certificate, ca.private_key, clear, *ca.directory.glob("cacert.[0-9].pem")]
     before = {path: _metadata(path) for path in files}
     for path in files:
@@ -147,11 +156,12 @@ def test_restore_without_it(ansible: Ansible, tmp_path: Path) -> None:
     assert re.search("nothing was restored: the key .* was encrypted at rest.*Give private_key_passphrase", refused)
     assert "broke" not in refused and not any(path.exists() for path in files)
 
-    script = script_of_the_guide(tmp_path, store, stored, ca.directory)
+    script = script_of_the_guide(tmp_path, store, stored, ca.directory, database_set)
     answers = {"Import Password": PASSWORD, "(?i)pass ?phrase": PASSPHRASE}
     status, shown = on_a_terminal(["sh", str(script)], answers, tmp_path)
     assert status == 0, shown
-    assert "The bundle is intact" in shown
+    assert "The bundle is intact" in shown and "The set is intact" in shown
+    assert {path: path.read_bytes() for path in database} == database
     assert [shown.count(text) for text in ("verify OK", "FAILED", "has no key here")] == [4, 0, 1], shown
     assert [shown.count(text) for text in ("put back:", "not touched", "right:", "WRONG")] == [7, 0, 7, 0], shown
     assert {path: _metadata(path) for path in files} == before
@@ -223,6 +233,7 @@ def test_first_backup(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -
     mine = {
         "keyward_config_file": str(openssl_ca.config_file),
         "keyward_key_stores": [str(tmp_path / "keys"), str(tmp_path / "vault2" / "keys")],
+        "keyward_database_stores": [str(tmp_path / "databases")],
     }
     assert set(mine) == set(variables)
     backup = plays[1]
@@ -251,6 +262,7 @@ def test_restore(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> Non
     look, restore, elsewhere, set_aside = plays
     store = tmp_path / "keys"
     mine = {"keyward_config_file": str(openssl_ca.config_file), "keyward_key_stores": [str(store)], "keyward_password": PASSWORD}
+    mine["keyward_database_stores"] = [str(tmp_path / "databases")]
     lost = openssl_ca.private_key.read_bytes()
     (other := tmp_path / "other.key").write_bytes(OpensslCa(tmp_path / "other").private_key.read_bytes())
     key = str(openssl_ca.private_key)
@@ -280,6 +292,37 @@ def test_restore(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> Non
     ansible.play([elsewhere], hosts=cas(ansible, "new.example.com"), extra_vars=mine).ok()
     assert (moved / "private" / "cakey.pem").read_bytes() == lost
     assert (moved / "cacert.pem").read_bytes() == openssl_ca.certificate.read_bytes()
+
+
+def test_the_crl_is_about_to_expire(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    plays, variables = guide("crl-about-to-expire.md")
+    assert set(variables) == {"keyward_last_crl"}
+    published = tmp_path / "published.pem"
+    shutil.copy(openssl_ca.sign_crl(), published)
+    number = openssl("crl", "-in", published, "-noout", "-crlnumber").stdout.strip().partition("=")[2]
+    for name in ("index.txt", "serial", "crlnumber", "crl.pem"):
+        (openssl_ca.directory / name).unlink()
+    mine = {"keyward_config_file": str(openssl_ca.config_file), "keyward_last_crl": str(published)}
+    result = ansible.play(plays, hosts=cas(ansible), extra_vars=mine).ok()
+    said = result.task("Say where it is")["msg"]
+    assert f"number {int(number, 16) + 1:02X}" in said
+    text = openssl("crl", "-in", said.split(",")[0], "-noout", "-CAfile", openssl_ca.certificate)
+    assert "verify OK" in text.stdout + text.stderr
+
+
+def test_renewal_day_names_variables_that_the_role_has() -> None:
+    _plays, variables = guide_blocks("renewal-day.md")
+    specification = yaml.safe_load((ROOT / "roles" / "renewal" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    known = set(specification["argument_specs"]["main"]["options"]) | {"ansible_become"}
+    text = (DOCS / "renewal-day.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\bkeyward_[a-z_]+\b", text)) - {"keyward_serial", "keyward_hosts", "keyward_"}
+    assert variables <= known and named <= known
+
+
+def guide_blocks(name: str) -> tuple[list[Any], set[str]]:
+    """The blocks of a guide that are lists, and the variables of those that are dictionaries."""
+    blocks_of = [yaml.safe_load(block) for block in blocks(DOCS / name, "yaml")]
+    return [one for one in blocks_of if isinstance(one, list)], {key for one in blocks_of if isinstance(one, dict) for key in one}
 
 
 def test_restore_explains_every_reason() -> None:
@@ -322,9 +365,15 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
         "/mnt/vault2/keys": str(tmp_path / "vault2"),
         "/srv/keyward/databases": str(tmp_path / "databases"),
         "/media/safe/root-ca.p12": str(by_hand),
+        "/etc/pki/new/openssl.cnf": str(tmp_path / "new" / "openssl.cnf"),
+        "/etc/pki/root/openssl.cnf": str(tmp_path / "new" / "openssl.cnf"),
+        "/srv/published/crl.pem": str(openssl_ca.sign_crl()),
     }
     (readme,) = blocks(ROOT / "README.md", "yaml")
     modules = ("ca_store", "ca_info", "ca_key_backup", "ca_key_backup_info", "ca_key_verify", "ca_key_restore")
+    modules += ("ca_install", "ca_sign", "ca_crl", "ca_renew", "ca_database_backup", "ca_database_restore")
+    asked = tmp_path / "sub.csr"
+    openssl("req", "-new", "-newkey", "ed25519", "-noenc", "-keyout", tmp_path / "sub.key", "-subj", "/CN=Sub CA", "-out", asked)
     assert set(modules) == {path.stem for path in (ROOT / "plugins" / "modules").glob("ca_*.py")}
     shown_tasks = [*yaml.safe_load(readme), *(task for module in modules for task in examples(module))]
     tasks: list[dict[str, Any]] = [{"keyward.pki.ca_store": {"path": paths["/mnt/vault2/keys"], "kind": "keys"}}]
@@ -336,7 +385,8 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
         store = task.get("keyward.pki.ca_store", {})
         if "group" in store:
             store["group"] = str(os.getegid())
-        tasks.append({**task, "vars": {"keyward_password": PASSWORD} if by_hand_only else passwords})
+        variables = {"keyward_password": PASSWORD} if by_hand_only else passwords
+        tasks.append({**task, "vars": {**variables, "issuing": {"request": asked.read_text()}}})
     result = ansible.play(tasks, hosts={"ca.example.com": ansible.local(ansible_become=False)}).ok()
     assert result.task("Back up every key of the CA when that is due")["changed"]
     assert result.task("Say when its certificate expires")["msg"].startswith("CN=Example Root CA,O=Example expires on 20")
@@ -345,6 +395,9 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
     proofs = [one for one in result.results["ca.example.com"] if one.action == "keyward.pki.ca_key_verify"]
     assert [(one["restorable"], len(one["private_keys"])) for one in proofs] == [(True, 1), (True, 1)]
     assert not result.task("Bring the keys of a CA back")["changed"]
+    assert result.task("Install a root CA")["changed"] and result.task("Sign the request of the issuing CA")["changed"]
+    assert result.task("Back up the database of a CA when that is due")["changed"]
+    assert not result.task("Put the database of a CA back, and go on beyond what is published")["changed"]
 
     (stored,) = (tmp_path / "keys").glob("*/000001-*")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
