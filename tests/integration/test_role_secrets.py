@@ -1,0 +1,60 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""No playbook prints a password, a passphrase or a private key, at any verbosity."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+
+import pytest
+from support.ansible_run import Ansible
+from support.canaries import Canaries
+from support.roles import a_root, entry, make_stores, now, playbook
+from tools import require_tool
+
+
+@pytest.mark.parametrize("verbosity", [0, 5])
+def test_no_playbook_prints_a_secret(ansible: Ansible, tmp_path: Path, verbosity: int) -> None:
+    require_tool("openssl")
+    root, issuing = tmp_path / "root", tmp_path / "issuing"
+    stores = make_stores(ansible, tmp_path)
+    canaries = Canaries()
+    hidden = {name: f"canary-{secrets.token_urlsafe(24)}" for name in ("password", "root passphrase", "issuing passphrase", "wrong")}
+    for name, secret in hidden.items():
+        canaries.add(name, secret)
+    parent = {
+        "host": "ca",
+        "config_file": str(root / "openssl.cnf"),
+        "private_key_passphrase": hidden["root passphrase"],
+    }
+    authorities = [
+        {**entry(a_root(root, keyward_key_type="EC")), "private_key_passphrase": hidden["root passphrase"]},
+        {
+            **entry(a_root(issuing, "Example Issuing CA", keyward_kind="subordinate", keyward_key_type="EC")),
+            "private_key_passphrase": hidden["issuing passphrase"],
+            "parent": parent,
+        },
+    ]
+    variables = {**stores, "keyward_password": hidden["password"], "keyward_reuse_key": False, "keyward_authorities": authorities}
+    said = []
+
+    def run(name: str, rc: int = 0, **more: str) -> None:
+        result = playbook(ansible, name, {"ca": ansible.local(**{**variables, **more})}, rc=rc, verbosity=verbosity, diff=True)
+        said.append((name, f"{result.stdout}{result.stderr}{result.results}"))
+
+    run("install")
+    for directory, passphrase in ((root, "root passphrase"), (issuing, "issuing passphrase")):
+        canaries.add_private_key(f"the key of {directory.name}", directory / "private" / "cakey.pem", hidden[passphrase])
+    run("renewal", keyward_issued_before=now())
+    for directory, passphrase in ((root, "root passphrase"), (issuing, "issuing passphrase")):
+        canaries.add_private_key(f"the new key of {directory.name}", directory / "private" / "cakey.pem", hidden[passphrase])
+    run("key_backup", rc=2, keyward_password=hidden["wrong"])
+    run("database_backup")
+    shutil.rmtree(issuing)
+    run("restore")
+    leaks = [(name, secret) for name, text in said for secret in canaries.find(text)]
+    assert not leaks, leaks
+    assert not [secret for secret, _path in canaries.find_in_files([tmp_path / "databases"])], "nor does a set hold one"
