@@ -1,0 +1,110 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The service cmdlets, access control lists, and the drives HKLM: and Cert:, which the first of these commands mounts.
+
+. (Join-Path (Split-Path $PSScriptRoot) Simulation.ps1)
+
+function Import-SimulationProvider {
+    $source = [IO.Path]::GetFullPath((Join-Path $PSScriptRoot '../../providers.cs'))
+    $version = (Get-FileHash -LiteralPath $source).Hash.Substring(0, 16)
+    $assembly = Join-Path $env:KEYWARD_ADCS_CACHE "providers-$version.dll"
+    if (-not [IO.File]::Exists($assembly)) {
+        $null = [IO.Directory]::CreateDirectory($env:KEYWARD_ADCS_CACHE)
+        $new = Join-Path $env:KEYWARD_ADCS_CACHE "providers-$([guid]::NewGuid().ToString('N')).dll"
+        Add-Type -Path $source -OutputAssembly $new
+        [IO.File]::Move($new, $assembly, $true)
+    }
+    Import-Module -Assembly ([Reflection.Assembly]::LoadFrom($assembly)) -Global
+    $accelerators = [psobject].Assembly.GetType('System.Management.Automation.TypeAccelerators')
+    foreach ($name in 'RSACertificateExtensions', 'ECDsaCertificateExtensions') {
+        $accelerators::Add("System.Security.Cryptography.X509Certificates.$name", "Keyward.Adcs.$name" -as [type])
+    }
+}
+
+function New-NoService {
+    param([string]$Name)
+    $exception = [InvalidOperationException]::new("Cannot find any service with service name '$Name'.")
+    [Management.Automation.ErrorRecord]::new($exception, 'NoServiceFoundForGivenName', 'ObjectNotFound', $Name)
+}
+
+function Test-CertSvc {
+    param([string]$Name)
+    $switch = (Get-SimulationState switches.json).PSObject.Properties['feature']
+    $Name -eq 'CertSvc' -and -not ($switch -and $switch.Value -ne 'present')
+}
+
+function Get-Service {
+    [CmdletBinding()]
+    param([Parameter(Mandatory = $true, Position = 0, ValueFromPipeline = $true)][Alias('ServiceName')][string[]]$Name)
+    process {
+        foreach ($each in $Name) {
+            if (Test-CertSvc $each) { [Keyward.Adcs.Service]::new() } else { $PSCmdlet.WriteError((New-NoService $each)) }
+        }
+    }
+}
+
+function Start-Service {
+    [CmdletBinding(SupportsShouldProcess = $true, DefaultParameterSetName = 'Name')]
+    param(
+        [Parameter(Mandatory = $true, Position = 0, ParameterSetName = 'Name')][Alias('ServiceName')][string]$Name,
+        [Parameter(Mandatory = $true, ParameterSetName = 'Object', ValueFromPipeline = $true)][object]$InputObject,
+        [switch]$PassThru
+    )
+    process {
+        if ($InputObject) { $Name = $InputObject.Name }
+        if (-not (Test-CertSvc $Name)) { $PSCmdlet.WriteError((New-NoService $Name)); return }
+        if (-not $PSCmdlet.ShouldProcess($Name)) { return }
+        try { Invoke-Simulation $MyInvocation @{} }
+        catch {
+            # Windows PowerShell knows only that the service didn't come up; a service-specific code is there when Windows passes it on.
+            $cause = if ((Get-SimulationState switches.json).PSObject.Properties['start_error'].Value -eq 'hidden') { $null } else { $_.Exception }
+            $failed = [InvalidOperationException]::new("Failed to start service 'Active Directory Certificate Services (CertSvc)'.", $cause)
+            $PSCmdlet.WriteError([Management.Automation.ErrorRecord]::new($failed, 'StartServiceFailed', 'OpenError', $Name))
+        }
+        if ($PassThru) { [Keyward.Adcs.Service]::new() }
+    }
+}
+
+function Stop-Service {
+    [CmdletBinding(SupportsShouldProcess = $true, DefaultParameterSetName = 'Name')]
+    param(
+        [Parameter(Mandatory = $true, Position = 0, ParameterSetName = 'Name')][Alias('ServiceName')][string]$Name,
+        [Parameter(Mandatory = $true, ParameterSetName = 'Object', ValueFromPipeline = $true)][object]$InputObject,
+        [switch]$Force, [switch]$NoWait, [switch]$PassThru
+    )
+    process {
+        if ($InputObject) { $Name = $InputObject.Name }
+        if (-not (Test-CertSvc $Name)) { $PSCmdlet.WriteError((New-NoService $Name)); return }
+        if ($PSCmdlet.ShouldProcess($Name)) { Invoke-Simulation $MyInvocation @{} }
+        if ($PassThru) { [Keyward.Adcs.Service]::new() }
+    }
+}
+
+function Restart-Service {
+    [CmdletBinding(SupportsShouldProcess = $true)]
+    param([Parameter(Mandatory = $true, Position = 0)][string]$Name, [switch]$Force)
+    Stop-Service -Name $Name -Force
+    Start-Service -Name $Name
+}
+
+function Get-Acl {
+    [CmdletBinding()]
+    param([Parameter(Position = 0)][string]$Path, [string]$LiteralPath, [switch]$Audit)
+    $place = if ($LiteralPath) { $LiteralPath } else { $Path }
+    if (-not (Test-Path -LiteralPath $place)) {
+        $missing = [Management.Automation.ItemNotFoundException]::new("Cannot find path '$place' because it does not exist.")
+        $PSCmdlet.ThrowTerminatingError([Management.Automation.ErrorRecord]::new($missing, 'GetAcl_PathNotFound_Exception', 'ObjectNotFound', $place))
+    }
+    [Keyward.Adcs.FileSystemSecurity]::Of($place)
+}
+
+function Set-Acl {
+    [CmdletBinding(SupportsShouldProcess = $true)]
+    param([Parameter(Position = 0)][string]$Path, [string]$LiteralPath, [Parameter(Mandatory = $true, Position = 1)][object]$AclObject)
+    $place = if ($LiteralPath) { $LiteralPath } else { $Path }
+    Write-SimulationRecord $MyInvocation
+    if ($PSCmdlet.ShouldProcess($place)) { $AclObject.Put((Convert-Path -LiteralPath $place)) }
+}
+
+Import-SimulationProvider

@@ -1,0 +1,171 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Simulated Windows hosts with AD CS for plays and tests; what is simulated: tests/adcs/README.md.
+
+host = AdcsHost(tmp_path / "ca01", cache)
+host.install_by_hand()                                    # a root CA of one generation, running
+host.renew_by_hand(); host.renew_by_hand(reuse_key=True)  # generations 1 and 2
+serial = host.issue("www.example.com"); host.revoke(serial, 1)
+host.switch(language="de", not_exportable={0: 0x8009000B})
+ansible = windows_ansible(tmp_path, collections)
+ansible.play(tasks, hosts={"ca01": host.variables(), "ca1": ansible.local()})
+host.log                                                  # what ran, in order
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from adcs.simulation import TESTS, Host
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.ansible_run import Ansible
+from support.pythons import ROOT, find, make_venv
+from tools import require_tool
+
+CACHE = ROOT / ".cache" / "adcs"
+
+
+class WindowsAnsible(Ansible):
+    """An Ansible that reaches simulated hosts; POSIX hosts may be in the same play (`local()`)."""
+
+    def local(self, python: str | Path = sys.executable, **variables: Any) -> dict[str, Any]:
+        return super().local(python, **variables)
+
+    def _config(self, directory: Path, added: Mapping[str, Mapping[str, Any]]) -> str:
+        defaults = {"connection_plugins": TESTS / "support" / "connection_plugins", **added.get("defaults", {})}
+        return super()._config(directory, {**added, "defaults": defaults})
+
+
+def windows_ansible(scratch: Path, collections: Path) -> WindowsAnsible:
+    """On ansible-core 2.21, which runs PowerShell modules on POSIX hosts; skips (in CI fails) where pwsh or a Python for it is missing."""
+    require_tool("pwsh")
+    python = find("3.13") or find("3.12") or find("3.14")
+    if python is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Python 3.12 or newer is installed, which ansible-core 2.21 needs")
+    venv = make_venv("core-2.21", python, ["ansible-core == 2.21.*", "cryptography"])
+    return WindowsAnsible(scratch / "ansible-windows", collections, venv / "bin")
+
+
+class AdcsHost(Host):
+    """A simulated host. state: its directory, made here; cache: where the compiled providers lie, shared by all tests."""
+
+    def __init__(self, state: Path, computer: str = "CA01", cache: Path = CACHE) -> None:
+        super().__init__(state)
+        self.computer, self.cache = computer, cache
+        self.create(computer)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process on the host finds in its environment."""
+        return {
+            "COMPUTERNAME": self.computer,
+            "ProgramData": str(self.state / "ProgramData"),
+            "SystemRoot": str(self.system_root),
+            "PSModulePath": str(TESTS / "adcs" / "modules"),
+            "KEYWARD_ADCS_STATE": str(self.state),
+            "KEYWARD_ADCS_CACHE": str(self.cache),
+            "KEYWARD_ADCS_PYTHON": sys.executable,
+        }
+
+    def variables(self, **more: Any) -> dict[str, Any]:
+        """Those of a host in an inventory."""
+        return {
+            "ansible_connection": "keyward_windows",
+            "ansible_remote_tmp": str(self.state / "remote_tmp"),
+            "keyward_windows_environment": self.environment,
+            **more,
+        }
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Every cmdlet ({"cmdlet", "parameters"}, secrets left out) and every program ({"program", "arguments"}) that ran, in order."""
+        path = self.state / "log.jsonl"
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def ran(self, name: str) -> list[dict[str, Any]]:
+        """The calls of a cmdlet, or of a certutil verb."""
+        return [line for line in self.log if line.get("cmdlet") == name or name in line.get("arguments", ())]
+
+    def switch(self, **changes: Any) -> None:
+        """Sets switches (README.md). Numbers of generations may be integers."""
+        self.switches(**{name: {str(k): v for k, v in each.items()} if isinstance(each, dict) else each for name, each in changes.items()})
+
+    def install_by_hand(self, common_name: str = "Example Root CA", ca_type: str = "StandaloneRootCA", **parameters: Any) -> dict[str, Any]:
+        """Install-AdcsCertificationAuthority with these parameters; a P-256 key unless they say otherwise, which is quick."""
+        given = {
+            "CAType": ca_type,
+            "CACommonName": common_name,
+            "CADistinguishedNameSuffix": "O=Example,C=DE",
+            "CryptoProviderName": "ECDSA_P256#Microsoft Software Key Storage Provider",
+            "KeyLength": 256,
+        }
+        return self.install({**given, **parameters})
+
+    def renew_by_hand(self, reuse_key: bool = False, parent: Parent | None = None) -> None:
+        """Renews and restarts the service; a subordinate CA by a parent, or, without one, leaves the request pending."""
+        self.renew(reuse_key)
+        if parent is not None:
+            self.certify(parent)
+        if self.machine()["service"] == "Running":
+            self.stop()
+            self.start()
+            self.publish_crls()
+
+    def certify(self, parent: Parent) -> None:
+        """Lets a parent sign the pending request, installs what it signed and starts the service."""
+        self.trust(parent.certificate)
+        self.install_certificate(parent.sign(Path(self.value("RequestFileName")).read_bytes()))
+        self.start()
+
+    def trust(self, certificate: bytes) -> None:
+        """Puts a root certificate (DER or PEM) into the Root store."""
+        loaded = x509.load_pem_x509_certificate(certificate) if b"-----" in certificate else x509.load_der_x509_certificate(certificate)
+        self.add_certificate(loaded.public_bytes(serialization.Encoding.DER), store="Root")
+
+    def reboot(self) -> None:
+        self.machine(restart_pending=False, service="Stopped")
+        if self.active:
+            self.start()
+
+    def lose(self) -> None:
+        """Everything is gone but the switches and the log: a bare host of the same name, without the role."""
+        for path in self.state.iterdir():
+            if path.name not in ("switches.json", "log.jsonl"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.create(self.computer)
+        self.switch(feature="absent", not_exportable={}, keys_fail={})
+
+
+class Parent:
+    """A root CA elsewhere, which signs requests of subordinate CAs."""
+
+    def __init__(self, common_name: str = "Example Parent CA") -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
+        builder = self._builder(self.name, self.key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
+        self.certificate = builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _builder(self, subject: x509.Name, key: Any) -> x509.CertificateBuilder:
+        start = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0) - datetime.timedelta(minutes=10)
+        builder = x509.CertificateBuilder(self.name, subject, key, x509.random_serial_number())
+        return builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=3650))
+
+    def sign(self, request: bytes) -> bytes:
+        """The certificate, PEM, with the extensions that the request asks for."""
+        loaded = x509.load_pem_x509_csr(request)
+        builder = self._builder(loaded.subject, loaded.public_key())
+        for extension in loaded.extensions:
+            builder = builder.add_extension(extension.value, extension.critical)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

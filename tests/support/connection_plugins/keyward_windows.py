@@ -1,0 +1,40 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""This machine as a Windows host: modules come as PowerShell, in the environment of a simulated host."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from ansible.plugins.connection.local import Connection as LocalConnection
+
+DOCUMENTATION = """
+name: keyward_windows
+short_description: a simulated Windows host
+description: Runs commands on this machine, in the environment of a simulated Windows host. For tests.
+author: Contributors to the keyward.pki project (@r-seed-c73b4d70)
+options:
+  environment:
+    description: Variables for the commands.
+    type: dict
+    required: true
+    vars:
+      - name: keyward_windows_environment
+extends_documentation_fragment:
+  - connection_pipelining
+"""
+
+
+class Connection(LocalConnection):
+    """Reached through `ansible_connection: keyward_windows`."""
+
+    transport = "keyward_windows"
+    module_implementation_preferences = (".ps1", "")
+
+    def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
+        variables: dict[str, Any] = self.get_option("environment")
+        settings = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items())
+        done: tuple[int, bytes, bytes] = super().exec_command(f"export {settings}; {cmd}", in_data=in_data, sudoable=sudoable)
+        return done
