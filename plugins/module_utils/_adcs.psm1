@@ -24,6 +24,7 @@ $requestPending = 8  # SETUP_REQUEST_FLAG of SetupStatus
 # What an export answers where a key can't leave its provider (PFXExportCertStoreEx).
 $cannotLeave = '0x80090003', '0x8009000B', '0x80090010', '0x80090029'
 $keyIsMissing = '0x8009000D', '0x80090016'
+$serviceIsDown = '0x80070422', '0x80070426', '0x800706BA'
 
 # code -> why, what to do next.
 $AdcsErrors = @{
@@ -35,23 +36,28 @@ $AdcsErrors = @{
     '0x80070050' = 'the file exists already', 'Give an empty folder'
     '0x80070056' = 'the password does not open the file, or this version of Windows can not read its encryption (2016 and older read no AES)',
     'Check the password; for Windows Server 2016 and older make the file with TripleDES_SHA1'
+    '0x800700AA' = 'something that it needs is in use', 'Run this again when nothing else works on the CA'
     '0x80070057' = 'a value was refused as invalid', 'Report this as a bug, with the version of Windows'
     '0x80070070' = 'no space is left on the disk', 'Make room, then run this again'
     '0x80070091' = 'the folder is not empty', 'Give an empty folder, or move what is in it away'
     '0x8007010B' = 'the folder does not have the layout of a database backup, or the database had another path', 'Restore the set as it was made, to the database path that it names'
     '0x800702E4' = 'it needs an elevated session', 'Run the task elevated (become with runas, or a user whose sessions are elevated)'
     '0x80070422' = 'the service CertSvc is disabled', 'Enable it; after an upgrade of Windows restart the host first'
+    '0x80070424' = 'the service CertSvc is not installed', 'Install the feature: Install-WindowsFeature ADCS-Cert-Authority -IncludeManagementTools'
     '0x80070426' = 'the service CertSvc does not run', 'Start it: Start-Service CertSvc'
     '0x800706BA' = 'the service of the CA does not answer', 'Start CertSvc; where it runs, its database is not mounted: see event 17 of the Application log'
     '0x80070522' = 'the session lacks the privilege to back up or to restore', 'Run the task elevated, as an administrator of the host'
     '0x80090003' = 'the private key can not be exported', 'Back it up by the procedure of its provider, and state that in the manifest'
     '0x8009000B' = 'the private key can not be exported', 'Back it up by the procedure of its provider (HSM), or renew the CA with an exportable key'
     '0x8009000D' = 'the private key is missing, or its provider (HSM) does not answer', 'Check the provider and the key container: certutil -verifykeys'
+    '0x8009000F' = 'a key with the same container name is there already', 'Find out whose it is (certutil -key); move it away before you restore'
     '0x80090010' = 'the provider of the private key does not allow it', 'Give the account rights on the key, or back it up by the procedure of its provider'
     '0x80090011' = 'the certificate or key was not found', 'Look at the store: certutil -store My'
     '0x80090016' = 'a CA certificate has no private key', 'Restore all keys of the CA with ca_key_restore; certutil -verifykeys shows which is missing'
     '0x80090022' = 'the provider of the private key wants to ask a person', 'Let the CA use its key without interaction (the provider''s own protection settings)'
     '0x80090029' = 'the provider of the private key does not support this', 'Back it up by the procedure of its provider'
+    '0x80092004' = 'the certificate or a property of it was not found', 'Look at the store: certutil -store My'
+    '0x800B0109' = 'the chain ends in a root certificate that this host does not trust', 'Put the certificates of the CAs above into Cert:\LocalMachine\Root and \CA'
     '0xC8000230' = 'no full backup is recorded, so there can be no incremental one', 'Make a full backup'
     '0xC8000713' = 'files of the database are missing', 'Restore the database'
 }
@@ -381,6 +387,7 @@ function Invoke-AdcsCmdlet {
     )
     $name = if ($Command) { $Command } else { 'the provider of the key' }
     $runspace = [RunspaceFactory]::CreateRunspace([System.Management.Automation.Runspaces.InitialSessionState]::CreateDefault2())
+    $runspace.ThreadOptions = 'ReuseThread'
     $runspace.Open()
     $runspace.SessionStateProxy.SetVariable('ErrorActionPreference', 'Stop')
     $runspace.SessionStateProxy.SetVariable('ProgressPreference', 'SilentlyContinue')
@@ -389,6 +396,9 @@ function Invoke-AdcsCmdlet {
     $shell.Runspace = $runspace
     $ended = $false
     try {
+        # So that one that hangs doesn't keep this process alive.
+        $null = $shell.AddScript('[Threading.Thread]::CurrentThread.IsBackground = $true').Invoke()
+        $shell.Commands.Clear()
         if ($Command) { $null = $shell.AddCommand($Command).AddParameters($Parameters).AddParameter('ErrorAction', 'Stop') }
         else { $null = $shell.AddScript($ScriptBlock.ToString()).AddParameters($Parameters) }
         $running = $shell.BeginInvoke()
@@ -443,14 +453,14 @@ function Get-AdcsAccess {
     # An entry that is not understood is the trustee "?".
     param([string]$Path)
     $sddl = (Get-Acl -LiteralPath $Path).Sddl
-    $null = $sddl -match 'D:(?<flags>[A-Z_]*)(?<entries>(\([^()]*\))*)(?<rest>.*)$'
-    $trustees = @(foreach ($entry in [regex]::Matches($Matches['entries'], '\(([^()]*)\)')) {
+    $list = [regex]::Match($sddl, 'D:(?<flags>[A-Z_]*)(?<entries>(\([^()]*\))*)(?<rest>.*)$')
+    $trustees = @(foreach ($entry in [regex]::Matches($list.Groups['entries'].Value, '\(([^()]*)\)')) {
             $fields = $entry.Groups[1].Value.Split(';')
             if ($fields.Count -eq 6) { $fields[5] } else { '?' }
         })
     # No list at all, or one that is cut short, lets everybody in.
-    if (-not $trustees.Count -or ($Matches['rest'] -and -not $Matches['rest'].StartsWith('S:'))) { $trustees += '?' }
-    [PSCustomObject]@{ Protected = $Matches['flags'].StartsWith('P'); Trustees = @($trustees | Sort-Object -Unique) }
+    if (-not $trustees.Count -or $list.Groups['rest'].Value -notmatch '^(S:.*)?$') { $trustees += '?' }
+    [PSCustomObject]@{ Protected = $list.Groups['flags'].Value.StartsWith('P'); Trustees = @($trustees | Sort-Object -Unique) }
 }
 
 function New-AdcsProtectedDirectory {
@@ -467,6 +477,7 @@ function New-AdcsProtectedDirectory {
     [Diagnostics.CodeAnalysis.SuppressMessageAttribute('PSUseShouldProcessForStateChangingFunctions', '', Justification = 'Its callers know check mode')]
     param([string]$Parent, [string]$Path)
     if (-not $Path) {
+        if (-not $Parent) { Clear-AdcsLeftover }
         if (-not $Parent) { $Parent = Join-Path -Path $env:SystemRoot -ChildPath 'Temp' }
         $Path = Join-Path -Path $Parent -ChildPath ('keyward-' + [guid]::NewGuid().ToString('N'))
     }
@@ -498,6 +509,17 @@ function New-AdcsProtectedDirectory {
         throw
     }
     $Path
+}
+
+function Clear-AdcsLeftover {
+    # What a run left behind that was killed, a day ago or earlier. Only what nobody but SYSTEM and Administrators could have made so.
+    $temporary = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
+    if (-not [IO.Directory]::Exists($temporary)) { return }
+    foreach ($directory in [IO.Directory]::GetDirectories($temporary, 'keyward-*')) {
+        if ([IO.Path]::GetFileName($directory) -notmatch '^keyward-[0-9a-f]{32}$' -or [IO.Directory]::GetLastWriteTimeUtc($directory) -gt [DateTime]::UtcNow.AddDays(-1)) { continue }
+        $access = Get-AdcsAccess -Path $directory
+        if ($access.Protected -and -not @($access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ }).Count) { Remove-AdcsDirectory -Path $directory }
+    }
 }
 
 function New-AdcsPathError {
@@ -830,7 +852,8 @@ function Read-AdcsBundle {
 }
 
 function Export-AdcsAuthority {
-    # The keys of the CA as Windows itself backs them up; where it refuses as a whole because of one key, each generation by itself.
+    # The keys of the CA as Windows itself backs them up; where it refuses as a whole, because of one key or since the service is down (a CA whose
+    # renewal went wrong needs its backup most), each generation by itself.
     # https://learn.microsoft.com/powershell/module/adcsadministration/backup-caroleservice
     param([AllowEmptyCollection()][string[]]$Thumbprint, [securestring]$Password)
     try {
@@ -849,7 +872,7 @@ function Export-AdcsAuthority {
     }
     catch {
         $data = $_.Exception.Data
-        if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing) -notcontains $data['Code'])) { throw }
+        if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing + $serviceIsDown) -notcontains $data['Code'])) { throw }
         if (-not $data['Code'] -and -not @(Get-AdcsKeyState @($Thumbprint | ForEach-Object { Get-AdcsCertificate $_ }) | Where-Object { $_.Exportable -eq $false }).Count) { throw }
     }
     Export-AdcsGeneration -Thumbprint $Thumbprint -Password $Password
