@@ -1,0 +1,12 @@
+#!powershell
+
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+#AnsibleRequires -CSharpUtil Ansible.Basic
+#AnsibleRequires -PowerShell ..module_utils._adcs
+#AnsibleRequires -PowerShell ..module_utils._adcs_service
+
+$session = Start-AdcsModule -Name ca_install -Arguments $args
+Complete-AdcsModule -Session $session -Work { Install-AdcsAuthority -Session $session }
