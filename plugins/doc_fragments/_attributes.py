@@ -18,7 +18,7 @@ attributes:
     description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
   platform:
     description: Target OS or families that can be operated against.
-    platforms: posix
+    platforms: posix, windows
     support: full
   action:
     description: Indicates this has a corresponding action plugin so some parts of the options can be executed on the controller.

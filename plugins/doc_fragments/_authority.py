@@ -14,10 +14,10 @@ class ModuleDocFragment:
 options:
   backend:
     description:
-      - The software that runs the CA.
-      - With V(auto) it is found out from what the other options name.
+      - The software that runs the CA. V(adcs) is Active Directory Certificate Services, on a Windows host.
+      - With V(auto) it is found out from the host and from what the other options name.
     type: str
-    choices: [auto, openssl]
+    choices: [auto, openssl, adcs]
     default: auto
   config_file:
     description:
@@ -28,11 +28,13 @@ options:
       - The directory on the host from which the relative paths of O(config_file) count.
       - The default is the directory of O(config_file). Without O(config_file), this is the directory of the CA, and
         O(certificate_file) and O(private_key_file) must be given.
+      - On Windows, the directory of the database of a CA that is to be installed.
     type: path
   name:
     description:
       - The section of O(config_file) that describes the CA, as for C(openssl ca -name).
       - The default is what C(default_ca) names.
+      - On Windows, the common name or the sanitized name of the CA. The default is the active CA of the host.
     type: str
   private_key_passphrase:
     description:

@@ -157,6 +157,7 @@ function Stop-AdcsModule {
     param([object]$Module, [string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere)
     $Module.Result['reasons'] = @()
     $Module.Result['nothing_there'] = [bool]$NothingThere
+    $Module.Result['backend'] = 'adcs'
     $Module.FailJson((Format-AdcsError $What $Why $Remedy))
 }
 

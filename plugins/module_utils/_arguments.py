@@ -16,7 +16,7 @@ Spec = t.Dict[str, t.Any]
 CONTROLLER: Spec = {"controller": {"type": "str", "no_log": True}}
 
 WHICH_AUTHORITY: Spec = {
-    "backend": {"type": "str", "default": "auto", "choices": ["auto", "openssl"]},
+    "backend": {"type": "str", "default": "auto", "choices": ["auto", "openssl", "adcs"]},
     "config_file": {"type": "path"},
     "directory": {"type": "path"},
     "name": {"type": "str"},
@@ -117,6 +117,7 @@ CA_DATABASE_BACKUP: Spec = {
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
     "keep_full_sets": {"type": "int"},
+    "truncate_logs": {"type": "bool", "default": False},
     **CONTROLLER,
 }
 CA_DATABASE_RESTORE: Spec = {

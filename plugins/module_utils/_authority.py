@@ -76,6 +76,12 @@ def find_backend(which: Which) -> Backend:
 
     if which.backend in ("auto", "openssl") and (which.config_file or which.directory or which.certificate_file):
         return OpensslBackend(which)
+    if which.backend == "adcs":
+        raise KeywardError(
+            "the authority can't be found",
+            "backend is adcs, and this is no Windows host",
+            "Run the task on the Windows host of the CA, over winrm, psrp or ssh with its shell type",
+        )
     raise KeywardError(
         "the authority can't be found",
         "no place was named: on a POSIX host there is no list of CAs to look in",

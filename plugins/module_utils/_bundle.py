@@ -86,6 +86,7 @@ class Generation:
     exportable: t.Optional[bool] = None
     certificate_place: t.Optional[Place] = None
     key_place: t.Optional[Place] = None
+    key_storage: t.Optional[t.Mapping[str, t.Any]] = None  # on Windows: provider, provider_type, container, key_spec, machine_key
 
     @property
     def label(self) -> str:
@@ -331,6 +332,26 @@ class Verdict:
         return not self.reasons
 
 
+def key_storage(bundles: t.Iterable[Bundle], provider_types: t.Mapping[str, int]) -> t.Dict[str, t.Dict[str, t.Any]]:
+    """How Windows keeps each key of the files that it wrote, by public_key_sha256. C(provider_types): by provider, as far as known.
+
+    key_spec: 0 for a key storage provider, 1 (AT_KEYEXCHANGE) or 2 (AT_SIGNATURE) for a cryptographic service provider.
+    """
+    return {
+        entry.public_key_sha256: {
+            "provider": entry.provider,
+            "provider_type": provider_types.get(entry.provider),
+            "container": entry.friendly_name,
+            "key_spec": {0x10: 1, 0x80: 2}.get(entry.key_usage or 0, 0),
+            "machine_key": entry.machine_key,
+        }
+        for bundle in bundles
+        if bundle.contents
+        for entry in bundle.contents.private_keys
+        if entry.provider is not None
+    }
+
+
 def held_keys(bundles: t.Iterable[Bundle]) -> t.Set[str]:
     """The public_key_sha256 of every private key that the opened bundles hold, together."""
     return {entry.public_key_sha256 for bundle in bundles if bundle.contents for entry in bundle.contents.private_keys}
@@ -512,6 +533,8 @@ def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generati
             index = known.index
             if generation.private_key == "missing":  # a restore brings the key back as it was
                 kept = {name: getattr(known, name) for name in ("key_place", "encrypted_at_rest", "exportable")}
+            if generation.key_storage is None:  # only a bundle tells it
+                kept["key_storage"] = known.key_storage
         merged[generation.sha256] = replace(generation, index=index, **kept)
     current = live[-1].sha256 if live else None
     return sorted(merged.values(), key=lambda generation: (generation.sha256 == current, generation.index))
@@ -583,6 +606,7 @@ def generation_as_json(generation: Generation) -> t.Dict[str, t.Any]:
     for name in ("certificate_place", "key_place"):
         place = getattr(generation, name)
         shape[name] = dict(vars(place)) if place else None
+    shape["key_storage"] = dict(generation.key_storage) if generation.key_storage else None
     return shape
 
 
@@ -598,6 +622,7 @@ def generation_from_json(shape: t.Mapping[str, t.Any]) -> Generation:
         private_key=str(shape["private_key"]),
         encrypted_at_rest=shape["encrypted_at_rest"],
         exportable=shape["exportable"],
+        key_storage=shape.get("key_storage"),
         **places,
     )
 

@@ -25,6 +25,7 @@ SET_REASONS = {
     "configuration_changed": "the configuration has changed since the newest set",
     "max_age": "the newest set is older than max_age",
 }
+_WINDOWS_NAME = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
 
 
@@ -68,6 +69,7 @@ class SetManifest:
     state: State
     left_out: t.Tuple[t.Mapping[str, str], ...]
     generations: t.Tuple[Generation, ...]
+    adcs: t.Optional[t.Mapping[str, t.Any]] = None  # what only a Windows CA has
 
     @property
     def public_keys(self) -> t.FrozenSet[str]:
@@ -95,6 +97,7 @@ class SetManifest:
             "state": dict(vars(self.state)),
             "left_out": [dict(one) for one in self.left_out],
             "generations": [generation_as_json(generation) for generation in self.generations],
+            **({"adcs": dict(self.adcs)} if self.adcs is not None else {}),
         }
 
 
@@ -103,7 +106,11 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     if shape["format"] != FORMAT or shape["format_version"] != FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])
-    if sorted(file.name for file in files) != sorted((ARCHIVE, MEMBERS)):
+    names = [file.name for file in files]
+    adcs = shape.get("adcs")
+    if adcs is None and sorted(names) != sorted((ARCHIVE, MEMBERS)):
+        raise ValueError("other files")
+    if adcs is not None and (len(set(names)) < len(names) or not names or not all(map(is_windows_member, names))):
         raise ValueError("other files")
     return SetManifest(
         id=str(shape["id"]),
@@ -119,7 +126,14 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         state=State(**shape["state"]),
         left_out=tuple(dict(one) for one in shape["left_out"]),
         generations=tuple(generation_from_json(generation) for generation in shape["generations"]),
+        adcs=None if adcs is None else dict(adcs),
     )
+
+
+def is_windows_member(name: str) -> bool:
+    """Whether this can be a file of a set that Windows made: one below at most one directory, of a name that is no path elsewhere."""
+    parts = name.split("/")
+    return len(parts) <= 2 and all(_WINDOWS_NAME.match(part) and part.strip(". ") for part in parts)
 
 
 def age_in_seconds(text: str) -> int:

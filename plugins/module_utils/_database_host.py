@@ -308,7 +308,12 @@ def _hand_over(folder: str) -> None:
 
 
 def set_manifest(
-    made: MadeSet, authority: Authority, generations: t.Iterable[Generation], directory: SetDirectory, about: Answer
+    made: MadeSet,
+    authority: Authority,
+    generations: t.Iterable[Generation],
+    directory: SetDirectory,
+    about: Answer,
+    adcs: t.Optional[Answer] = None,
 ) -> SetManifest:
     """The manifest of a new set in an authority's directory."""
     newest = directory.newest
@@ -326,6 +331,7 @@ def set_manifest(
         state=made.state,
         left_out=tuple(dict(vars(one)) for one in made.left_out),
         generations=tuple(generations),
+        adcs=adcs,
     )
 
 

@@ -12,12 +12,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import stat
 import typing as t
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
@@ -52,6 +50,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._openssl_layout import configuration
+from ansible_collections.keyward.pki.plugins.module_utils._renewal import given_certificates, refuse_wrong_answer, renewal_reasons
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
 
 try:
@@ -163,20 +162,6 @@ class _Renewal:
             return self._root()
         return self._subordinate()
 
-    def _due(self) -> t.List[Finding]:
-        start, end = _certificates.validity(self._certificate)
-        found = []
-        days, before = self._request.get("remaining_days"), self._request.get("issued_before")
-        if days is not None and end - _certificates.now() < timedelta(days=days):
-            found.append(
-                Finding("remaining_days", f"it is valid until {self._current.not_after}, fewer than {days} days", self._current.sha256)
-            )
-        if before is not None and start < _time(before):
-            found.append(
-                Finding("issued_before", f"it began to be valid on {self._current.not_before}, before {before}", self._current.sha256)
-            )
-        return found
-
     def _answer(self, reasons: t.Sequence[Finding] = (), **more: t.Any) -> Answer:
         changed = bool(more.get("changed"))
         reading = OpensslBackend(self._which).read() if changed and not self._check else self._reading
@@ -198,7 +183,7 @@ class _Renewal:
                 "a certificate was given, and this is a root: it signs its own",
                 "Leave certificate out",
             )
-        reasons = self._due()
+        reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
         if self._check:
@@ -230,7 +215,7 @@ class _Renewal:
             return self._install_answer(given, bool(waiting))
         if waiting:
             return self._answer(pending=True, request=waiting.decode("ascii", "replace"), request_file=self._pair.request)
-        reasons = self._due()
+        reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
         text = None
@@ -243,7 +228,7 @@ class _Renewal:
         return self._answer(reasons, changed=True, pending=True, request=text, request_file=self._pair.request)
 
     def _install_answer(self, given: str, requested: bool) -> Answer:
-        certificates = _given_certificates(given)
+        certificates = given_certificates(given)
         known = {generation.sha256 for generation in self._reading.generations}
         answer = generation_of(certificates[0])
         if answer.sha256 in known:
@@ -257,7 +242,7 @@ class _Renewal:
                 "Run ca_renew without it first",
             )
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
-        _refuse_wrong_answer(answer, expected, self._current.subject)
+        refuse_wrong_answer(answer, expected, self._current.subject)
         finding = Finding("answered", f"{answer.label} answers the request", answer.sha256)
         if not self._check:
             chain = certificates[1:] or self._chain_in_place()
@@ -358,53 +343,6 @@ def _read_if_there(path: str, what: str) -> t.Optional[bytes]:
         return read_file(path, what, LARGEST_INPUT)
     except FileNotFoundError:
         return None
-
-
-def _time(text: str) -> datetime:
-    match = re.match(r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2}))?Z?)?\Z", text)
-    try:
-        if not match:
-            raise ValueError
-        return datetime.strptime(f"{match.group(1)}T{match.group(2) or '00:00'}:{match.group(3) or '00'}", "%Y-%m-%dT%H:%M:%S")
-    except ValueError:
-        raise KeywardError(
-            "the CA can't be renewed", f"issued_before is no time that can be read: {text}", "Give it as 2026-11-01T00:00:00Z (UTC)"
-        ) from None
-
-
-def _given_certificates(text: str) -> t.List[bytes]:
-    found = pem_certificates(text.encode("utf-8"))
-    for certificate in found:
-        with contextlib.suppress(ValueError):
-            generation_of(certificate)
-            continue
-        found = []
-        break
-    if not found:
-        raise KeywardError(
-            "the certificate was not put in place",
-            "what was given holds no certificate (PEM) that can be read",
-            "Give the answer of the parent CA as PEM",
-        )
-    return found
-
-
-def _refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
-    parsed = x509.load_der_x509_certificate(answer.certificate)
-    start, end = _certificates.validity(parsed)
-    why = None
-    if answer.public_key_sha256 != key:
-        why = "it is for another key than the one that waits"
-    elif answer.subject != subject:
-        why = f"its subject is {answer.subject}, and the CA's is {subject}"
-    elif not _certificates.is_ca(parsed):
-        why = "it is no CA certificate (basicConstraints)"
-    elif not start <= _certificates.now() + timedelta(minutes=5) or end <= _certificates.now():
-        why = f"it is valid from {answer.not_before} to {answer.not_after}"
-    if why:
-        raise KeywardError(
-            "the certificate was not put in place", why, "Have the parent CA sign the pending request again, as that of a CA"
-        )
 
 
 # --- installation ------------------------------------------------------------------------------------------------
@@ -528,8 +466,8 @@ class _Installation:
             certificate = _certificates.root_certificate(key, subject, self._options["days"], self._options.get("path_length"))
             text = certificate.public_bytes(serialization.Encoding.PEM)
         elif answer:
-            certificates = _given_certificates(answer)
-            _refuse_wrong_answer(generation_of(certificates[0]), public_key_sha256(key.public_key()), subject.rfc4514_string())
+            certificates = given_certificates(answer)
+            refuse_wrong_answer(generation_of(certificates[0]), public_key_sha256(key.public_key()), subject.rfc4514_string())
             text = "".join(map(pem, certificates)).encode("ascii")
         else:
             return self._requested(files, key, subject, changed)

@@ -90,13 +90,20 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """A private key. `encrypted`: it lay under a password, in a shrouded bag, in an encrypted safe, or both."""
+    """A private key. `encrypted`: it lay under a password, in a shrouded bag, in an encrypted safe, or both.
+
+    Windows adds the rest: `provider` (the name of the CSP or KSP), `machine_key`, and `key_usage`, the bits by which it tells
+    the kinds of keys apart.
+    """
 
     key: PrivateKeyTypes
     public_key_sha256: str
     friendly_name: str | None
     local_key_id: bytes | None
     encrypted: bool
+    provider: str | None = None
+    machine_key: bool = False
+    key_usage: int | None = None
 
 
 @dataclass(frozen=True)
@@ -318,6 +325,7 @@ def _der_oid(dotted: str) -> bytes:
 _PKCS7_DATA, _PKCS7_ENCRYPTED = "1.2.840.113549.1.7.1", "1.2.840.113549.1.7.6"
 _BAG = "1.2.840.113549.1.12.10.1."
 _KEY_BAG, _SHROUDED_KEY_BAG, _CERTIFICATE_BAG, _SAFE_BAG = _BAG + "1", _BAG + "2", _BAG + "3", _BAG + "6"
+_WINDOWS_PROVIDER, _WINDOWS_MACHINE_KEY, _KEY_USAGE = "1.3.6.1.4.1.311.17.1", "1.3.6.1.4.1.311.17.2", "2.5.29.15"
 _FRIENDLY_NAME, _LOCAL_KEY_ID, _X509_CERTIFICATE = "1.2.840.113549.1.9.20", "1.2.840.113549.1.9.21", "1.2.840.113549.1.9.22.1"
 _PBKDF2, _PBES2, _PBMAC1, _SCRYPT = "1.2.840.113549.1.5.12", "1.2.840.113549.1.5.13", "1.2.840.113549.1.5.14", "1.3.6.1.4.1.11591.4.11"
 _AES_256_CBC, _HMAC_SHA1, _HMAC_SHA256, _SHA256 = (
@@ -708,6 +716,8 @@ class _Item(t.NamedTuple):
     safe: _Scheme | None = None  # what the safe around it is encrypted with
     friendly_name: str | None = None
     local_key_id: bytes | None = None
+    provider: str | None = None
+    machine_key: bool = False
 
     def sound(self, plain: bytes) -> bool:
         """Whether decrypted bytes have the outline of what this item holds. Chance passes with less than 1 in 2^40."""
@@ -744,7 +754,7 @@ def _sealed_item(kind: str, algorithm: _Value, sealed: bytes, secrets: _Secrets,
 
 
 def _attributes(members: list[_Value]) -> dict[str, t.Any]:
-    """friendlyName and localKeyId of a bag. What can't be read of them is left out: a name costs nobody a key."""
+    """friendlyName, localKeyId and Windows' attributes of a bag. What can't be read is left out: a name costs nobody a key."""
     found: dict[str, t.Any] = {}
     try:
         attributes = _members(members[2], tag=_SET) if len(members) > 2 else []
@@ -760,6 +770,10 @@ def _attributes(members: list[_Value]) -> dict[str, t.Any]:
                     found["friendly_name"] = name.body.decode("utf-16-be" if name.tag == _BMP else "utf-8")
             elif oid == _LOCAL_KEY_ID:
                 found["local_key_id"] = _octets(_members(values, 1, _SET)[0])
+            elif oid == _WINDOWS_PROVIDER:
+                found["provider"] = _members(values, 1, _SET)[0].body.decode("utf-16-be")
+            elif oid == _WINDOWS_MACHINE_KEY:
+                found["machine_key"] = True
         except (_Damaged, UnicodeDecodeError):
             continue
     return found
@@ -947,7 +961,22 @@ def _key_entry(item: _Item, plain: bytes) -> KeyEntry | UnreadableEntry:
         if not _KEY_ALGORITHMS.fullmatch(oid):
             return UnreadableEntry(item.kind, f"the key's algorithm is not supported ({oid})", oid)
         return UnreadableEntry(item.kind, "the key is damaged", None)
-    return KeyEntry(key, digest, item.friendly_name, item.local_key_id, bool(item.scheme or item.safe))
+    encrypted = bool(item.scheme or item.safe)
+    windows = (item.provider, item.machine_key, _key_usage(plain))
+    return KeyEntry(key, digest, item.friendly_name, item.local_key_id, encrypted, *windows)
+
+
+def _key_usage(plain: bytes) -> int | None:
+    """The first octet of the keyUsage that Windows adds to a PrivateKeyInfo (RFC 5208, attributes); None where there is none."""
+    try:
+        for attribute in _members(_members(_only(plain), 4)[3], tag=_CONSTRUCTED_0):
+            identifier, values = _members(attribute, 2)[:2]
+            if _oid(identifier) == _KEY_USAGE:
+                bits = _members(values, 1, _SET)[0]
+                return bits.body[1] if bits.tag == _BITS and len(bits.body) > 1 else None
+    except _Damaged:
+        pass
+    return None
 
 
 def _certificate_entry(item: _Item, plain: bytes) -> CertificateEntry | UnreadableEntry:

@@ -192,10 +192,20 @@ class SetStore:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
+    def place_in(self, staged: str, name: str) -> str:
+        """Where a file of a set belongs in its directory; that of Windows' database has one of its own. Raises OSError."""
+        folder, _slash, _base = name.rpartition("/")
+        if folder:
+            with contextlib.suppress(FileExistsError):
+                self._make_directory(os.path.join(staged, folder))
+        return os.path.join(staged, name)
+
     def commit(self, staged: str, manifest: SetManifest, authority_directory: str, name: str) -> str:
         """Write the manifest last and give the set its place; the path that it has from now on. Raises OSError."""
         for file in manifest.files:
             self._finish(os.path.join(staged, file.name))
+        for folder in {os.path.dirname(file.name) for file in manifest.files} - {""}:
+            sync_directory(os.path.join(staged, folder))
         text = json.dumps(manifest.as_json(), indent=2, ensure_ascii=True).encode("ascii") + b"\n"
         write_new(os.path.join(staged, MANIFEST), text, self.directory.file_mode)
         sync_directory(staged)
@@ -221,7 +231,7 @@ class SetStore:
         """A set of another store, byte for byte. Raises KeywardError."""
         with self.staging() as staged, self.locked():
             for file in source.manifest.files:
-                path = os.path.join(staged, file.name)
+                path = self.place_in(staged, file.name)
                 shutil.copyfile(os.path.join(source.path, file.name), path)
                 if digest_of(path) != file.sha256:
                     raise OSError(errno.EIO, "the copy differs")

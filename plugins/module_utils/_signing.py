@@ -214,14 +214,7 @@ class _Crl:
     data: bytes
 
     def as_result(self) -> t.Dict[str, t.Any]:
-        parsed = load_crl(self.data)
-        return {
-            "certificate": self.generation.sha256,
-            "path": self.path,
-            "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
-            "number": _number_of(parsed),
-            "next_update": _next_update(parsed),
-        }
+        return crl_result(self.generation, self.path, load_crl(self.data))
 
 
 def crl(which: Which, request: Request, check: bool) -> Answer:
@@ -243,6 +236,17 @@ def load_crl(data: bytes) -> t.Any:
     """A CRL of PEM or DER bytes. Raises ValueError."""
     load = x509.load_pem_x509_crl if b"-----BEGIN" in data[:4096] else x509.load_der_x509_crl
     return load(data)
+
+
+def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> t.Dict[str, t.Any]:
+    """What is returned of a CRL that a generation verifies."""
+    return {
+        "certificate": generation.sha256,
+        "path": path,
+        "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+        "number": _number_of(parsed),
+        "next_update": _next_update(parsed),
+    }
 
 
 def _number_of(parsed: t.Any) -> t.Optional[str]:

@@ -50,6 +50,8 @@ attributes:
       - A CRL is signed where it is missing, is not its generation's, lacks a revocation of the database, or is about to expire.
 notes:
   - A generation that has expired gets no CRL. One whose key is in a token is reported and left to the token.
+  - On Windows the CA publishes its CRLs itself (C(certutil -CRL)), one for each key. With O(scratch) its keys sign in memory. O(days) and
+    O(published_crl) can not be given there.
 author:
   - keyward.pki contributors (@keyward)
 """

@@ -32,6 +32,12 @@ options:
       - How many intact full sets to keep in each store. Older ones are removed once a new one is stored, the last one never.
       - All are kept where it is not given.
     type: int
+  truncate_logs:
+    description:
+      - On Windows, whether the CA may drop the log files that the set holds. Leave it where another product backs up the same database.
+      - Elsewhere there are no log files, and it means nothing.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -48,9 +54,13 @@ attributes:
     details:
       - Decided by what the database and the newest set contain.
 notes:
+  - On Windows C(Backup-CARoleService) writes the database, and the set is a directory of files with their digests in its manifest. It
+    also holds the exported registry, C(CAPolicy.inf), the CA certificates and the list of templates. A set is due when the last request,
+    the last revocation or the configuration has changed. That the database holds no private key of the CA is the promise of the API;
+    no file of keys is among the set's files. Keys that the CA has archived are in the database.
   - Exactly one of O(stores) and O(host_store) must be given. They are stores of kind V(databases).
   - With O(stores), a CA whose files are not the login user's must be read as root. Another user could not hand the set over.
-  - A set is a C(tar) archive with a manifest. Without this collection, C(tar -xzpf database.tar.gz -C /) puts it back.
+  - Elsewhere a set is a C(tar) archive with a manifest. Without this collection, C(tar -xzpf database.tar.gz -C /) puts it back.
 seealso:
   - module: keyward.pki.ca_database_restore
 author:
@@ -204,7 +214,8 @@ advisories:
   elements: dict
   contains:
     code:
-      description: A stable identifier, such as V(private_key_left_out), V(digest_mismatch) or V(unfinished_issue).
+      description: >-
+        A stable identifier, such as V(private_key_left_out), V(digest_mismatch), V(unfinished_issue) or V(store_on_the_host).
       type: str
     message:
       description: A sentence.

@@ -68,6 +68,10 @@ attributes:
     details:
       - What is right is not touched, also after O(advance).
 notes:
+  - On Windows, where no CA is configured, it is configured with the certificate in the machine store, so that the keys come first
+    (M(keyward.pki.ca_key_restore)). The registry of the set comes back without what belongs to the host that it came from. The set is
+    compared with O(published_crl) and O(published_certificates) by their dates. Of O(advance) only V(auto) is possible; CRLs are to be
+    published until their number is beyond the last one.
   - Exactly one of O(stores), O(host_store) and O(set) must be given.
 seealso:
   - module: keyward.pki.ca_key_restore

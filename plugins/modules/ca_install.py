@@ -76,7 +76,10 @@ attributes:
     details:
       - A CA that is there is never touched, whatever the options say.
 notes:
-  - O(config_file) is required. An C(openssl.cnf) that is there is used as it is, and never changed.
+  - Without a Windows host, O(config_file) is required. An C(openssl.cnf) that is there is used as it is, and never changed.
+  - On Windows the feature C(ADCS-Cert-Authority) is added where it is absent, and a standalone CA is configured. Where a backup of the CA
+    exists, its keys are imported and the CA is configured on top of them; its database comes back with M(keyward.pki.ca_database_restore),
+    which also brings back enterprise CAs. A path length is written into C(CAPolicy.inf) by its owner. Ed25519 is not to be had.
   - With O(private_key_passphrase) the private key is encrypted at rest.
   - An installation makes a key backup due. The role P(keyward.pki.install#role) takes it.
 seealso:
@@ -202,6 +205,11 @@ request_file:
   description: Where it lies on the host. V(null) where there is none.
   returned: success
   type: str
+
+reboot_required:
+  description: Whether Windows must be restarted before the CA can be configured. It is never restarted by this module.
+  returned: success
+  type: bool
 
 restored:
   description: What was put back from a backup, or would be.

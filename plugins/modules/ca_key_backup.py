@@ -20,6 +20,8 @@ description:
   - Whether a backup is due is decided without its password. When O(password) is given it is proved all the same; a wrong one
     is an error, never a reason to write a new backup.
   - The private keys leave the host only inside the encrypted bundle.
+  - On Windows C(Backup-CARoleService) writes the PKCS#12 file, and its bytes are stored unchanged. They must open with the password and not
+    without one. A generation that it left out is exported from the machine store on its own, so that a backup may hold several files.
 options:
   reference:
     description: A change ticket or other reference that the manifest records.

@@ -48,6 +48,8 @@ attributes:
       - A second run finds everything in its place.
 notes:
   - O(password) is required.
+  - On Windows the files are imported into the machine store, exportable. Each key is then exported once more, under a password of that
+    moment, to see that it can be and that it is kept as before. A path in RV(restored) is then one of the certificate drive.
 seealso:
   - module: keyward.pki.ca_key_backup
 author:

@@ -58,6 +58,7 @@ notes:
   - At least one of O(remaining_days), O(issued_before) and O(certificate) must be given. There is no way to force a renewal, because a
     run that is repeated must never renew again.
   - A private key that waits for its certificate is no generation yet. No run replaces or deletes it, and no backup holds it.
+  - On Windows C(certutil -renewCert) renews, and the CA is restarted. O(days) can not be given there; C(CAPolicy.inf) says it.
 seealso:
   - module: keyward.pki.ca_key_backup
   - module: keyward.pki.ca_sign

@@ -31,6 +31,8 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
 attributes:
+  platform:
+    platforms: posix
   check_mode:
     support: full
     details:

@@ -16,5 +16,6 @@ Complete-AdcsModule -Session $session -Work {
         if (-not $session.Check) { Publish-AdcsCrl }
     }
     $answer['crls'] = @(Get-AdcsCrl)
+    $answer['undecided'] = -not $session.Request['publish']
     $answer
 }

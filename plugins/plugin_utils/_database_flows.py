@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import platform
 import re
+import secrets
 import typing as t
 from dataclasses import replace
 from importlib.metadata import version
@@ -27,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     due_reasons,
     even_hex,
     index_time,
+    is_windows_member,
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
@@ -45,6 +48,19 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetD
 from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL, load_crl, signed_by
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import (
+    POLICY,
+    REGISTRY,
+    REVOCATION_REASONS,
+    HostSet,
+    HostStore,
+    PublishedSince,
+    covers,
+    facts_of,
+    for_another_host,
+    published_since,
+    state_of,
+)
 
 # How openssl ca names the reasons of RFC 5280, 5.3.1; it has no names for the others.
 _REASONS = {
@@ -116,6 +132,8 @@ class CaDatabaseBackup(SetFlow):
         """All of it on the host: nothing travels."""
         names = ("host_store", "max_age", "keep_full_sets")
         answer = self.on_host({**{name: self.options[name] for name in names}, "made": self._made()})
+        if "adcs" in answer:
+            return self._in_store_of_windows(answer)
         live = live_of(answer, self._host)
         reasons = [Finding(**reason) for reason in answer["reasons"]]
         store_advisories = [Finding(**advisory) for advisory in answer["store_advisories"]]
@@ -124,12 +142,60 @@ class CaDatabaseBackup(SetFlow):
             live, answer["id"], State(**answer["state"]), reasons, answer["set"], left_out, answer["removed"], store_advisories
         )
 
+    def _in_store_of_windows(self, look: Result) -> Result:
+        """The host told what its store holds. Whether a set is due is decided here; made and stored it is there."""
+        live, state, store = live_of(look, self._host), state_of(look["state"]), HostStore(look["store"])
+        directory = store.recognise(live.authority, live.generations)
+        newest = store.newest(directory) if directory else None
+        identity = next((one.manifest.authority.id for one in store.sets if one.directory == directory), None)
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
+        shown = set_result(newest.manifest, [newest.path(self.options["host_store"])]) if newest else None
+        removed: list[str] = []
+        if reasons and not self._check:
+            authority = replace(live.authority, id=identity or authority_id(live.generations))
+            manifest = SetManifest(
+                id=secrets.token_hex(16),
+                sequence=store.next_sequence(directory) if directory else 1,
+                previous=newest.manifest.id if newest else None,
+                kind="full",
+                authority=authority,
+                created=now(),
+                as_of=now(),
+                made={**self._made(), "reason": reasons[0].code},
+                files=(),
+                members=0,
+                state=state,
+                left_out=(),
+                generations=tuple(live.generations),
+                adcs=facts_of(look),
+            )
+            commit = {
+                "directory": directory or directory_name(authority),
+                "name": set_name(manifest),
+                "manifest": manifest.as_json(),
+                "keep": self.options["keep_full_sets"],
+                "event": self._event(manifest),
+            }
+            done = self.on_host({**self._order, "make": None, "host_store": self.options["host_store"], "commit": commit})
+            files = tuple(SetFile(one["name"], one["sha256"], one["size"]) for one in done["files"])
+            manifest = replace(manifest, files=files, members=len(files), as_of=done["as_of"])
+            shown, removed, identity = set_result(manifest, [done["path"]]), done["removed"], authority.id
+        return self._result(live, identity, state, reasons, shown, [], removed, store.advisories)
+
+    @property
+    def _order(self) -> Result:
+        return {"truncate_logs": self.options["truncate_logs"]}
+
+    def _event(self, manifest: SetManifest) -> Result:
+        return {"event": "set", "at": now(), "controller": platform.node(), "host": self._host, "set": manifest.id}
+
     def _here(self) -> Result:
         stores = self._stores()
         for store in stores:
             store.refuse_if_not_writable()
         answer = self.on_host({})
-        live, state = live_of(answer, self._host), State(**answer["state"])
+        live = live_of(answer, self._host)
+        state = state_of(answer["state"]) if "adcs" in answer else State(**answer["state"])
         known = {store.path: store.recognise(live.authority, live.generations) for store in stores}
         directories = [directory for directory in known.values() if directory]
         newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
@@ -144,7 +210,7 @@ class CaDatabaseBackup(SetFlow):
         if reasons and not self._check:
             authority = replace(live.authority, id=identity or authority_id(live.generations))
             name = directories[0].name if directories else directory_name(authority)
-            manifest, paths, removed, made = self._store(stores, authority, live, name, reasons)
+            manifest, paths, removed, made = self._store(stores, authority, live, name, reasons, answer)
             shown, state, left_out, identity = set_result(manifest, paths), made.state, list(made.left_out), authority.id
             if made.unfinished:
                 text = "openssl ca was stopped while it issued: files whose names end in .new lie beside the database"
@@ -157,50 +223,53 @@ class CaDatabaseBackup(SetFlow):
         return bool(directory and any(other.name == one.name and other.damage is None for other in directory.sets))
 
     def _store(
-        self, stores: t.Sequence[SetStore], authority: Authority, live: Live, name: str, reasons: t.Sequence[Finding]
+        self, stores: t.Sequence[SetStore], authority: Authority, live: Live, name: str, reasons: t.Sequence[Finding], look: Result
     ) -> tuple[SetManifest, list[str], list[str], MadeSet]:
         first, *others = stores
         with first.staging() as staged:
-            made = self._fetched(staged)
-            prove_archive(os.path.join(staged, ARCHIVE), read_members(os.path.join(staged, MEMBERS)))
+            made, adcs = self._fetched(first, staged, look)
+            if adcs is None:
+                prove_archive(os.path.join(staged, ARCHIVE), read_members(os.path.join(staged, MEMBERS)))
             with first.locked():
                 directory = SetDirectory(os.path.join(first.path, name))
                 taken = [SetDirectory(os.path.join(store.path, name)).next_sequence for store in stores]
-                manifest = set_manifest(made, authority, live.generations, directory, {**self._made(), "reason": reasons[0].code})
+                about = {**self._made(), "reason": reasons[0].code}
+                manifest = set_manifest(made, authority, live.generations, directory, about, adcs)
                 manifest = replace(manifest, sequence=max(taken))
                 paths = [first.commit(staged, manifest, name, set_name(manifest))]
         stored = StoredSet(paths[0], manifest)
         paths += [store.copy(stored, name) for store in others]
         removed = []
-        event = {"event": "set", "at": now(), "controller": platform.node(), "host": self._host, "set": manifest.id}
         for store in stores:
             removed += store.keep(SetDirectory(os.path.join(store.path, name)), self.options["keep_full_sets"])
-            store.record(name, event)
+            store.record(name, self._event(manifest))
         return manifest, paths, removed, made
 
-    def _fetched(self, staged: str) -> MadeSet:
-        """A set made on the host and moved by the connection's own file transfer, digests compared."""
+    def _fetched(self, store: SetStore, staged: str, look: Result) -> tuple[MadeSet, Result | None]:
+        """A set made on the host and moved by the connection's own file transfer, digests compared; and what is Windows' own of it."""
+        on_windows = "adcs" in look
         with self._remote_directory() as folder:
-            answer = self.on_host({"make": folder})
+            answer = self.on_host({"make": folder, **(self._order if on_windows else {})})
             for shape in answer["files"]:
-                local = os.path.join(staged, os.path.basename(shape["name"]))
+                name = shape["name"] if on_windows else os.path.basename(shape["name"])
+                if on_windows and not is_windows_member(name):
+                    raise KeywardError("nothing was stored", "the host gave a set's file a name that can't be", "Look at what runs there")
+                local = store.place_in(staged, name)
                 descriptor = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 os.close(descriptor)
-                self._transfer(self._connection.fetch_file, self._on_host_path(folder, shape["name"]), local)
+                self._transfer(self._connection.fetch_file, shape.get("path") or self._on_host_path(folder, name), local)
                 if digest_of(local) != shape["sha256"]:
                     raise KeywardError(
                         "nothing was stored",
                         f"{shape['name']} did not arrive as it was made on the host",
                         "Check the connection and the disks",
                     )
-        return MadeSet(
-            tuple(SetFile(**shape) for shape in answer["files"]),
-            answer["members"],
-            State(**answer["state"]),
-            answer["as_of"],
-            tuple(LeftOut(**one) for one in answer["left_out"]),
-            answer["unfinished"],
-        )
+        files = tuple(SetFile(shape["name"], shape["sha256"], shape["size"]) for shape in answer["files"])
+        if on_windows:
+            made = MadeSet(files, len(files), state_of(answer["state"]), answer["as_of"], (), False)
+            return made, facts_of({**look, "state": answer["state"]})
+        left_out = tuple(LeftOut(**one) for one in answer["left_out"])
+        return MadeSet(files, answer["members"], State(**answer["state"]), answer["as_of"], left_out, answer["unfinished"]), None
 
     def _result(
         self,
@@ -240,7 +309,7 @@ class CaDatabaseRestore(SetFlow):
         options: Result = {name: self.options[name] for name in ("part", "on_conflict")}
         options.update(advance=self._advance(), controller=platform.node())
         answer = self._from_host_store(options) if self.options["host_store"] else self._from_here(options)
-        manifest = set_manifest_from_json(answer["manifest"])
+        manifest = answer["manifest"] if isinstance(answer["manifest"], SetManifest) else set_manifest_from_json(answer["manifest"])
         result: Result = {
             "changed": answer["changed"],
             "authority": replace(manifest.authority, host=self._host).as_result(),
@@ -276,6 +345,8 @@ class CaDatabaseRestore(SetFlow):
 
     def _from_host_store(self, options: Result) -> Result:
         look = self.on_host({"host_store": self.options["host_store"]})
+        if "store" in look:
+            return self._restored_by_windows(look, None)
         generations = set_manifest_from_json(look["manifest"]).generations
         options.update(host_store=self.options["host_store"], published=self._published(generations))
         return self.on_host({"restore": options})
@@ -285,11 +356,15 @@ class CaDatabaseRestore(SetFlow):
         place = None
         if chosen and not self._names_an_authority:
             recorded = chosen.manifest.authority
-            place = {name: getattr(recorded, name) for name in ("backend", "config_file", "directory", "name")}
+            names = ("backend", "name") if recorded.backend == "adcs" else ("backend", "config_file", "directory", "name")
+            place = {name: getattr(recorded, name) for name in names}
+        look: Result = {}
         try:
-            live = live_of(self.on_host({}, place), self._host)
-        except NothingOnHost:
+            look = self.on_host({}, place)
+            live = live_of(look, self._host)
+        except NothingOnHost as exc:
             live = None
+            look = look or ({"adcs": None} if exc.backend == "adcs" else {})
         chosen = chosen or self._of_stores(live)
         if chosen.damage:
             raise KeywardError(
@@ -298,6 +373,8 @@ class CaDatabaseRestore(SetFlow):
         manifest = chosen.manifest
         if live:
             refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
+        if "adcs" in look:
+            return self._restored_by_windows(look, chosen)
         options.update(manifest=manifest.as_json(), published=self._published(manifest.generations))
         with self._remote_directory() as folder:
             sent = []
@@ -310,6 +387,156 @@ class CaDatabaseRestore(SetFlow):
         if answer["changed"] and not self._check:
             self._record(chosen)
         return answer
+
+    def _restored_by_windows(self, look: Result, chosen: StoredSet | None) -> Result:
+        """Decided here: which set, whether it is older than what is out there, whether the database is in the way. Done on the host."""
+        if isinstance(self._advance(), dict):
+            raise KeywardError(
+                "ca_database_restore can't run",
+                "AD CS draws its serial numbers at random and counts its CRLs itself: on Windows no number can be given",
+                "Give advance: auto; revocations that the set lacks are entered again",
+            )
+        live = live_of(look, self._host) if look.get("generations") else None
+        in_store = None if chosen else self._of_windows_store(HostStore(look["store"]), live)
+        manifest = chosen.manifest if chosen else t.cast(HostSet, in_store).manifest
+        if manifest.adcs is None:
+            why = "the set is of a CA that ran on openssl, and this is a Windows host"
+            raise KeywardError("nothing was restored", why, "Name another set")
+        if live:
+            refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
+        whole = self.options["part"] == "all"
+        crls = [self._crl(path, manifest.generations) for path in self.options["published_crl"] or ()]
+        published = published_since(manifest, crls, self.options["published_certificates"])
+        if whole and published.newer and self._advance() is None:
+            raise KeywardError(
+                "nothing was restored",
+                "; ".join(finding.message for finding in published.newer),
+                "Find a newer set, or give advance: auto: revocations are entered again, and you publish CRLs beyond the last number",
+                published.newer,
+            )
+        wanted = whole and self._is_wanted(look, manifest.adcs)
+        exported = self._exported_registry(chosen, in_store) if wanted else b""
+        order: Result = {
+            "part": self.options["part"],
+            "folder": None,
+            "files": [],
+            "set_path": in_store.path(self.options["host_store"]) if in_store else None,
+            "registry": base64.b64encode(for_another_host(exported, "", "")[0]).decode("ascii") if wanted else None,
+            "ca_type": manifest.adcs["ca_type"],
+            "certificate_id": manifest.generations[-1].sha1.upper(),
+            "database_directory": manifest.authority.directory,
+            "log_directory": manifest.adcs["log_directory"],
+            "restore_database": wanted,
+            "write_capolicy": any(file.name == POLICY for file in manifest.files),
+            "set_aside_capolicy": self.options["on_conflict"] == "set_aside",
+            "revoke": [
+                {"serial": serial, "reason": REVOCATION_REASONS.get(why or "", 0)} for serial, _when, why in published.revocations if wanted
+            ],
+            "expected": {"last_request_id": manifest.adcs["last_request_id"]},
+        }
+        place = {"backend": "adcs", "name": manifest.authority.name}
+        answer = self._sent(chosen, order, wanted, place) if chosen else self._told(order, manifest, wanted, place)
+        if chosen and answer["changed"] and not self._check:
+            self._record(chosen)
+        return self._restored_result(answer, manifest, published, exported, chosen.path if chosen else order["set_path"])
+
+    def _of_windows_store(self, store: HostStore, live: Live | None) -> HostSet:
+        found = store.recognise(live.authority, live.generations) if live else None
+        directories = [found] if found else [] if live else store.of_host(self._host, self.options["name"])
+        if len(directories) > 1:
+            raise KeywardError(
+                "nothing was restored",
+                f"it can't be told which authority of {self._host} is meant: " + " or ".join(sorted(directories)),
+                "Give its name",
+            )
+        newest = store.newest(directories[0]) if directories else None
+        if newest is None:
+            raise KeywardError(
+                "nothing was restored", f"no intact set of this authority on {self._host} is stored", "Mount the right store, or name a set"
+            )
+        return newest
+
+    def _is_wanted(self, look: Result, recorded: t.Mapping[str, t.Any]) -> bool:
+        """Whether the set's database is to take the place of what is there."""
+        there, aside = look.get("state"), self.options["on_conflict"] == "set_aside"
+        facts = look.get("adcs")
+        if not facts or not look["database"]["exists"] or facts["restore_in_progress"]:
+            return True
+        why = None
+        if there is None:
+            why = "the CA does not answer, so it can't be told what its database holds"
+        elif covers(there, recorded):
+            return aside and not covers(recorded, there)
+        elif not covers(recorded, there):
+            why = "the database on the host has entries or revocations that the set lacks"
+        if why and not aside:
+            raise KeywardError(
+                "nothing was restored",
+                why,
+                "Start the CA, or use a newer set. With on_conflict: set_aside the database is kept beside its place, and the set takes it",
+                [Finding("conflict", why)],
+            )
+        return True
+
+    def _exported_registry(self, chosen: StoredSet | None, in_store: HostSet | None) -> bytes:
+        if chosen:
+            return read_file(os.path.join(chosen.path, REGISTRY), "the exported registry")
+        path = f"{t.cast(HostSet, in_store).directory}/{t.cast(HostSet, in_store).name}/{REGISTRY}"
+        told = self.on_host({"host_store": self.options["host_store"], "read": path})
+        return base64.b64decode(told["content"])
+
+    def _sent(self, chosen: StoredSet, order: Result, whole: bool, place: Result) -> Result:
+        """In check mode the database stays where it is: whether it would be restored is known already."""
+        with self._remote_directory() as folder:
+            sent = []
+            for number, file in enumerate(chosen.manifest.files):
+                if file.name == POLICY or (whole and not self._check and file.name.startswith("DataBase/")):
+                    sent.append({**vars(file), "sent_as": f"file-{number}"})
+                    target = self._on_host_path(folder, f"file-{number}")
+                    self._transfer(self._connection.put_file, os.path.join(chosen.path, file.name), target)
+            self._fixup_perms2([folder, *(self._on_host_path(folder, file["sent_as"]) for file in sent)])
+            return self.on_host({"restore": {**order, "folder": folder, "files": sent}}, place)
+
+    def _told(self, order: Result, manifest: SetManifest, whole: bool, place: Result) -> Result:
+        wanted = [file for file in manifest.files if file.name == POLICY or (whole and file.name.startswith("DataBase/"))]
+        files = [{**vars(file), "sent_as": file.name} for file in wanted]
+        return self.on_host({"restore": {**order, "files": files}}, place)
+
+    def _restored_result(self, answer: Result, manifest: SetManifest, published: PublishedSince, exported: bytes, path: str) -> Result:
+        advisories = [Finding(**advisory) for advisory in answer["advisories"]]
+        state = answer.get("state")
+        following = state["next_crl_number"] if state else None
+        if exported:
+            advisories += published.newer
+            facts = manifest.adcs or {}
+            advisories += for_another_host(exported, facts["computer"], (answer.get("adcs") or {}).get("computer") or facts["computer"])[1]
+            if published.last_crl_number is not None and (following or 0) <= published.last_crl_number:
+                text = f"the next CRL has the number {following or 0:X}, and {published.last_crl_number:X} is published"
+                advisories.append(Finding("crl_number_behind", text + ": publish CRLs (certutil -CRL) until theirs is higher"))
+            if (manifest.adcs or {}).get("archived_keys") == "present":
+                text = "the database holds archived keys: to recover them, the KRA certificates' keys are needed: "
+                advisories.append(Finding("archived_keys", text + ", ".join((manifest.adcs or {})["kra_certificates"])))
+        for failed in answer["failed_revocations"]:
+            text = f"certificate {failed['serial']} could not be revoked again ({failed['code']}): revoke it by hand"
+            advisories.append(Finding("revocation_not_reentered", text))
+        if answer["reboot_required"]:
+            text = "Windows wants to be restarted before the CA can be configured; run this again afterwards"
+            advisories.append(Finding("reboot_required", text))
+        entered = {serial: (index_time(when), _REASONS.get(why or "")) for serial, when, why in published.revocations}
+        return {
+            "changed": answer["changed"],
+            "manifest": manifest,
+            "set": set_result(manifest, [path]),
+            "restored": answer["restored"],
+            "set_aside": answer["set_aside"],
+            "next_serial": None,
+            "next_crl_number": even_hex(following) if following is not None else None,
+            "advanced": {"serial": None, "crl_number": None},
+            "reentered": [
+                {"serial": serial, "revoked_at": entered[serial][0], "reason": entered[serial][1]} for serial in answer["reentered"]
+            ],
+            "advisories": findings(advisories),
+        }
 
     def _of_stores(self, live: Live | None) -> StoredSet:
         found: list[StoredSet] = []

@@ -21,7 +21,9 @@ Result = dict[str, t.Any]
 
 
 class NothingOnHost(KeywardError):
-    """Nothing of the authority is on the host."""
+    """Nothing of the authority is on the host. C(backend): what would run it there, where the host says so."""
+
+    backend: str | None = None
 
 
 class Flow(ActionBase):  # type: ignore[misc]
@@ -90,7 +92,18 @@ class Flow(ActionBase):  # type: ignore[misc]
 
     @property
     def _names_an_authority(self) -> bool:
-        return any(self.options.get(name) is not None for name in ("config_file", "directory", "certificate_file"))
+        return self.options["backend"] == "adcs" or any(
+            self.options.get(name) is not None for name in ("config_file", "directory", "certificate_file")
+        )
+
+    @property
+    def _has_an_authority(self) -> bool:
+        """A Windows host knows its CA itself; elsewhere a place must be named."""
+        return self._names_an_authority or self._is_windows
+
+    @property
+    def _is_windows(self) -> bool:
+        return ".ps1" in self._connection.module_implementation_preferences
 
     # --- the host ---
 
@@ -116,7 +129,7 @@ class Flow(ActionBase):  # type: ignore[misc]
             why = f"the connection {transport} can't pipeline, so the secrets would lie in a file on the host"
         elif become is not None and not getattr(become, "pipelining", True):
             why = f"become method {become.name} can't pipeline, so the secrets would lie in a file on the host"
-        elif transport in ("winrm", "psrp") and tuple(int(part) for part in core_version.split(".")[:2]) < (2, 19):
+        elif self._is_windows and tuple(int(part) for part in core_version.split(".")[:2]) < (2, 19):
             why = f"ansible-core {core_version} prints what a Windows host answers, at -vvv even with no_log"
         if why:
             raise KeywardError(
@@ -131,7 +144,11 @@ class Flow(ActionBase):  # type: ignore[misc]
         self._refuse_unguarded_transport()
         secret = {name: self.options[name] for name in ("private_key_passphrase", "retired") if self.options.get(name) is not None}
         document = json.dumps({**request, **secret, "host": self._host})
-        arguments = {name: value for name, value in self._task.args.items() if name not in self.SECRETS}
+        # The implementations of a name share the options that say which CA; all else is in the request.
+        told = {*_arguments.WHICH_AUTHORITY}
+        if not self._is_windows:
+            told |= {name for name, option in self.ARGUMENTS.items() if option.get("required")}
+        arguments = {name: value for name, value in self._task.args.items() if name in told and name not in self.SECRETS}
         arguments.update(place or {})
         arguments["controller"] = base64.b64encode(document.encode("utf-8")).decode("ascii")
         context = self._connection._play_context
@@ -149,8 +166,11 @@ class Flow(ActionBase):  # type: ignore[misc]
 
     def _said(self, answer: Result) -> KeywardError:
         if "nothing_there" in answer:
-            error = NothingOnHost if answer["nothing_there"] else KeywardError
-            return error.quoted(answer["msg"], [Finding(**finding) for finding in answer["reasons"]])
+            kind = NothingOnHost if answer["nothing_there"] else KeywardError
+            error = kind.quoted(answer["msg"], [Finding(**finding) for finding in answer["reasons"]])
+            if isinstance(error, NothingOnHost):
+                error.backend = answer.get("backend")
+            return error
         # What a broken module prints may hold anything: only the name of its error is passed on.
         printed = "\n".join(str(answer.get(name, "")) for name in ("module_stderr", "module_stdout", "exception", "msg"))
         names = re.findall(r"^([A-Za-z_.]*(?:Error|Exception))\b", printed, re.MULTILINE)

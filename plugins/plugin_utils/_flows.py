@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import secrets
@@ -25,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     BundleFile,
     Generation,
     Manifest,
+    Verdict,
     authority_id,
     belongs,
     bundle_generations,
@@ -36,9 +38,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     held_keys,
     is_backup_of,
     judge,
+    key_storage,
     merge_generations,
     open_bundle,
     password_fault,
+    public_key_sha256,
     reason,
     refuse_foreign,
     seal,
@@ -57,6 +61,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     next_sequence,
     store_of,
 )
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 COLLECTION_VERSION = "0.1.0"
 BUNDLE_NAME = "authority.p12"
@@ -75,11 +81,16 @@ class Live(t.NamedTuple):
 
 
 def live_of(answer: Result, host: str) -> Live:
-    return Live(
-        Authority(**{**answer["authority"], "host": host}),
-        [generation_from_json(shape) for shape in answer["generations"]],
-        [Finding(**advisory) for advisory in answer["advisories"]],
-    )
+    """Raises NothingOnHost where the host knows a CA and has none of its certificates."""
+    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    who = {**answer["authority"], "host": host}
+    if who["subject"] is None:  # a Windows host leaves it to us to read certificates
+        if not generations:
+            raise NothingOnHost(
+                f"the CA {who['name']} can't be read", "none of its certificates is in the machine store", "Put them back (ca_key_restore)"
+            )
+        who["subject"] = generations[-1].subject
+    return Live(Authority(**who), generations, [Finding(**advisory) for advisory in answer["advisories"]])
 
 
 def findings(*groups: t.Iterable[Finding]) -> list[Result]:
@@ -116,6 +127,17 @@ def _opens(backup: StoredBackup, password: str) -> bool:
         raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
 
 
+def request_facts(pending: Result | None) -> Result | None:
+    """What is said of a pending request; where the host gave it whole (C(request), PEM) it is read here."""
+    if pending is None or "request" not in pending:
+        return pending
+    facts = {"path": pending["path"], "subject": None, "public_key_sha256": None}
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        request = x509.load_pem_x509_csr((pending["request"] or "").encode("utf-8"))
+        facts.update(subject=request.subject.rfc4514_string(), public_key_sha256=public_key_sha256(request.public_key()))
+    return facts
+
+
 class CaInfo(Flow):
     NAME, ARGUMENTS = "ca_info", _arguments.CA_INFO
 
@@ -127,7 +149,7 @@ class CaInfo(Flow):
             "authority": live.authority.as_result(),
             "generations": [generation.as_result() for generation in live.generations],
             "database": answer["database"],
-            "pending_request": answer["pending_request"],
+            "pending_request": request_facts(answer["pending_request"]),
             "advisories": findings(live.advisories, generation_advisories(live.generations, _now())),
         }
 
@@ -212,6 +234,19 @@ class Plan(t.NamedTuple):
     copies: list[tuple[StoredBackup, KeyStore]]
 
 
+class Sealed(t.NamedTuple):
+    """The files of a new backup. C(opened_by): for those of earlier backups, the id of the backup whose password opens them."""
+
+    files: dict[str, bytes]
+    opened_by: dict[str, str]
+    generations: t.Sequence[Generation]
+    advisories: tuple[Finding, ...] = ()
+
+
+def _brings_back(bundles: t.Sequence[Bundle], generation: Generation) -> bool:
+    return judge([bundle for bundle in bundles if not bundle.fault], [replace(generation, exportable=None)]).restorable and bool(bundles)
+
+
 class CaKeyBackup(StoresFlow):
     NAME, ARGUMENTS = "ca_key_backup", _arguments.CA_KEY_BACKUP
 
@@ -228,7 +263,7 @@ class CaKeyBackup(StoresFlow):
             live = live_of(answer, self._host)
         proved = self._prove(match) if match else "password"
         advisories = [*live.advisories, *damaged, *(match.advisories if match else ()), *self._same_name(known, live)]
-        return self._carry_out(self._plan(live, match, proved), answer.get("bundle"), advisories)
+        return self._carry_out(self._plan(live, match, proved), answer, advisories)
 
     def _ask(self, known: t.Sequence[KnownAuthority], certain: bool = False) -> Result:
         """One module execution: the authority as it is and, where a backup is due, its keys sealed in a bundle."""
@@ -283,7 +318,7 @@ class CaKeyBackup(StoresFlow):
         copies = match.copies(self.stores) if match else []
         return Plan(live, match, expected, due_for, covered, why, copies)
 
-    def _carry_out(self, plan: Plan, sealed: str | None, advisories: list[Finding]) -> Result:
+    def _carry_out(self, plan: Plan, answer: Result, advisories: list[Finding]) -> Result:
         there = {generation.sha256 for generation in plan.live.generations}
         lost = [generation for generation in plan.expected if generation.sha256 not in there]
         result: Result = {
@@ -310,8 +345,9 @@ class CaKeyBackup(StoresFlow):
             if plan.copies:
                 self._copy(plan)
             if plan.why:
-                data = self._sealed_whole(plan, sealed, password)
-                backup, paths, result["changed"] = self._store(plan, data, password)
+                sealed = self._sealed_by_windows(plan, answer, password) if "adcs" in answer else self._sealed_whole(plan, answer, password)
+                backup, paths, result["changed"] = self._store(plan, sealed, password)
+                result["advisories"] = findings((Finding(**advisory) for advisory in result["advisories"]), sealed.advisories)
                 result["backup"] = _backup_result(backup, paths)
                 result["restorable"] = True
                 result["authority"]["id"] = backup.manifest.authority.id
@@ -359,8 +395,9 @@ class CaKeyBackup(StoresFlow):
             )
         return password
 
-    def _sealed_whole(self, plan: Plan, sealed: str | None, password: str) -> bytes:
-        """The bytes of one bundle with every expected generation, proved. Lost ones are carried over from earlier backups."""
+    def _sealed_whole(self, plan: Plan, answer: Result, password: str) -> Sealed:
+        """One bundle with every expected generation, proved. Lost ones are carried over from earlier backups."""
+        sealed = answer.get("bundle")
         data = base64.b64decode(sealed) if sealed else b""
         bundles = [open_bundle(BUNDLE_NAME, data, [password])] if sealed else []
         if not judge(bundles, plan.expected).restorable and plan.match:
@@ -370,15 +407,89 @@ class CaKeyBackup(StoresFlow):
             chain = [entry.der for content in contents for entry in content.certificates]
             data = seal(plan.expected, keys, chain, password)
             bundles = [open_bundle(BUNDLE_NAME, data, [password])]
-        verdict = judge(bundles, plan.expected)
-        if not verdict.restorable or not bundles:
+        self._refuse_unless_restorable(bundles, plan.expected)
+        return Sealed({BUNDLE_NAME: data}, {}, plan.expected)
+
+    def _refuse_unless_restorable(self, bundles: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> Verdict:
+        verdict = judge(bundles, expected)
+        if verdict.restorable and bundles:
+            return verdict
+        raise KeywardError(
+            "nothing was stored",
+            "the new backup would not bring back every generation: " + "; ".join(fault.message for fault in verdict.reasons),
+            "Put that right on the host, or give the password of the earlier backup as previous_password",
+            verdict.reasons,
+        )
+
+    def _sealed_by_windows(self, plan: Plan, answer: Result, password: str) -> Sealed:
+        """The files as Windows wrote them, never repacked: they must go back into Windows.
+
+        A generation that they lack is exported on its own. What the host has lost stays in the earlier backup's file, which goes
+        into the new backup unchanged.
+        """
+        files = self._exported(answer)
+        bundles = [open_bundle(name, data, [password]) for name, data in files.items()]
+        faults = [finding for finding in judge(bundles, []).reasons if finding.code != "key_missing"] if bundles else []
+        if faults:
             raise KeywardError(
                 "nothing was stored",
-                "the new backup would not bring back every generation: " + "; ".join(fault.message for fault in verdict.reasons),
-                "Put that right on the host, or give the password of the earlier backup as previous_password",
-                verdict.reasons,
+                "Windows wrote a backup that can't be used: " + "; ".join(fault.message for fault in faults),
+                "Run the task again; if it happens again, look at what Backup-CARoleService does on that host",
+                faults,
             )
-        return data
+        stuck = {one["thumbprint"].lower(): one for one in answer.get("not_exportable", [])}
+        there = [generation for generation in plan.live.generations if generation.private_key == "present"]
+        lacking = [generation for generation in there if not _brings_back(bundles, generation) and generation.sha1 not in stuck]
+        if lacking:
+            more = self.on_host({"export": [generation.sha1.upper() for generation in lacking], "password": password})
+            files.update(self._exported(more, taken=len(files)))
+            stuck.update({one["thumbprint"].lower(): one for one in more.get("not_exportable", [])})
+            bundles = [open_bundle(name, data, [password]) for name, data in files.items()]
+        opened_by: dict[str, str] = {}
+        for name, earlier in self._carried_over(plan, bundles).items():
+            files[name], opened_by[name] = earlier[1], earlier[2]
+            bundles.append(earlier[0])
+        not_exported = [generation for generation in plan.expected if generation.sha1 in stuck]
+        unsaved = [
+            reason("not_exportable", g.label, f"its provider answers {stuck[g.sha1]['code']}", g.sha256)
+            for g in not_exported
+            if not _brings_back(bundles, g)
+        ]
+        if unsaved:
+            raise KeywardError(
+                "nothing was stored",
+                "; ".join(finding.message for finding in unsaved),
+                "Back these keys up by the means of their HSM or TPM, and keep that backup as you would this one. The certificates of all "
+                "generations are in the database sets (ca_database_backup)",
+                unsaved,
+            )
+        storage = key_storage(bundles, {answer["adcs"]["provider"]: answer["adcs"]["provider_type"]})
+        expected = [replace(g, key_storage=storage.get(g.public_key_sha256, g.key_storage)) for g in plan.expected]
+        self._refuse_unless_restorable(bundles, expected)
+        kept = (f"{g.label} can't be exported any more; an earlier backup's file keeps its key" for g in not_exported)
+        advisories = tuple(Finding("not_exportable", text, g.sha256) for text, g in zip(kept, not_exported, strict=True))
+        return Sealed(files, opened_by, expected, advisories)
+
+    def _exported(self, answer: Result, taken: int = 0) -> dict[str, bytes]:
+        """Windows names its files after the CA, with whatever characters that has; a store names them itself."""
+        names = (BUNDLE_NAME if number == 0 else f"authority-{number}.p12" for number in itertools.count(taken))
+        return dict(zip(names, (base64.b64decode(file["content"]) for file in answer.get("files", []))))
+
+    def _carried_over(self, plan: Plan, bundles: t.Sequence[Bundle]) -> dict[str, tuple[Bundle, bytes, str]]:
+        """The files of earlier backups that hold what the new ones lack: by their new names, opened, their bytes, and what opens them."""
+        found: dict[str, tuple[Bundle, bytes, str]] = {}
+        have = list(bundles)
+        for backup in plan.match.backups if plan.match else []:
+            lost = [g for g in plan.expected if not _brings_back(have, g)]
+            if not lost or not any(g.public_key_sha256 in backup.manifest.public_keys for g in lost):
+                continue
+            files = backup.files()
+            for file in backup.manifest.files:
+                opened = open_bundle(file.name, files[file.name], self._passwords, file.sha256)
+                if opened.fault or any(_brings_back([opened], g) for g in lost):
+                    found[f"earlier-{file.sha256[:16]}.p12"] = (opened, files[file.name], file.opened_by)
+                    have.append(opened)
+        return found
 
     def _earlier_bundles(self, known: KnownAuthority, opened: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> list[Bundle]:
         """Bundles of earlier backups, newest first, until they hold every key that the host has lost."""
@@ -390,7 +501,7 @@ class CaKeyBackup(StoresFlow):
                 lost -= held_keys(found)
         return found
 
-    def _store(self, plan: Plan, data: bytes, password: str) -> tuple[StoredBackup, list[str], bool]:
+    def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[StoredBackup, list[str], bool]:
         """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
         now = datetime.now(timezone.utc)
         identity = secrets.token_hex(16)
@@ -417,14 +528,17 @@ class CaKeyBackup(StoresFlow):
                     "python": platform.python_version(),
                 },
             },
-            files=(BundleFile(BUNDLE_NAME, hashlib.sha256(data).hexdigest(), len(data), identity),),
-            generations=tuple(plan.expected),
+            files=tuple(
+                BundleFile(name, hashlib.sha256(data).hexdigest(), len(data), sealed.opened_by.get(name, identity))
+                for name, data in sealed.files.items()
+            ),
+            generations=tuple(sealed.generations),
         )
         name = f"{manifest.sequence:06d}-{now.strftime('%Y%m%dT%H%M%S.%fZ')}"
         with contextlib.ExitStack() as stack:
             staged = []
             for store in self.stores:
-                staged.append(store.stage(manifest_bytes(manifest), {BUNDLE_NAME: data}))
+                staged.append(store.stage(manifest_bytes(manifest), sealed.files))
                 stack.callback(staged[-1].discard)
             for store in sorted(self.stores, key=lambda store: store.path):
                 stack.enter_context(store.locked())
@@ -513,7 +627,7 @@ class CaKeyBackupInfo(StoresFlow):
         return result
 
     def _look(self) -> tuple[Live | None, list[Finding]]:
-        if not self._names_an_authority:
+        if not self._has_an_authority:
             return None, []
         try:
             return live_of(self.on_host({}), self._host), []
@@ -596,20 +710,48 @@ class BackupFlow(StoresFlow):
 
     def _bundles(self, chosen: ChosenBackup) -> Result:
         """What the host needs to put a backup's keys and certificates back."""
-        used = {bundle.name: bundle.password_used for bundle in chosen.bundles}
+        opened = {bundle.name: bundle for bundle in chosen.bundles}
         return {
+            "restore": True,
             "bundles": [
                 {
                     "name": name,
                     "content": base64.b64encode(data).decode("ascii"),
                     "sha256": hashlib.sha256(data).hexdigest(),
-                    "password": used[name],
+                    "password": opened[name].password_used,
+                    "holds": [g.sha1.upper() for g in chosen.generations if g.public_key_sha256 in held_keys([opened[name]])],
                 }
                 for name, data in chosen.files.items()
             ],
-            "generations": [generation_as_json(generation) for generation in chosen.generations],
+            "generations": [
+                {**generation_as_json(generation), "sha1": generation.sha1.upper(), "sha256": generation.sha256}
+                for generation in chosen.generations
+            ],
             "authority": vars(chosen.stored.manifest.authority) if chosen.stored else None,
+            # What was imported into Windows is exported once more, under a password of this moment, to see whether it can be.
+            "trial_password": secrets.token_urlsafe(24),
         }
+
+    def _trial(self, chosen: ChosenBackup, answer: Result, password: str) -> list[Finding]:
+        """What the trial export shows of keys that were imported into Windows: can the next backup be made, and are they kept as before?"""
+        trial = [open_bundle(file["name"], base64.b64decode(file["content"]), [password]) for file in answer.get("trial", [])]
+        recorded = {g.public_key_sha256: g.key_storage for g in chosen.generations if g.key_storage}
+        before = {**key_storage(chosen.bundles, {}), **recorded}
+        after = key_storage(trial, {})
+        found = []
+        for generation in chosen.generations if answer.get("trial") or answer.get("not_exportable") else ():
+            key = generation.public_key_sha256
+            if key not in held_keys(trial):
+                text = f"{generation.label} is back, and its private key can't be exported: the next key backup will fail"
+                found.append(Finding("not_exportable", text, generation.sha256))
+                continue
+            was, is_now = before.get(key, {}), after.get(key, {})
+            differ = [name for name in ("provider", "key_spec", "machine_key") if name in was and was[name] != is_now.get(name)]
+            if differ:
+                text = ", ".join(f"{name} is {is_now.get(name)} and was {was[name]}" for name in differ)
+                text = f"{generation.label} is not kept as before: {text}. Repair it before the next renewal (certutil -repairstore)"
+                found.append(Finding("key_storage_changed", text, generation.sha256))
+        return found
 
     def _backup_result(self, chosen: ChosenBackup) -> Result:
         if chosen.stored:
@@ -692,6 +834,8 @@ def _recorded_place(chosen: ChosenBackup) -> Result:
             "nothing was restored", "a PKCS #12 file does not say where its CA lives", "Give config_file, or directory and the files"
         )
     authority, current = chosen.stored.manifest.authority, chosen.generations[-1]
+    if authority.backend == "adcs":
+        return {"backend": authority.backend, "name": authority.name}
     place: Result = {"backend": authority.backend, "directory": authority.directory, "name": authority.name}
     if authority.config_file:
         return {**place, "config_file": authority.config_file}
@@ -705,7 +849,7 @@ class CaKeyRestore(BackupFlow):
 
     def perform(self) -> Result:
         self._required("password", "Give the password of the backup")
-        chosen = None if self._names_an_authority else self._choose(None)
+        chosen = None if self._has_an_authority else self._choose(None)
         place = _recorded_place(chosen) if chosen else None
         try:
             live = live_of(self.on_host({}, place), self._host)
@@ -723,7 +867,7 @@ class CaKeyRestore(BackupFlow):
         manifest = chosen.stored.manifest if chosen.stored else None
         if live:  # before any byte of the bundle travels
             refuse_foreign(live.authority, live.generations, manifest.authority if manifest else None, chosen.generations)
-        outcome = self._put_back(chosen, place)
+        outcome, trial = self._put_back(chosen, place)
         result: Result = {
             "changed": outcome["changed"],
             "restorable": True,
@@ -733,7 +877,9 @@ class CaKeyRestore(BackupFlow):
             "restored": outcome["restored"],
             "set_aside": outcome["set_aside"],
             "reasons": [],
-            "advisories": findings(live.advisories if live else (), verdict.advisories, generation_advisories(chosen.generations, _now())),
+            "advisories": findings(
+                live.advisories if live else (), verdict.advisories, trial, generation_advisories(chosen.generations, _now())
+            ),
         }
         if outcome["changed"] and not self._check:
             self._record(chosen, outcome)
@@ -744,9 +890,11 @@ class CaKeyRestore(BackupFlow):
             }
         return result
 
-    def _put_back(self, chosen: ChosenBackup, place: Result | None) -> Result:
+    def _put_back(self, chosen: ChosenBackup, place: Result | None) -> tuple[Result, list[Finding]]:
         conflicts = {name: self.options[name] for name in ("on_conflict", "allow_unencrypted_key")}
-        return self.on_host({**self._bundles(chosen), **conflicts}, place)
+        request = {**self._bundles(chosen), **conflicts}
+        outcome = self.on_host(request, place)
+        return outcome, self._trial(chosen, outcome, request["trial_password"])
 
     def _authority(self, live: Live | None, manifest: Manifest | None) -> Result | None:
         authority = live.authority if live else manifest.authority if manifest else None

@@ -8,23 +8,34 @@ from __future__ import annotations
 import base64
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, generation_from_json, judge
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _certificates
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_from_json, generation_of, judge
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._renewal import given_certificates, refuse_wrong_answer, renewal_reasons
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup
+from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._windows_crls import CrlDraft, crls_due, published_crls
+from cryptography import x509
 
 LARGEST_CRL = 256 * 1024 * 1024
+WINDOWS_CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
 
 
-def _authority(answer: Result, host: str) -> Result | None:
-    return Authority(**{**answer["authority"], "host": host}).as_result() if answer["authority"] else None
-
-
-def _generations(answer: Result) -> list[Result]:
-    return [generation_from_json(shape).as_result() for shape in answer["generations"]]
+def _facts(answer: Result, host: str) -> Result:
+    """The authority as it is after a task; a CA that waits for its first certificate has no generation, and a predicted one nothing."""
+    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    who = answer["authority"]
+    if who and who["subject"] is None and generations:  # a Windows host leaves it to us to read certificates
+        who = {**who, "subject": generations[-1].subject}
+    return {
+        "changed": answer["changed"],
+        "authority": Authority(**{**who, "host": host}).as_result() if who else None,
+        "generations": [generation.as_result() for generation in generations],
+        "advisories": answer["advisories"],
+        "reasons": [],
+    }
 
 
 class LifecycleFlow(Flow):
@@ -33,18 +44,13 @@ class LifecycleFlow(Flow):
     def refusal(self, error: KeywardError) -> Result:
         return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
-    def _ask(self, request: t.Mapping[str, t.Any]) -> Result:
-        answer = self.on_host(request)
-        return {
-            "changed": answer["changed"],
-            "authority": _authority(answer, self._host),
-            "generations": _generations(answer),
-            "advisories": answer["advisories"],
-            "reasons": [],
-            **{name: answer[name] for name in self.RETURNED if name in answer},
-        }
-
     RETURNED: t.ClassVar[tuple[str, ...]] = ()
+
+    def _ask(self, request: t.Mapping[str, t.Any]) -> Result:
+        return self._shaped(self.on_host(request))
+
+    def _shaped(self, answer: Result) -> Result:
+        return {**_facts(answer, self._host), **{name: answer[name] for name in self.RETURNED if name in answer}}
 
 
 class CaRenew(LifecycleFlow):
@@ -59,12 +65,59 @@ class CaRenew(LifecycleFlow):
                 "it was not told when a renewal is due",
                 "Give remaining_days or issued_before: a renewal makes both untrue, so that no later run renews again",
             )
-        result = self._ask(asked)
+        answer = self.on_host(asked)
+        result = self._shaped(self._renewed_by_windows(answer, asked) if answer.get("undecided") else answer)
         if self._task.diff:
             now = "".join(f"generation {one['index']}: {one['fingerprints']['sha256']}\n" for one in result["generations"])
             what = "renewed\n" if result["renewed"] else "a request is pending\n" if result["pending"] else ""
             result["diff"] = {"before": "" if result["changed"] and not self._check else now, "after": now + (what if self._check else "")}
         return result
+
+    def _renewed_by_windows(self, answer: Result, asked: Result) -> Result:
+        """A Windows host says what there is and does what it is told: whether a renewal is due is decided here."""
+        if asked["days"] is not None:
+            raise KeywardError(
+                "the CA can't be renewed",
+                "on Windows days can't be given: the CA takes the validity of its renewed certificate from CAPolicy.inf",
+                "Set RenewalValidityPeriod and RenewalValidityPeriodUnits there, and leave days out",
+            )
+        current = live_of(answer, self._host).generations[-1]
+        state: Result = {"due": False, "renewed": False, "pending": False, "request": None, "request_file": None, "reasons": []}
+        waiting = answer["pending_request"]
+        if waiting:
+            state.update(pending=True, request=waiting["request"], request_file=waiting["path"])
+        order: Result = {"renew": True, "reuse_key": asked["reuse_key"], "certificate": None}
+        if asked["certificate"] is not None:
+            given = generation_of(given_certificates(asked["certificate"])[0])
+            if given.sha256 in {generation_from_json(shape).sha256 for shape in answer["generations"]}:
+                return {**answer, **state}
+            self._refuse_wrong_answer(given, waiting, current)
+            order["certificate"] = asked["certificate"]
+            reasons = [Finding("answered", f"{given.label} answers the request", given.sha256)]
+        elif answer["unfinished"]:
+            text = f"a renewal of {current.label} was begun and not finished"
+            reasons = [Finding("unfinished_renewal", text, current.sha256)]
+        else:
+            reasons = [] if waiting else renewal_reasons(current, asked)
+        if not reasons:
+            return {**answer, **state}
+        state.update(due=True, reasons=[reason.as_result() for reason in reasons])
+        if self._check:
+            root = _certificates.is_self_signed(_certificates.load(current.certificate))
+            return {**answer, **state, "changed": True, "renewed": root or order["certificate"] is not None}
+        done = self.on_host(order)
+        state.update(pending=done["pending"], request=done["request"], request_file=done["request_file"])
+        return {**done, **state, "renewed": not done["pending"]}
+
+    def _refuse_wrong_answer(self, given: Generation, waiting: Result | None, current: Generation) -> None:
+        facts = request_facts(waiting) if waiting else None
+        if facts is None:
+            raise KeywardError(
+                "the certificate was not put in place",
+                "this CA has no pending request that it could answer",
+                "Run ca_renew without it first",
+            )
+        refuse_wrong_answer(given, facts["public_key_sha256"] or given.public_key_sha256, facts["subject"] or current.subject)
 
 
 class CaSign(LifecycleFlow):
@@ -92,45 +145,116 @@ class CaCrl(LifecycleFlow):
                     f"the published CRL {path} can't be read", "it does not exist", "Give a file on the controller"
                 ) from None
         asked = {name: self.options[name] for name in ("scratch", "days", "remaining_days")}
-        return self._ask({**asked, "published_crl": published})
+        answer = self.on_host({**asked, "published_crl": published})
+        return self._shaped(self._signed_by_windows(answer) if answer.get("undecided") else answer)
+
+    def _signed_by_windows(self, answer: Result) -> Result:
+        """A Windows CA signs its CRLs itself, one for each key. The scratch CRLs are made here, and signed by its keys in memory."""
+        if self.options["days"] is not None or self.options["published_crl"] is not None:
+            raise KeywardError(
+                "no CRL was signed",
+                "on Windows days and published_crl can't be given: the CA signs what its database says, for the time it is set to",
+                "Set that with certutil -setreg CA\\CRLPeriodUnits; to sign a CRL again by hand, use certutil -sign",
+            )
+        generations = live_of(answer, self._host).generations
+        if self.options["scratch"]:
+            return {**answer, "changed": False, "crls": self._scratch(generations)}
+        shown = published_crls(answer["crls"], generations)
+        due = crls_due(shown, generations, self.options["remaining_days"])
+        if due and not self._check:
+            answer = self.on_host({"publish": True})
+            shown = published_crls(answer["crls"], generations)
+            missing = crls_due(shown, generations, 0)
+            if missing:
+                raise KeywardError(
+                    "not every key has its CRL",
+                    "; ".join(f"{generation.label} has none that is valid" for generation in missing),
+                    "Look at the CA's publication locations (CRLPublicationURLs) and at its event log",
+                )
+        return {**answer, "changed": bool(due), "crls": shown}
+
+    def _scratch(self, generations: t.Sequence[Generation]) -> list[Result]:
+        drafts = [draft for draft in map(CrlDraft.of, generations) if draft]
+        answer = self.on_host({"sign": [draft.order for draft in drafts]}) if drafts else {"signatures": []}
+        signatures = {one["thumbprint"].lower(): base64.b64decode(one["signature"]) for one in answer["signatures"]}
+        return [draft.signed(signatures[draft.generation.sha1]) for draft in drafts]
 
 
 class CaInstall(BackupFlow):
     NAME, ARGUMENTS = "ca_install", _arguments.CA_INSTALL
 
     def perform(self) -> Result:
-        self._required("config_file", "Give the path that its openssl.cnf has, or is to have")
+        if self.options["backend"] != "adcs" and not self._is_windows:
+            self._required("config_file", "Give the path that its openssl.cnf has, or is to have")
         try:
             return self._there(self.on_host({}))
-        except NothingOnHost:
-            pass
+        except NothingOnHost as exc:
+            on_windows = exc.backend == "adcs"
         chosen = self._lost()
         names = ("kind", "subject", "key_type", "key_size", "curve", "days", "path_length", "certificate")
         asked: Result = {"install": {name: self.options[name] for name in names}}
         if chosen is None:
             self._required("subject", "Give the subject of the new CA, such as {commonName: Example Root CA}")
+        if chosen:
+            answer = self._recreated(chosen) if on_windows else self.on_host({**asked, **self._bundles(chosen)})
+        elif on_windows:
+            answer = self.on_host({"install": self._windows_terms(asked["install"]), "directory": self.options["directory"]})
         else:
-            asked.update(self._bundles(chosen))
-        answer = self.on_host(asked)
+            answer = self.on_host(asked)
         result = {
-            **self._outcome(answer),
-            "restored": answer["restored"],
+            **_facts(answer, self._host),
+            "restored": answer.get("restored", []),
             "pending": answer["pending"],
             "request": answer["request"],
             "request_file": answer["request_file"],
+            "reboot_required": answer.get("reboot_required", False),
         }
         if self._task.diff:
-            place = self.options["config_file"]
+            place = self.options["config_file"] or self._host
             result["diff"] = {"before": f"{place}: no CA\n", "after": f"{place}: {'a CA brought back' if chosen else 'a new CA'}\n"}
         return result
 
-    def _outcome(self, answer: Result) -> Result:
+    def _windows_terms(self, asked: Result) -> Result:
+        """The same CA in the words of Install-AdcsCertificationAuthority."""
+        provider = {"RSA": "RSA", "EC": "ECDSA_" + WINDOWS_CURVES[asked["curve"]][0]}.get(asked["key_type"])
+        why = None
+        if provider is None:
+            why = f"AD CS knows no {asked['key_type']} keys"
+        elif asked["path_length"] is not None:
+            why = "AD CS takes the path length of a CA from CAPolicy.inf"
+        if why:
+            raise KeywardError("the CA can't be installed", why, "Use key_type RSA or EC, and write a path length into CAPolicy.inf")
+        subject = _certificates.subject_name(asked["subject"])
+        names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        if len(names) != 1:
+            raise KeywardError("the CA can't be installed", "its subject has not exactly one commonName", "Give subject with one")
+        others = x509.Name([attribute for attribute in subject if attribute.oid != x509.NameOID.COMMON_NAME])
+        rsa = asked["key_type"] == "RSA"
         return {
-            "changed": answer["changed"],
-            "authority": _authority(answer, self._host),
-            "generations": _generations(answer),
-            "advisories": answer["advisories"],
-            "reasons": [],
+            "kind": asked["kind"],
+            "common_name": str(names[0].value),
+            "subject_suffix": others.rfc4514_string(),
+            "provider": f"{provider}#Microsoft Software Key Storage Provider",
+            "key_length": asked["key_size"] if rsa else WINDOWS_CURVES[asked["curve"]][1],
+            "hash": "SHA256" if rsa else WINDOWS_CURVES[asked["curve"]][2],
+            "days": asked["days"],
+            "certificate": asked["certificate"],
+        }
+
+    def _recreated(self, chosen: ChosenBackup) -> Result:
+        """First the keys and certificates, then the role on top of them."""
+        request = self._bundles(chosen)
+        restored = self.on_host(request)
+        current = chosen.generations[-1]
+        root = _certificates.is_self_signed(_certificates.load(current.certificate))
+        kind = "StandaloneRootCA" if root else "StandaloneSubordinateCA"
+        recreate = {"certificate_id": current.sha1.upper(), "ca_type": kind}
+        answer = self.on_host({"recreate": recreate, "directory": self.options["directory"]})
+        trial = self._trial(chosen, restored, request["trial_password"])
+        return {
+            **answer,
+            "restored": restored["restored"],
+            "advisories": [*answer["advisories"], *(finding.as_result() for finding in trial)],
         }
 
     def _there(self, answer: Result) -> Result:
@@ -143,7 +267,29 @@ class CaInstall(BackupFlow):
                 f"there is a CA in this place, and private keys of it are missing: {labels}",
                 "Put them back (ca_key_restore)",
             )
-        return {**self._outcome(answer), "restored": [], "pending": False, "request": None, "request_file": None}
+        answer = {**answer, "changed": False}
+        if answer.get("pending_request") and "request" in answer["pending_request"] and self.options["certificate"] is not None:
+            answer = self._answered(answer)
+        waiting = answer.get("pending_request") if "adcs" in answer and not answer["generations"] else None
+        return {
+            **_facts(answer, self._host),
+            "restored": [],
+            "pending": bool(waiting),
+            "request": waiting["request"] if waiting else None,
+            "request_file": waiting["path"] if waiting else None,
+            "reboot_required": False,
+        }
+
+    def _answered(self, answer: Result) -> Result:
+        """On Windows, a subordinate CA that waits for its first certificate is there already."""
+        if answer["generations"]:
+            return answer
+        facts = request_facts(answer["pending_request"]) or {}
+        given = generation_of(given_certificates(self.options["certificate"])[0])
+        refuse_wrong_answer(given, facts["public_key_sha256"] or given.public_key_sha256, facts["subject"] or given.subject)
+        if self._check:
+            return {**answer, "changed": True, "pending_request": None}
+        return self.on_host({"install": {"kind": "subordinate", "certificate": self.options["certificate"]}, "directory": None})
 
     def _lost(self) -> ChosenBackup | None:
         """The backup of the CA that was in this place, where there is one: it is brought back, and no new one is made."""

@@ -1,0 +1,85 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: when a CA is to be renewed, and which certificate answers its request; may change in any release.
+
+No files and no Ansible here: hosts whose CA consists of files decide by this, and the controller does for Windows hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import typing as t
+from datetime import datetime, timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+
+try:
+    from cryptography import x509
+except ImportError:  # the modules say which library is missing
+    pass
+
+
+def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any]) -> t.List[Finding]:
+    """Why a CA is to be renewed; none where it is not. C(conditions): remaining_days and issued_before (ISO 8601), either may be None."""
+    start, end = _certificates.validity(x509.load_der_x509_certificate(current.certificate))
+    found = []
+    days, before = conditions.get("remaining_days"), conditions.get("issued_before")
+    if days is not None and end - _certificates.now() < timedelta(days=days):
+        found.append(Finding("remaining_days", f"it is valid until {current.not_after}, fewer than {days} days", current.sha256))
+    if before is not None and start < _time(before):
+        found.append(Finding("issued_before", f"it began to be valid on {current.not_before}, before {before}", current.sha256))
+    return found
+
+
+def _time(text: str) -> datetime:
+    match = re.match(r"(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(?::(\d{2}))?Z?)?\Z", text)
+    try:
+        if not match:
+            raise ValueError
+        return datetime.strptime(f"{match.group(1)}T{match.group(2) or '00:00'}:{match.group(3) or '00'}", "%Y-%m-%dT%H:%M:%S")
+    except ValueError:
+        raise KeywardError(
+            "the CA can't be renewed", f"issued_before is no time that can be read: {text}", "Give it as 2026-11-01T00:00:00Z (UTC)"
+        ) from None
+
+
+def given_certificates(text: str) -> t.List[bytes]:
+    """The certificates (DER) in the answer of a parent CA, its own first. Raises KeywardError where there is none."""
+    found = pem_certificates(text.encode("utf-8"))
+    for certificate in found:
+        with contextlib.suppress(ValueError):
+            generation_of(certificate)
+            continue
+        found = []
+        break
+    if not found:
+        raise KeywardError(
+            "the certificate was not put in place",
+            "what was given holds no certificate (PEM) that can be read",
+            "Give the answer of the parent CA as PEM",
+        )
+    return found
+
+
+def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
+    """Raise KeywardError unless the answer certifies the waiting key (C(key): its public_key_sha256) as this CA."""
+    parsed = x509.load_der_x509_certificate(answer.certificate)
+    start, end = _certificates.validity(parsed)
+    why = None
+    if answer.public_key_sha256 != key:
+        why = "it is for another key than the one that waits"
+    elif answer.subject != subject:
+        why = f"its subject is {answer.subject}, and the CA's is {subject}"
+    elif not _certificates.is_ca(parsed):
+        why = "it is no CA certificate (basicConstraints)"
+    elif not start <= _certificates.now() + timedelta(minutes=5) or end <= _certificates.now():
+        why = f"it is valid from {answer.not_before} to {answer.not_after}"
+    if why:
+        raise KeywardError(
+            "the certificate was not put in place", why, "Have the parent CA sign the pending request again, as that of a CA"
+        )
