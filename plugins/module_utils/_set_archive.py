@@ -93,12 +93,16 @@ def signature_of(paths: t.Iterable[str]) -> t.Dict[str, t.Optional[t.Tuple[int, 
     """What tells that a file has changed meanwhile, for each path; None where it does not exist."""
     found: t.Dict[str, t.Optional[t.Tuple[int, ...]]] = {}
     for path in paths:
-        try:
-            status = os.lstat(path)
-            found[path] = (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        except OSError:
-            found[path] = None
+        found[path] = _signature(_status(path, follow=False))
+        if found[path] and os.path.islink(path):
+            found[os.path.realpath(path)] = _signature(_status(path))
     return found
+
+
+def _signature(status: t.Optional[os.stat_result]) -> t.Optional[t.Tuple[int, ...]]:
+    if status is None:
+        return None
+    return (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def write_archive(
@@ -110,12 +114,16 @@ def write_archive(
     """
     members, left_out = [], []
     identities = {(status.st_dev, status.st_ino) for status in map(_status, key_files) if status}
+    inside = {os.path.realpath(member_path) for member_path in wanted if not os.path.islink(member_path)}
     with open(path, "xb") as raw, tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as archive:
         os.fchmod(raw.fileno(), 0o600)
         for member_path, part in wanted.items():
             status = _status(member_path, follow=False)
             if status is None:
                 continue
+            followed = _status(member_path) if stat.S_ISLNK(status.st_mode) else None
+            if followed and not _stays_a_link(member_path, part, followed, inside, identities):
+                status = followed
             if stat.S_ISREG(status.st_mode):
                 if member_path in key_files or (status.st_dev, status.st_ino) in identities:
                     left_out.append(LeftOut(member_path, "it is the file of a private key of this CA"))
@@ -143,10 +151,17 @@ def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
         return None
 
 
+def _stays_a_link(path: str, part: str, target: os.stat_result, inside: t.Collection[str], keys: t.Collection[t.Tuple[int, int]]) -> bool:
+    """Whether a set keeps a symbolic link as one. Elsewhere it holds what the link leads to: on another host that would lead nowhere."""
+    if part not in ("issued", "request", "crl"):
+        return False
+    return os.path.realpath(path) in inside or (target.st_dev, target.st_ino) in keys or not stat.S_ISREG(target.st_mode)
+
+
 def _add_file(archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[bytes]) -> t.Tuple[t.Optional[Member], t.Optional[str]]:
     """Search a file, then copy it; what was searched is what is copied, or the digests differ."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None, None
     except OSError as exc:

@@ -158,6 +158,34 @@ def test_everything_comes_back_byte_for_byte_and_keys_are_not_touched(ca: Openss
     ca.sign_crl()
 
 
+def test_what_a_link_leads_to_is_in_the_set(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    linked = ("openssl.cnf", "index.txt", "serial", "crlnumber", "cacert.pem", "newcerts")
+    for name in linked:
+        (ca.directory / name).rename(elsewhere / name)
+        (ca.directory / name).symlink_to(elsewhere / name)
+    (elsewhere / "certs").mkdir()
+    (ca.directory / "certs" / "first.example.com.pem").rename(elsewhere / "certs" / "first.pem")
+    (ca.directory / "certs" / "first.example.com.pem").symlink_to(elsewhere / "certs" / "first.pem")
+    ca.directory.rename(elsewhere / "ca")
+    ca.directory.symlink_to(elsewhere / "ca")
+    shutil.rmtree(ca.directory / "private")
+    before = {str(path.relative_to(ca.directory)): path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()}
+    before["newcerts/1000.pem"] = (elsewhere / "newcerts" / "1000.pem").read_bytes()
+    manifest = make(ca, tmp_path / "set")
+    assert (manifest.state.entries, manifest.left_out) == (1, ())
+    whole = exact(ca.directory)
+    assert not restore(ca, tmp_path / "set", manifest)["changed"] and exact(ca.directory) == whole, "the links still serve"
+    shutil.rmtree(elsewhere)
+    ca.directory.unlink()
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert (answer["next_serial"], answer["next_crl_number"]) == ("1001", "02")
+    assert {str(path.relative_to(ca.directory)): path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()} == before
+    assert not restore(ca, tmp_path / "set", manifest)["changed"]
+
+
 def test_tar_alone_opens_a_set(ca: OpensslCa, tmp_path: Path) -> None:
     shutil.rmtree(ca.directory / "requests")
     manifest = make(ca, tmp_path / "set")
