@@ -481,6 +481,7 @@ class _Restore:
         self._restored: t.List[Answer] = []
         self._texts: t.Dict[str, bytes] = {}
         self._more = False
+        self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
 
     def carry_out(self) -> Answer:
         items = self._compared()
@@ -501,6 +502,7 @@ class _Restore:
             )
         core = ("index", "serial", "crl_number")
         left = [item for item in items if item.member.part not in core or replaced or item.there == "missing"]
+        left = [item for item in left if item.member.part not in self._further]
         texts = self._changed_texts(items, ours, base, outcome, replaced)
         self._put_back(left, texts)
         return self._answer(outcome, published)
@@ -554,7 +556,11 @@ class _Restore:
         ]
         if not there.get("index"):
             self._refuse(different)
-            return ours, theirs, True
+            # The rows are lost, the numbers may not be: they never go back.
+            numbers = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
+            self._further = {part for part, (our, their) in numbers.items() if their is not None and (our or 0) > their}
+            serial, crl_number = (our if part in self._further else their for part, (our, their) in numbers.items())
+            return ours, replace(theirs, next_serial=serial, next_crl_number=crl_number), True
         self._more = len(ours.rows) > len(theirs.rows)
         same = ours == theirs
         if self._aside:
@@ -709,6 +715,9 @@ class _Restore:
         advisories = []
         if self._more and not self._aside:
             advisories.append(Finding("database_newer", "the database on the host has entries that the set lacks; they stay"))
+        if self._further:
+            text = "the numbers on the host are beyond the set's and stay; what was issued or revoked in between may be missing"
+            advisories.append(Finding("numbers_newer", text))
         if outcome and outcome.entered:
             advisories.append(Finding("certificates_reentered", f"{outcome.entered} certificates that the set lacked were entered"))
         if published is not None and not published.compared:

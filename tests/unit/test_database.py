@@ -396,6 +396,25 @@ def test_an_older_database_is_brought_up_to_the_set(ca: OpensslCa, tmp_path: Pat
     assert {name: (ca.directory / name).read_bytes() for name in older} == newer
 
 
+def test_numbers_that_are_still_there_never_go_back(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    (ca.directory / "index.txt").unlink()
+    (ca.directory / "serial").write_text("1009\n")
+    (ca.directory / "crlnumber").write_text("07\n")
+    numbers = {name: exact(ca.directory)[str(ca.directory / name)] for name in ("serial", "crlnumber")}
+    for check in (True, False):
+        answer = restore(ca, tmp_path / "set", manifest, check=check)
+        assert [Path(one["path"]).name for one in answer["restored"]] == ["index.txt"]
+        assert (answer["next_serial"], answer["next_crl_number"]) == ("1009", "07")
+        assert "numbers_newer" in {one["code"] for one in answer["advisories"]}
+    assert {name: exact(ca.directory)[str(ca.directory / name)] for name in numbers} == numbers
+    assert not restore(ca, tmp_path / "set", manifest)["changed"]
+    (ca.directory / "index.txt").unlink()
+    answer = restore(ca, tmp_path / "set", manifest, published=published(ca, 0x1010, number=3), advance="auto")
+    assert (answer["next_serial"], answer["next_crl_number"]) == ("1011", "07")
+    assert [(ca.directory / name).read_text() for name in numbers] == ["1011\n", "07\n"]
+
+
 def test_a_restore_that_is_killed_anywhere_is_finished(ca: OpensslCa, tmp_path: Path) -> None:
     ca.issue("second.example.com")
     shutil.rmtree(ca.directory / "requests")
