@@ -161,6 +161,17 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
     return found
 
 
+def refuse_emptied(state: State, generations: t.Sequence[Generation], newest: t.Optional[SetManifest]) -> None:
+    """A CA's database never becomes empty by itself. As the newest set, nothing would take the place of what was lost."""
+    ours = {generation.public_key_sha256 for generation in generations}
+    if newest and newest.state.entries and not state.entries and ours & newest.public_keys:
+        raise KeywardError(
+            "the database was not backed up",
+            f"it is missing or empty, and the set of {newest.as_of} has {newest.state.entries} entries of this CA",
+            "Bring it back (ca_database_restore), then run the task again",
+        )
+
+
 def _set_reason(code: str) -> Finding:
     return Finding(code, SET_REASONS[code])
 

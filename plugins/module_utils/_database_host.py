@@ -41,6 +41,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     even_hex,
     index_time,
     parse_index,
+    refuse_emptied,
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
@@ -361,6 +362,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
     live = replace(reading.authority, host=request.get("host"))
     directory = store.recognise(live, reading.generations)
     newest = directory.newest if directory else None
+    refuse_emptied(state, reading.generations, newest.manifest if newest else None)
     age = age_in_seconds(request["max_age"]) if request.get("max_age") else None
     reasons = due_reasons(state, newest.manifest if newest else None, age, _certificates.now())
     answer: Answer = {

@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     even_hex,
     index_time,
     is_windows_member,
+    refuse_emptied,
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
@@ -200,6 +201,7 @@ class CaDatabaseBackup(SetFlow):
         directories = [directory for directory in known.values() if directory]
         newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
         advisories = [advisory for directory in directories for advisory in directory.advisories]
+        refuse_emptied(state, live.generations, newest.manifest if newest else None)
         reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
         identity = directories[0].sets[0].manifest.authority.id if directories else None
         paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.sets)]

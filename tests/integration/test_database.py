@@ -75,6 +75,30 @@ def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa,
     assert sets(one) == sets(two) and len(sets(one)) == 2, "a damaged set is kept, and does not count"
 
 
+def test_a_database_that_vanished_never_becomes_the_newest_set(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    ca, here, mounted = openssl_ca, tmp_path / "here", tmp_path / "mounted"
+    result = play(
+        ansible,
+        [
+            store(here),
+            store(mounted),
+            backup("here", ca, stores=[str(here)]),
+            backup("on the host", ca, host_store=str(mounted)),
+            run("lose", "rm", ca.directory / "index.txt"),
+            backup("vanished", ca, stores=[str(here)], keep_full_sets=1, fails=True),
+            run("empty", "touch", ca.directory / "index.txt"),
+            backup("emptied, predicted", ca, stores=[str(here)], keep_full_sets=1, check=True, fails=True),
+            backup("emptied on the host", ca, host_store=str(mounted), keep_full_sets=1, fails=True),
+            restore("back", ca, stores=[str(here)]),
+            backup("as before", ca, stores=[str(here)]),
+        ],
+    )
+    for name in ("vanished", "emptied, predicted", "emptied on the host"):
+        assert "has 1 entries of this CA" in failure(result, name), name
+    assert result.task("back")["changed"] and not result.task("as before")["changed"]
+    assert len(sets(here)) == 1 == len(sets(mounted))
+
+
 def test_what_stops_it(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
     ca, there = openssl_ca, tmp_path / "there"
     with small_file_system(tmp_path / "small", "64k") as small:
