@@ -556,9 +556,9 @@ class _Restore:
         different = [
             item for item in items if item.there == "different" and item.member.part in ("configuration", "attributes", "issued", "request")
         ]
-        if not there.get("index"):
+        if not there.get("index") or (theirs.rows and not ours.rows and not self._aside):
             self._refuse(different)
-            # The rows are lost, the numbers may not be: they never go back.
+            # The rows are lost, or those of a CA that ca_install brought back; the numbers may not be: they never go back.
             numbers = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
             self._further = {part for part, (our, their) in numbers.items() if their is not None and (our or 0) > their}
             serial, crl_number = (our if part in self._further else their for part, (our, their) in numbers.items())

@@ -396,9 +396,13 @@ def test_an_older_database_is_brought_up_to_the_set(ca: OpensslCa, tmp_path: Pat
     assert {name: (ca.directory / name).read_bytes() for name in older} == newer
 
 
-def test_numbers_that_are_still_there_never_go_back(ca: OpensslCa, tmp_path: Path) -> None:
+@pytest.mark.parametrize("emptied", [False, True])
+def test_numbers_that_are_still_there_never_go_back(ca: OpensslCa, tmp_path: Path, emptied: bool) -> None:
     manifest = make(ca, tmp_path / "set")
-    (ca.directory / "index.txt").unlink()
+    if emptied:
+        (ca.directory / "index.txt").write_text("")
+    else:
+        (ca.directory / "index.txt").unlink()
     (ca.directory / "serial").write_text("1009\n")
     (ca.directory / "crlnumber").write_text("07\n")
     numbers = {name: exact(ca.directory)[str(ca.directory / name)] for name in ("serial", "crlnumber")}
