@@ -16,6 +16,7 @@ import secrets
 import stat
 import typing as t
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
@@ -50,7 +51,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._openssl_layout import configuration
-from ansible_collections.keyward.pki.plugins.module_utils._renewal import given_certificates, refuse_wrong_answer, renewal_reasons
+from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
+    given_certificates,
+    refuse_endless,
+    refuse_wrong_answer,
+    renewal_reasons,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
 
 try:
@@ -186,6 +192,9 @@ class _Renewal:
         reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
+        start, end = _certificates.validity(self._certificate)
+        days, now = self._request.get("days"), _certificates.now()
+        refuse_endless(self._current, self._request, now, now + (timedelta(days=days) if days else end - start))
         if self._check:
             return self._answer(reasons, changed=True, renewed=True)
         key = self._new_key()
@@ -218,6 +227,7 @@ class _Renewal:
         reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
+        refuse_endless(self._current, self._request, _certificates.now(), datetime.max)
         text = None
         if not self._check:
             key = self._new_key()
@@ -243,6 +253,14 @@ class _Renewal:
             )
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
         refuse_wrong_answer(answer, expected, self._current.subject)
+        days = self._request.get("remaining_days")
+        _start, end = _certificates.validity(x509.load_der_x509_certificate(answer.certificate))
+        if days is not None and end - _certificates.now() < timedelta(days=days):
+            raise KeywardError(
+                "the certificate was not put in place",
+                f"it is valid until {answer.not_after}, fewer than remaining_days ({days}): each run would renew the CA again",
+                "Give fewer remaining_days. Or have the parent CA revoke it, and sign the same request for more days",
+            )
         finding = Finding("answered", f"{answer.label} answers the request", answer.sha256)
         if not self._check:
             chain = certificates[1:] or self._chain_in_place()

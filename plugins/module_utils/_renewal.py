@@ -24,9 +24,13 @@ except ImportError:  # the modules say which library is missing
     pass
 
 
-def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any]) -> t.List[Finding]:
-    """Why a CA is to be renewed; none where it is not. C(conditions): remaining_days and issued_before (ISO 8601), either may be None."""
+def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any], backdated: timedelta = timedelta(0)) -> t.List[Finding]:
+    """Why a CA is to be renewed; none where it is not. C(conditions): remaining_days and issued_before (ISO 8601), either may be None.
+
+    C(backdated): by how much the CA lets its certificates begin before the moment when they are made.
+    """
     start, end = _certificates.validity(x509.load_der_x509_certificate(current.certificate))
+    start += backdated
     found = []
     days, before = conditions.get("remaining_days"), conditions.get("issued_before")
     if days is not None and end - _certificates.now() < timedelta(days=days):
@@ -34,6 +38,22 @@ def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any]) -> t
     if before is not None and start < _time(before):
         found.append(Finding("issued_before", f"it began to be valid on {current.not_before}, before {before}", current.sha256))
     return found
+
+
+def refuse_endless(current: Generation, conditions: t.Mapping[str, t.Any], start: datetime, end: datetime) -> None:
+    """Raise KeywardError where a certificate of that validity would leave its condition true: each run would renew again."""
+    days, before = conditions.get("remaining_days"), conditions.get("issued_before")
+    what = None
+    if days is not None and end - start <= timedelta(days=days):
+        what = f"the new certificate would be valid for {(end - start).days} days, and remaining_days is {days}"
+    elif before is not None and start < _time(before):
+        what = f"issued_before is {before}, and until then each new certificate would be due, too"
+    if what:
+        raise KeywardError(
+            f"the CA {current.subject} can't be renewed",
+            f"{what}: each run would renew it again",
+            "Give conditions that the renewal makes untrue: fewer remaining_days, or more days; a time in the past as issued_before",
+        )
 
 
 def _time(text: str) -> datetime:

@@ -53,7 +53,7 @@ attributes:
   idempotent:
     support: full
     details:
-      - A renewal makes O(remaining_days) and O(issued_before) untrue.
+      - A renewal makes O(remaining_days) and O(issued_before) untrue. One that would not is refused.
 notes:
   - At least one of O(remaining_days), O(issued_before) and O(certificate) must be given. There is no way to force a renewal, because a
     run that is repeated must never renew again.

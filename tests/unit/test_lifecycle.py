@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl
 from tools import require_tool
 
-ALWAYS = {"remaining_days": 100_000, "issued_before": None, "days": None, "certificate": None}
+LONGER = itertools.count(100_000, 1000)  # days: each renewal is due, and makes its condition untrue
 SUBJECT = {"organizationName": "Example", "commonName": "Example New CA"}
 NEW = {"kind": "root", "subject": SUBJECT, "key_type": "Ed25519", "key_size": 4096, "curve": "secp384r1", "days": 3650}
 
@@ -39,7 +40,9 @@ def which(ca: OpensslCa | Path) -> Which:
 
 
 def renew(ca: OpensslCa | Path, *, check: bool = False, **request: Any) -> dict[str, Any]:
-    return _lifecycle.renew(which(ca), {**ALWAYS, "reuse_key": False, **request}, check)
+    days = next(LONGER)
+    always = {"remaining_days": None if "certificate" in request else days, "issued_before": None, "days": days + 500, "certificate": None}
+    return _lifecycle.renew(which(ca), {**always, "reuse_key": False, **request}, check)
 
 
 def install(directory: Path, *, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -109,8 +112,9 @@ def test_three_renewals_name_keys_by_their_first_generation(tmp_path: Path) -> N
 
 def test_what_is_due(tmp_path: Path) -> None:
     ca = OpensslCa(tmp_path / "ca")
-    year = time.gmtime().tm_year
-    due = [(None, "2000-01-01", False), (None, f"{year + 1}-01-01T00:00:00Z", True), (1, None, False), (1, f"{year + 1}-01-01", True)]
+    time.sleep(1.01)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    due = [(None, "2000-01-01", False), (None, now, True), (1, None, False), (1, now, True), (3651, None, True)]
     for days, before, expected in due:
         answer = renew(ca, check=True, remaining_days=days, issued_before=before)
         assert (answer["due"], answer["changed"]) == (expected, expected), (days, before)
@@ -118,6 +122,31 @@ def test_what_is_due(tmp_path: Path) -> None:
     assert "this is a root" in refused(lambda: renew(ca, certificate="x"))
     ca.private_key.unlink()
     assert "its private key is missing" in refused(lambda: renew(ca))
+
+
+def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> None:
+    ca, sub = OpensslCa(tmp_path / "ca"), tmp_path / "sub"
+    before = state(ca.directory)
+    future = f"{time.gmtime().tm_year + 1}-01-01T00:00:00Z"
+    endless = [
+        {"remaining_days": 4000, "days": None},
+        {"remaining_days": 4000, "days": 4000},
+        {"remaining_days": None, "issued_before": future},
+    ]
+    for request, check in itertools.product(endless, (True, False)):
+        message = refused(lambda request=request, check=check: renew(ca, check=check, **request))
+        assert "each run would renew it again" in message and state(ca.directory) == before
+    root = tmp_path / "root"
+    install(root)
+    subordinate = {"kind": "subordinate", "subject": {**SUBJECT, "commonName": "Example Issuing CA"}}
+    signed = sign(root, install(sub, **subordinate)["request"])
+    install(sub, **subordinate, certificate=signed["certificate"])
+    assert "each new certificate would be due" in refused(lambda: renew(sub, remaining_days=None, issued_before=future))
+    signed = sign(root, renew(sub, remaining_days=400)["request"])  # for 100 days
+    before = state(sub)
+    message = refused(lambda: renew(sub, remaining_days=400, certificate=signed["certificate"]))
+    assert "each run would renew the CA again" in message and state(sub) == before
+    assert renew(sub, remaining_days=50, certificate=signed["certificate"])["renewed"]
 
 
 def test_a_file_in_the_way_is_never_replaced(tmp_path: Path) -> None:
