@@ -472,8 +472,10 @@ class _Installation:
                 "the CA can't be installed", "a certificate was given, and this is a root: it signs its own", "Leave certificate out"
             )
         if self._check:
-            waiting = os.path.lexists(request_path(files.certificate))
-            return self._outcome(None, changed or root or bool(answer) or not waiting, pending=not root and not answer)
+            path = request_path(files.certificate)
+            waiting = None if root or answer else _read_if_there(path, "the request")
+            found = {"request": waiting.decode("ascii", "replace"), "request_file": path} if waiting else {}
+            return self._outcome(None, changed or not waiting, pending=not root and not answer, **found)
         if there:
             key = there.key
         else:

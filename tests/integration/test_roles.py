@@ -126,9 +126,15 @@ def test_root_and_issuing_side_by_side(ansible: Ansible, tmp_path: Path) -> None
     ]
     old = {"keyward_issued_before": "2000-01-01T00:00:00Z"}
     hosts = one_host(ansible, {**stores, **old, "keyward_authorities": authorities})
+    predicted = playbook(ansible, "install", hosts, check=True)
+    assert ran(predicted, "ca_install") == [True, True] and not root.exists() and not issuing.exists()
     playbook(ansible, "install", hosts)
     openssl("verify", "-CAfile", root / "cacert.pem", issuing / "cacert.pem")
     assert len(list(keys.iterdir())) == 3
+    predicted = playbook(
+        ansible, "renewal", one_host(ansible, {**stores, "keyward_authorities": authorities, "keyward_issued_before": now()}), check=True
+    )
+    assert ran(predicted, "ca_renew") == [True, True] and len(certificates(issuing)) == 1
     for name in ("install", "key_backup", "database_backup", "renewal", "restore"):
         assert changed(playbook(ansible, name, hosts)) == [], name
 
@@ -158,6 +164,9 @@ def test_without_every_generation_covered_nothing_is_renewed(ansible: Ansible, t
     assert "is not a keyward store" in failed.failed()["msg"]
     assert not ran(failed, "ca_renew") and len(certificates(ca)) == 1
     assert ran(failed, "ca_database_backup") == [True], "the database is backed up all the same"
+    failed = playbook(ansible, "renewal", hosts, rc=2, arguments=["--tags", "renewal"])
+    assert "is not a keyward store" in failed.failed()["msg"]
+    assert not ran(failed, "ca_renew") and len(certificates(ca)) == 1, "the gate stands whatever the tags"
 
 
 def test_a_failed_key_backup_stops_no_database_backup_and_the_next_run_takes_it(ansible: Ansible, tmp_path: Path) -> None:

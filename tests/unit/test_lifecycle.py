@@ -207,7 +207,8 @@ def test_a_subordinate_is_installed_and_renewed_through_requests(tmp_path: Path)
     before = state(sub)
     again = install(sub, **subordinate)
     assert (again["changed"], again["pending"], again["request"]) == (False, True, asked["request"]) and state(sub) == before
-    assert install(sub, check=True, **subordinate)["changed"] is False
+    predicted = install(sub, check=True, **subordinate)
+    assert (predicted["changed"], predicted["request"], predicted["request_file"]) == (False, asked["request"], asked["request_file"])
 
     signed = sign(root, asked["request"])
     assert signed["changed"] and not sign(root, asked["request"])["changed"]
