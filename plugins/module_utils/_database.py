@@ -283,8 +283,10 @@ class Outcome:
     entered: int = 0  # certificates that the database lacked
 
 
-def compare(base: Numbers, published: Published, advance: t.Any, ca_expires: str) -> Outcome:
+def compare(base: Numbers, published: Published, advance: t.Any, ca_expires: str, unique_subject: bool = False) -> Outcome:
     """The database that must result. C(advance): None, "auto" or {serial, crl_number} as numbers. Raises KeywardError.
+
+    C(unique_subject): openssl ca reads no database in which two valid rows have one subject; of several the last one is entered.
 
     An old database hands out serial numbers and CRL numbers a second time, and forgets revocations.
     """
@@ -325,8 +327,10 @@ def compare(base: Numbers, published: Published, advance: t.Any, ca_expires: str
             expires = seen_as.expires if seen_as else ca_expires
             subject = seen_as.subject if seen_as else "/CN=re-entered from the published CRL"
             rows[one.serial] = Row("R", expires, one.field, even_hex(one.serial), "unknown", subject)
-    named = {row.subject for row in rows.values() if row.state == "V"}
-    entered = [] if advance is None else [known[serial] for serial in unknown if serial not in rows and known[serial].subject not in named]
+    entered = [] if advance is None else [known[serial] for serial in unknown if serial not in rows]
+    if unique_subject:
+        named = {row.subject for row in rows.values() if row.state == "V"}
+        entered = list({seen_as.subject: seen_as for seen_as in entered if seen_as.subject not in named}.values())
     for seen_as in entered:
         rows[seen_as.serial] = Row("V", seen_as.expires, "", even_hex(seen_as.serial), "unknown", seen_as.subject)
     result = Numbers(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import stat
 import time
@@ -494,7 +495,7 @@ class _Restore:
             return self._answer(None, None)
         ours, base, replaced = self._base(items)
         published = self._published(items)
-        outcome = compare(base, published, self._advance(), self._ca_expires())
+        outcome = compare(base, published, self._advance(), self._ca_expires(), self._unique_subject())
         if outcome.newer:
             raise KeywardError(
                 "nothing was restored",
@@ -529,7 +530,7 @@ class _Restore:
             path = self._place(member.path)
             if path in keys:
                 raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
-            if stream and member.part in ("index", "serial", "crl_number"):
+            if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
             items.append(_Item(member, path, _compare(member, path)))
         prove_archive(self._archive, self._members)
@@ -597,6 +598,17 @@ class _Restore:
     def _advance(self) -> t.Any:
         given = self._options.get("advance")
         return {name: int(value, 16) for name, value in given.items()} if isinstance(given, dict) else given
+
+    def _unique_subject(self) -> bool:
+        """As openssl ca decides it: by the file beside the database, else by the configuration, else yes."""
+        config_file = self._backend.config_file
+        text = self._texts.get("attributes", b"").decode("utf-8", "replace")
+        with contextlib.suppress(KeywardError, FileNotFoundError):
+            if not text and config_file:
+                config, files = OpensslConfig(config_file, self._backend.directory), self._backend.files()
+                text = f"unique_subject = {config.get(files.section, 'unique_subject') or 'yes'}"
+        found = re.search(r"^\s*unique_subject\s*=\s*(\S)", text, re.MULTILINE)
+        return not (found and found.group(1) in "fFnN0")
 
     def _ca_expires(self) -> str:
         text = self._stored.manifest.generations[-1].not_after

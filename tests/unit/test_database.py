@@ -352,6 +352,23 @@ def test_an_old_database_is_refused_until_it_is_told_how_to_go_on(ca: OpensslCa,
     assert all(f"{number:04X}" in text for number in (0x1000, 0x1004, 0x1005)) and "Key Compromise" in text
 
 
+@pytest.mark.parametrize("unique", ["yes", "no"])
+def test_certificates_of_one_subject_are_entered_as_openssl_can_read_them(ca: OpensslCa, tmp_path: Path, unique: str) -> None:
+    (ca.directory / "index.txt.attr").write_text(f"unique_subject = {unique}\n")
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    out_there = published(ca, 0x1001, 0x1002, 0x1003)
+    subjects = ("/CN=first.example.com", "/CN=second.example.com", "/CN=second.example.com")
+    for issued, subject in zip(out_there["issued"], subjects):
+        issued[2] = subject
+    for _run in range(2):
+        answer = restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+        assert answer["next_serial"] == "1004"
+    rows = parse_index((ca.directory / "index.txt").read_text(), "")
+    assert sorted(rows) == ([0x1000, 0x1003] if unique == "yes" else [0x1000, 0x1001, 0x1002, 0x1003])
+    ca.issue("third.example.com")
+
+
 def test_a_newer_database_stays_and_another_one_is_a_conflict(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     ca.issue("second.example.com")
