@@ -23,7 +23,13 @@ from datetime import datetime, timezone
 from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import Files, OpensslBackend, following, numbered_files
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
+    Files,
+    OpensslBackend,
+    following,
+    numbered_files,
+    request_path,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._database import (
     ARCHIVE,
@@ -142,6 +148,8 @@ class Survey:
                 for name in sorted(os.listdir(folder)):
                     if name.endswith((".csr", ".req")):
                         found.setdefault(os.path.join(folder, name), "request")
+        # What waits for its answer belongs to a key that no backup holds: alone, it would only stop the next renewal.
+        found.pop(request_path(files.certificate), None)
         return found
 
     def state(self, wanted: t.Mapping[str, str]) -> State:

@@ -186,6 +186,16 @@ def test_what_a_link_leads_to_is_in_the_set(ca: OpensslCa, tmp_path: Path) -> No
     assert not restore(ca, tmp_path / "set", manifest)["changed"]
 
 
+def test_a_request_that_waits_is_not_in_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    before = make(ca, tmp_path / "before").state
+    shutil.copy(ca.directory / "requests" / "first.example.com.csr", ca.directory / "cacert.next.csr")
+    manifest = make(ca, tmp_path / "set")
+    assert manifest.state == before, "it makes no set due either"
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest)
+    assert (ca.directory / "requests" / "first.example.com.csr").exists() and not (ca.directory / "cacert.next.csr").exists()
+
+
 def test_tar_alone_opens_a_set(ca: OpensslCa, tmp_path: Path) -> None:
     shutil.rmtree(ca.directory / "requests")
     manifest = make(ca, tmp_path / "set")
