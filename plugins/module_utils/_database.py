@@ -156,7 +156,8 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
     if state.configuration != newest.state.configuration:
         found.append(_set_reason("configuration_changed"))
     created = datetime.strptime(newest.created, "%Y-%m-%dT%H:%M:%SZ")
-    if max_age is not None and now - created > timedelta(seconds=max_age):
+    # One from a clock that was far ahead would never grow old.
+    if max_age is not None and abs(now - created) > timedelta(seconds=max_age):
         found.append(_set_reason("max_age"))
     return found
 

@@ -493,6 +493,9 @@ def test_due() -> None:
     assert [one.code for one in due_reasons(state, None, None, at)] == ["no_set"]
     assert due_reasons(state, manifest, None, at) == [] == due_reasons(state, manifest, 2 * 86400, at)
     assert [one.code for one in due_reasons(state, manifest, 86400, at)] == ["max_age"]
+    ahead = replace(manifest, created="2026-01-02T00:00:09Z")
+    assert due_reasons(state, ahead, 86400, at) == [], "two clocks that differ a little"
+    assert [one.code for one in due_reasons(state, replace(ahead, created="2099-01-01T00:00:00Z"), 86400, at)] == ["max_age"]
     changed = [one.code for one in due_reasons(replace(state, database="x", configuration="y"), manifest, None, at)]
     assert changed == ["database_changed", "configuration_changed"]
     assert [age_in_seconds(text) for text in ("12h", "7d", "4w")] == [43200, 604800, 2419200]
