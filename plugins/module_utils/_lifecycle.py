@@ -168,6 +168,16 @@ class _Renewal:
             return self._root()
         return self._subordinate()
 
+    def _refuse_stated(self) -> None:
+        """Where the retired generations are stated, the one that retires now would be none of them, and nothing would look for it."""
+        if self._which.retired is not None:
+            raise KeywardError(
+                f"the CA {self._current.subject} can't be renewed",
+                "its retired generations are stated (retired), and the one that retires now would not be among them",
+                f"Move them beside the current files, as {numbered(self._pair.certificate, 0)} and {numbered(self._pair.private_key, 0)} "
+                "and so on, and leave retired out",
+            )
+
     def _answer(self, reasons: t.Sequence[Finding] = (), **more: t.Any) -> Answer:
         changed = bool(more.get("changed"))
         reading = OpensslBackend(self._which).read() if changed and not self._check else self._reading
@@ -192,6 +202,7 @@ class _Renewal:
         reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
+        self._refuse_stated()
         start, end = _certificates.validity(self._certificate)
         days, now = self._request.get("days"), _certificates.now()
         refuse_endless(self._current, self._request, now, now + (timedelta(days=days) if days else end - start))
@@ -227,6 +238,7 @@ class _Renewal:
         reasons = renewal_reasons(self._current, self._request)
         if not reasons:
             return self._answer()
+        self._refuse_stated()
         refuse_endless(self._current, self._request, _certificates.now(), datetime.max)
         text = None
         if not self._check:
@@ -251,6 +263,7 @@ class _Renewal:
                 "this CA has no pending request that it could answer",
                 "Run ca_renew without it first",
             )
+        self._refuse_stated()
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
         refuse_wrong_answer(answer, expected, self._current.subject)
         days = self._request.get("remaining_days")
