@@ -398,6 +398,13 @@ class _Installation:
         self._backend = OpensslBackend(which)
         self._config_file = t.cast(str, self._backend.config_file)
         self._options: t.Mapping[str, t.Any] = request["install"]
+        # What openssl takes in the name of a section (CONF, conf_def.h).
+        if which.name and not re.match(r"[A-Za-z0-9_!.%&*+,/;?@^~|-]+( +[A-Za-z0-9_!.%&*+,/;?@^~|-]+)*\Z", which.name):
+            raise KeywardError(
+                "the CA can't be installed",
+                f"its name, {which.name!r}, can't be that of a section in its openssl.cnf",
+                "Give a name of ASCII letters, digits, '-', '_' and '.'",
+            )
 
     def carry_out(self) -> Answer:
         there = os.path.exists(self._config_file)

@@ -291,6 +291,21 @@ def test_what_is_installed_issues_at_once(tmp_path: Path, options: dict[str, Any
     openssl("ca", "-config", ca / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl")
 
 
+@pytest.mark.parametrize("name", ["My CA", "ca-1", "ca_1.x"])
+def test_a_name_that_openssl_takes(tmp_path: Path, name: str) -> None:
+    made = Which(config_file=str(tmp_path / "openssl.cnf"), name=name)
+    assert _lifecycle.install(made, {"install": NEW}, False)["authority"]["name"] == name
+    openssl("ca", "-config", tmp_path / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl.pem")
+
+
+@pytest.mark.parametrize("name", ["x]y", "ünï", "a\nb", " a", "a#b"])
+def test_a_name_that_openssl_does_not_take(tmp_path: Path, name: str) -> None:
+    made = Which(config_file=str(tmp_path / "ca" / "openssl.cnf"), name=name)
+    for check in (True, False):
+        message = refused(lambda check=check: _lifecycle.install(made, {"install": NEW}, check))
+        assert "can't be that of a section" in message and not (tmp_path / "ca").exists()
+
+
 def test_an_installation_that_is_killed_anywhere_is_finished_with_the_same_key(tmp_path: Path) -> None:
     reached = 0
     for number, directory in cuts(tmp_path):
