@@ -26,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_con
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
     Files,
     OpensslBackend,
+    crl_path,
     following,
     numbered_files,
     request_path,
@@ -133,10 +134,9 @@ class Survey:
         found.setdefault(files.certificate, "certificate")
         for _number, path in numbered_files(files.certificate):
             found.setdefault(path, "certificate")
-        if files.crl:
-            found.setdefault(files.crl, "crl")
-            for _number, path in numbered_files(files.crl):
-                found.setdefault(path, "crl")
+        crl = crl_path(files, self._backend.directory)
+        for path in (crl, *(path for _number, path in numbered_files(crl))):
+            found.setdefault(path, "crl")
         beside = files.new_certificates or index
         requests = [os.path.join(os.path.dirname(beside), name) for name in _REQUESTS]
         trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]

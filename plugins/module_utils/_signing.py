@@ -23,6 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     LARGEST_INPUT,
     Files,
     OpensslBackend,
+    crl_path,
     numbered,
     pem_certificates,
 )
@@ -391,8 +392,7 @@ class _Signing:
         return _Crl(generation, path, data)
 
     def _path_of(self, generation: Generation) -> str:
-        files = self._files
-        path = files.crl or os.path.join(files.crl_directory or self._backend.directory, "crl.pem")
+        path = crl_path(self._files, self._backend.directory)
         current = generation.sha256 == self._reading.generations[-1].sha256
         return path if current else numbered(path, generation.index)
 

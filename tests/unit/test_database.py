@@ -186,6 +186,15 @@ def test_what_a_link_leads_to_is_in_the_set(ca: OpensslCa, tmp_path: Path) -> No
     assert not restore(ca, tmp_path / "set", manifest)["changed"]
 
 
+def test_crls_are_in_a_set_where_no_configuration_names_them(ca: OpensslCa, tmp_path: Path) -> None:
+    crl = ca.sign_crl()
+    shutil.copy(crl, ca.directory / "crl.0.pem")
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest)
+    assert crl.exists() and (ca.directory / "crl.0.pem").read_bytes() == crl.read_bytes()
+
+
 def test_a_request_that_waits_is_not_in_a_set(ca: OpensslCa, tmp_path: Path) -> None:
     before = make(ca, tmp_path / "before").state
     shutil.copy(ca.directory / "requests" / "first.example.com.csr", ca.directory / "cacert.next.csr")

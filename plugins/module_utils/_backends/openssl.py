@@ -594,6 +594,11 @@ def request_path(certificate: str) -> str:
     return f"{os.path.splitext(certificate)[0]}.next.csr"
 
 
+def crl_path(files: Files, directory: str) -> str:
+    """Where the CRL of the current generation lies, also where the configuration does not say it."""
+    return files.crl or os.path.join(files.crl_directory or directory, "crl.pem")
+
+
 def numbered_files(path: str) -> t.List[t.Tuple[int, str]]:
     """The files that C(numbered) names, by number; none where the directory can't be listed."""
     folder, name = os.path.split(path)
