@@ -18,12 +18,14 @@ TIMEOUT = 300  # seconds
 _CAUSES = (
     ("field needed to be the same", "the CA's policy wants a field of the subject to be the same as the CA's own, and it is not"),
     ("field needed to be supplied", "the CA's policy wants a field of the subject that the request lacks"),
-    ("already been issued", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
+    ("already a certificate for", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
     ("TXT_DB error number 2", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
     ("error creating name index", "two valid certificates have one subject, and unique_subject allows only one"),
     ("CA certificate and CA private key do not match", "the certificate and the private key do not belong together"),
     ("Error Loading extension section", "the section of the extensions is not right"),
     ("unable to load number from", "a file with a serial or CRL number is missing or damaged"),
+    ("error while loading serial number", "the file with the serial number is missing or damaged"),
+    ("error while loading CRL number", "the file with the CRL number (crlnumber) is missing or damaged"),
     ("bad decrypt", "the passphrase of the private key is wrong"),
 )
 

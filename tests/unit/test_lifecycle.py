@@ -351,6 +351,9 @@ def test_requests_that_are_not_signed(tmp_path: Path) -> None:
         assert why in refused(lambda request=request, more=more: sign(root, request, **more))
         assert state(root) == before
     first = sign(root, asked)
+    again = install(tmp_path / "again", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    (root / "index.txt.attr").write_text("unique_subject = yes\n")
+    assert "unique_subject allows only one" in refused(lambda: sign(root, again))
     openssl("ca", "-config", root / "openssl.cnf", "-revoke", root / "newcerts" / f"{first['serial'].upper()}.pem")
     assert sign(root, asked)["serial"] != first["serial"], "what was revoked answers nothing"
     assert "outlives_issuer" in {
@@ -375,6 +378,9 @@ def test_crls(tmp_path: Path) -> None:
     before = state(ca)
     assert not crl(ca)["changed"] and state(ca) == before
     assert crl(ca, check=True, remaining_days=31)["changed"]
+    (ca / "crlnumber").rename(ca / "away")
+    assert "the CRL number (crlnumber) is missing" in refused(lambda: crl(ca, remaining_days=31))
+    (ca / "away").rename(ca / "crlnumber")
     asked = install(tmp_path / "sub", kind="subordinate")["request"]
     serial = sign(ca, asked)["serial"].upper()
     openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
