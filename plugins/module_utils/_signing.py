@@ -403,6 +403,12 @@ class _Signing:
             parsed = load_crl(data)
         except (FileNotFoundError, ValueError):
             return None
+        if parsed.issuer != x509.load_der_x509_certificate(generation.certificate).subject:
+            raise KeywardError(
+                "no CRL was signed",
+                f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
+                "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
+            )
         until = f"{_certificates.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
         if not signed_by(parsed, generation) or (_next_update(parsed) or "") < until:
             return None

@@ -387,6 +387,12 @@ def test_crls(tmp_path: Path) -> None:
     assert crl(ca)["changed"]
     assert serial in openssl("crl", "-in", ca / "crl" / "crl.pem", "-noout", "-text").stdout
 
+    other = tmp_path / "beside"
+    install(other, subject={**SUBJECT, "commonName": "Another CA"})
+    (other / "crl" / "crl.pem").write_bytes((ca / "crl" / "crl.pem").read_bytes())
+    assert "holds a CRL of another CA, CN=Example New CA,O=Example" in refused(lambda: crl(other))
+    assert (other / "crl" / "crl.pem").read_bytes() == (ca / "crl" / "crl.pem").read_bytes()
+
     # Keys only: the last published CRL is signed again with its entries and the next number.
     published = (ca / "crl" / "crl.pem").read_bytes()
     number = int(crl(ca)["crls"][-1]["number"], 16)
