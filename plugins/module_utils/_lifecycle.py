@@ -234,6 +234,7 @@ class _Renewal:
         if given:
             return self._install_answer(given, bool(waiting))
         if waiting:
+            self._refuse_lost_key(waiting)
             return self._answer(pending=True, request=waiting.decode("ascii", "replace"), request_file=self._pair.request)
         reasons = renewal_reasons(self._current, self._request)
         if not reasons:
@@ -248,6 +249,19 @@ class _Renewal:
             _put(self._pair.request, data, 0o644, self._current.certificate_place)
             text = data.decode("ascii")
         return self._answer(reasons, changed=True, pending=True, request=text, request_file=self._pair.request)
+
+    def _refuse_lost_key(self, waiting: bytes) -> None:
+        """A request whose key is gone would be pending for ever: no answer to it can be used."""
+        try:
+            digest = public_key_sha256(x509.load_pem_x509_csr(waiting).public_key())
+        except (ValueError, TypeError):
+            digest = ""
+        if digest not in (self._current.public_key_sha256, self._next_key.digest if self._next_key else None):
+            raise KeywardError(
+                f"the CA {self._current.subject} can't be renewed",
+                f"the request {self._pair.request} waits for its answer, and its private key is not in {self._pair.next_private_key}",
+                "Put that key back. If it is lost, move the request away, and the renewal begins again",
+            )
 
     def _install_answer(self, given: str, requested: bool) -> Answer:
         certificates = given_certificates(given)

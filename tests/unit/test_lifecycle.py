@@ -253,6 +253,23 @@ def test_a_subordinate_is_installed_and_renewed_through_requests(tmp_path: Path)
     assert "no pending request" in refused(lambda: renew(sub, certificate=(root / "cacert.pem").read_text()))
 
 
+def test_a_request_without_its_key_is_not_pending_for_ever(tmp_path: Path) -> None:
+    root, sub = tmp_path / "root", tmp_path / "sub"
+    install(root)
+    subordinate = {"kind": "subordinate", "subject": {**SUBJECT, "commonName": "Example Issuing CA"}}
+    install(sub, **subordinate, certificate=sign(root, install(sub, **subordinate)["request"])["certificate"])
+    renew(sub)
+    key = sub / "private" / "cakey.next.pem"
+    key.rename(tmp_path / "key")
+    message = refused(lambda: renew(sub))
+    assert "cacert.next.csr waits for its answer, and its private key is not in" in message
+    (tmp_path / "key").rename(key)
+    assert renew(sub)["pending"]
+    key.unlink()
+    (sub / "cacert.next.csr").unlink()
+    assert renew(sub)["changed"] and key.exists()
+
+
 def test_an_answered_subordinate_that_is_killed_is_finished(tmp_path: Path) -> None:
     root = tmp_path / "root"
     install(root)
