@@ -69,6 +69,9 @@ def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[s
         return "it is a private key or PKCS #12 file (DER)"
     if _holds(window, known):
         return "it holds a private key (DER)"
+    digits = window.translate(None, b": \t\r\n").lower() if known else b""
+    if any(number.hex().encode("ascii") in digits for number in known):
+        return "it holds a private key (hexadecimal digits)"
     for run in _BASE64.finditer(window):
         text = run.group().translate(None, b" \t\r\n=")
         # Where the text begins inside a group of four is not known; long runs are CRLs and lists of certificates.

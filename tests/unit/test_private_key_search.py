@@ -41,6 +41,18 @@ def forms(key: Any) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_text_that_openssl_prints(kind: str, tmp_path: Path) -> None:
+    require_tool("openssl")
+    key = pfx.key(kind)
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    text = openssl("pkey", "-in", tmp_path / "key", "-noout", "-text").stdout
+    for shown in (text, text.upper(), text.replace(":", "").replace("\n", "\r\n")):
+        assert private_key_in(io.BytesIO(shown.encode()), key_material(key)), shown
+    public = openssl("pkey", "-in", tmp_path / "key", "-noout", "-text_pub").stdout
+    assert private_key_in(io.BytesIO(public.encode()), key_material(key)) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_form_in_every_place(kind: str) -> None:
     key = pfx.key(kind)
     certificate = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(pfx.certificate(key, "Some CA", 1)) + b"-----END CERTIFICATE-----\n"
