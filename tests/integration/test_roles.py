@@ -88,6 +88,9 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     listed, files = issued(ca), {path.relative_to(ca): path.read_bytes() for path in ca.rglob("*") if path.is_file()}
     assert [row[2] for row in listed] == [first, second]
     shutil.rmtree(ca)
+    for name in ("restore", "install"):
+        predicted = playbook(ansible, name, hosts, check=True)
+        assert ran(predicted, "ca_key_restore") == [True] and not ca.exists(), name
     playbook(ansible, "restore", hosts)
     assert issued(ca) == listed
     assert {path.relative_to(ca): path.read_bytes() for path in ca.rglob("*") if path.is_file()} == files
