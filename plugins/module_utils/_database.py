@@ -106,11 +106,8 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     if shape["format"] != FORMAT or shape["format_version"] != FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])
-    names = [file.name for file in files]
     adcs = shape.get("adcs")
-    if adcs is None and sorted(names) != sorted((ARCHIVE, MEMBERS)):
-        raise ValueError("other files")
-    if adcs is not None and (len(set(names)) < len(names) or not names or not all(map(is_windows_member, names))):
+    if not are_files_of_a_set([file.name for file in files], adcs is not None):
         raise ValueError("other files")
     return SetManifest(
         id=str(shape["id"]),
@@ -130,8 +127,14 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     )
 
 
-def is_windows_member(name: str) -> bool:
-    """Whether this can be a file of a set that Windows made: one below at most one directory, of a name that is no path elsewhere."""
+def are_files_of_a_set(names: t.Sequence[str], of_windows: bool) -> bool:
+    """Whether these can be the files of a set: an archive and its list, or what Windows made, no name of which leads elsewhere."""
+    if not of_windows:
+        return sorted(names) == sorted((ARCHIVE, MEMBERS))
+    return 0 < len(names) == len(set(names)) and all(_is_windows_name(name) for name in names)
+
+
+def _is_windows_name(name: str) -> bool:
     parts = name.split("/")
     return len(parts) <= 2 and all(_WINDOWS_NAME.match(part) and part.strip(". ") for part in parts)
 

@@ -26,10 +26,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     SetManifest,
     State,
     age_in_seconds,
+    are_files_of_a_set,
     due_reasons,
     even_hex,
     index_time,
-    is_windows_member,
     refuse_emptied,
     set_manifest_from_json,
 )
@@ -252,21 +252,24 @@ class CaDatabaseBackup(SetFlow):
         on_windows = "adcs" in look
         with self._remote_directory() as folder:
             answer = self.on_host({"make": folder, **(self._order if on_windows else {})})
-            for shape in answer["files"]:
-                name = shape["name"] if on_windows else os.path.basename(shape["name"])
-                if on_windows and not is_windows_member(name):
-                    raise KeywardError("nothing was stored", "the host gave a set's file a name that can't be", "Look at what runs there")
-                local = store.place_in(staged, name)
+            files = tuple(SetFile(shape["name"], shape["sha256"], shape["size"]) for shape in answer["files"])
+            if not are_files_of_a_set([file.name for file in files], on_windows):  # they become paths here
+                raise KeywardError(
+                    "nothing was stored",
+                    f"the host {self._host} answered with other files than those of a set",
+                    "Look into that host: no release of the collection answers so",
+                )
+            for file, shape in zip(files, answer["files"], strict=True):
+                local = store.place_in(staged, file.name)
                 descriptor = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 os.close(descriptor)
-                self._transfer(self._connection.fetch_file, shape.get("path") or self._on_host_path(folder, name), local)
-                if digest_of(local) != shape["sha256"]:
+                self._transfer(self._connection.fetch_file, shape.get("path") or self._on_host_path(folder, file.name), local)
+                if digest_of(local) != file.sha256:
                     raise KeywardError(
                         "nothing was stored",
-                        f"{shape['name']} did not arrive as it was made on the host",
+                        f"{file.name} did not arrive as it was made on the host",
                         "Check the connection and the disks",
                     )
-        files = tuple(SetFile(shape["name"], shape["sha256"], shape["size"]) for shape in answer["files"])
         if on_windows:
             made = MadeSet(files, len(files), state_of(answer["state"]), answer["as_of"], (), False)
             return made, facts_of({**look, "state": answer["state"]})

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,42 @@ def test_a_small_host_is_no_reason_to_leave_something_behind(ansible: Ansible, o
         assert "no space is left" in failure(failed, "b")
         assert not list(small.rglob("*.tar.gz")) and [path.name for path in here.iterdir()] == ["keyward-store.json"]
     shutil.rmtree(here)
+
+
+def hostile(program: Path, change: str) -> Path:
+    """A Python for a host that changes what modules answer: C(change) is Python that has the answer's C(files), where there are any."""
+    program.parent.mkdir()
+    code = f"""\
+import json, sys
+for line in sys.stdin:
+    if line.startswith("{{"):
+        answer = json.loads(line)
+        files = answer.get("files")
+        if files:
+            {change}
+        line = json.dumps(answer)
+    print(line)
+"""
+    (program.parent / "change.py").write_text(code)
+    program.write_text(f'#!/bin/sh\n{sys.executable} "$@" | {sys.executable} {program.parent}/change.py\n')
+    program.chmod(0o755)
+    return program
+
+
+def test_a_hostile_host_names_no_files_of_the_controller(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    here, two, victim = tmp_path / "here", tmp_path / "two", tmp_path / "victim"
+    victim.write_text("of the controller\n")
+    victim.chmod(0o600)
+    named = {"name": str(victim), "sha256": hashlib.sha256(victim.read_bytes()).hexdigest(), "size": 1}
+    python = hostile(tmp_path / "host" / "python", f"files.append({named!r})")
+    result = play(
+        ansible,
+        [
+            store(here, mode="0770"),
+            store(two),
+            backup("more files", openssl_ca, stores=[str(here), str(two)], fails=True),
+        ],
+        hosts={"ca": ansible.local(python)},
+    )
+    assert "answered with other files" in failure(result, "more files")
+    assert oct(victim.stat().st_mode) == "0o100600" and sets(here) == sets(two) == []
