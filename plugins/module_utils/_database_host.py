@@ -58,6 +58,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, R
 from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._set_archive import (
     CHANGED,
+    LARGEST_MEMBER,
     LeftOut,
     Member,
     members_bytes,
@@ -154,13 +155,15 @@ class Survey:
 
     def state(self, wanted: t.Mapping[str, str]) -> State:
         """Raises KeywardError where the database can't be read."""
-        whole = {"index", "serial", "crl_number", "attributes", "crl", "certificate"}
+        whole = {"index", "serial", "crl_number", "attributes", "certificate"}
         contents, configuration = hashlib.sha256(), hashlib.sha256()
         for path, part in sorted(wanted.items()):
             if part == "configuration":
                 configuration.update(f"{path} {_digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
             elif part in whole and not os.path.isdir(path):
                 contents.update(f"{path} {_digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part == "crl":
+                contents.update(f"{path} {_crl_state(path)}\n".encode("utf-8", "surrogateescape"))
             elif part in ("issued", "request"):
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
@@ -183,6 +186,19 @@ def _add_tree(found: t.Dict[str, str], folder: str, part: str) -> None:
         links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
         for name in sorted([*names, *links]):
             found.setdefault(os.path.join(directory, name), part)
+
+
+def _crl_state(path: str) -> t.Optional[str]:
+    """Others, such as a web server, may write where CRLs lie: a link isn't followed, and nothing is read without end."""
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_MEMBER:
+        return f"{status.st_mode:o} {status.st_size}"
+    return _digest_or_none(path)
 
 
 def _digest_or_none(path: str) -> t.Optional[str]:

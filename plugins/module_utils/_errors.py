@@ -16,6 +16,7 @@ _CAUSES = {
     errno.EEXIST: "it exists already",
     errno.ENOTDIR: "a part of the path is not a directory",
     errno.EISDIR: "it is a directory",
+    errno.ENXIO: "it is not a regular file",
     errno.ENOTEMPTY: "it exists already",
     errno.ENOSPC: "no space is left on the device",
     errno.EDQUOT: "the disk quota is used up",

@@ -25,6 +25,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import private_key_in
 
 _CHUNK = 1024 * 1024
+LARGEST_MEMBER = 1024 * 1024 * 1024
 _LARGEST_LIST = 512 * 1024 * 1024
 PARTS = (
     "configuration",
@@ -127,6 +128,9 @@ def write_archive(
             if stat.S_ISREG(status.st_mode):
                 if member_path in key_files or (status.st_dev, status.st_ino) in identities:
                     left_out.append(LeftOut(member_path, "it is the file of a private key of this CA"))
+                    continue
+                if status.st_size > LARGEST_MEMBER:  # a sparse one takes whoever plants it no room
+                    left_out.append(LeftOut(member_path, "it is larger than 1 GiB, as no file of a CA is"))
                     continue
                 member, why = _add_file(archive, member_path, part, known)
                 if why:

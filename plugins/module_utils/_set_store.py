@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs, directory_name
@@ -33,9 +34,11 @@ _CHUNK = 1024 * 1024
 
 
 def digest_of(path: str) -> str:
-    """SHA-256 of a file, in bounded memory. Raises OSError."""
+    """SHA-256 of a regular file, in bounded memory. A FIFO or a device is refused, never waited for. Raises OSError."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", path)
         for piece in iter(lambda: stream.read(_CHUNK), b""):
             digest.update(piece)
     return digest.hexdigest()

@@ -171,7 +171,7 @@ database:
       type: str
 
 left_out:
-  description: Files that were left out of a set that was made, because they hold a private key.
+  description: Files that were left out of a set that was made, because they hold a private key, or are larger than 1 GiB.
   returned: success
   type: list
   elements: dict
@@ -180,7 +180,7 @@ left_out:
       description: The file.
       type: str
     why:
-      description: What was found in it.
+      description: What speaks against it.
       type: str
 
 removed:

@@ -10,10 +10,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -115,6 +117,20 @@ def details(directory: Path) -> dict[str, tuple[Any, ...]]:
 
 def exact(directory: Path) -> dict[str, tuple[int, int, int]]:
     return {str(path): (path.lstat().st_ino, path.lstat().st_mtime_ns, path.lstat().st_ctime_ns) for path in directory.rglob("*")}
+
+
+@contextlib.contextmanager
+def ended_within(seconds: int) -> Iterator[None]:
+    def late(_signal: int, _frame: Any) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def lose_all_but_keys(ca: OpensslCa) -> None:
@@ -256,6 +272,31 @@ def test_no_private_key_gets_into_a_set(ca: OpensslCa, tmp_path: Path) -> None:
         assert data not in contents
 
 
+@pytest.mark.parametrize("planted", ["fifo", "sparse", "link to a device", "link to memory", "loop", "nowhere", "link to a directory"])
+def test_nobody_else_stops_a_backup(ca: OpensslCa, tmp_path: Path, planted: str) -> None:
+    """A directory of CRLs is often writable for others, such as the user of a web server."""
+    crls = ca.directory / "crl"
+    crls.mkdir()
+    ca.config_file.write_text(ca.config_file.read_text().replace("new_certs_dir", "crl_dir = $dir/crl\nnew_certs_dir", 1))
+    odd = crls / "odd"
+    if planted == "fifo":
+        os.mkfifo(odd)
+    elif planted == "sparse":
+        with odd.open("wb") as stream:
+            stream.truncate(1 << 42)
+    else:
+        places = {"link to a device": "/dev/zero", "link to memory": "/proc/kcore", "loop": "odd", "link to a directory": "/"}
+        odd.symlink_to(places.get(planted, planted))
+    with ended_within(20):
+        manifest = make(ca, tmp_path / "set")
+        first = manifest.state.database
+        (crls / "crl.pem").write_bytes(b"another CRL")
+        assert make(ca, tmp_path / "second").state.database != first
+    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
+        assert (str(odd).lstrip("/") in archive.getnames()) is (planted not in ("fifo", "sparse"))
+    assert (str(odd) in [one["path"] for one in manifest.left_out]) is (planted == "sparse")
+
+
 def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) -> None:
     stop = threading.Event()
 
@@ -315,6 +356,10 @@ def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_pa
     ):
         members.write_text(json.dumps(damaged))
         assert why in refused(lambda: restore(ca, tmp_path / "set", with_digests()))
+    archive.unlink()
+    os.mkfifo(archive)
+    with ended_within(20):
+        assert "it is not a regular file" in refused(lambda: restore(ca, tmp_path / "set", manifest))
     assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
 
 
