@@ -53,7 +53,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    make_directories,
+    move_aside,
+    read_file,
+    set_owner_and_mode,
+    sync_directory,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._set_archive import (
@@ -326,7 +332,7 @@ def _hand_over(folder: str) -> None:
         return
     try:
         for name in (ARCHIVE, MEMBERS):
-            os.chown(os.path.join(folder, name), status.st_uid, status.st_gid)
+            os.chown(os.path.join(folder, name), status.st_uid, status.st_gid, follow_symlinks=False)
     except OSError as exc:
         raise KeywardError(
             "the set can't be fetched", os_cause(exc), "Become root, or log in as the CA's own user, or use host_store"
@@ -713,7 +719,8 @@ class _Restore:
                 if member.type == "directory":
                     made = make_directories(path, int(member.mode, 8))
                     if made:
-                        _own(path, member)
+                        owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
+                        set_owner_and_mode(path, int(member.mode, 8), *owner, os.O_DIRECTORY)
                         directories.append(item)
                     continue
                 make_directories(os.path.dirname(path), 0o755)
@@ -721,7 +728,8 @@ class _Restore:
                     self._set_aside.append({"path": path, "kept_as": move_aside(path, when)})
                 if member.type == "link":
                     os.symlink(t.cast(str, member.target), path)
-                    _own(path, member)
+                    if os.geteuid() == 0:
+                        os.chown(path, *_owner(member), follow_symlinks=False)
                     continue
                 staged = _staged(path, stream, member, changed.pop(member.part, None) if member.part in core else None)
                 if member.part in core:
@@ -737,7 +745,7 @@ class _Restore:
             for staged, path, _member in sorted(late, key=lambda one: -order[one[2].part]):
                 _take_place(staged, path, True)
             for item in reversed(directories):
-                os.utime(item.path, ns=(item.member.mtime, item.member.mtime))
+                os.utime(item.path, ns=(item.member.mtime, item.member.mtime), follow_symlinks=False)
         except OSError as exc:
             raise KeywardError(
                 f"{path} could not be put back",
@@ -844,19 +852,23 @@ def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, data: t.
                 for piece in iter(lambda: t.cast(t.IO[bytes], stream).read(_CHUNK), b""):
                     out.write(piece)
             out.flush()
-            _own(staged, member)
-            os.fsync(out.fileno())
-        if data is None:
-            os.utime(staged, ns=(member.mtime, member.mtime))
-            if digest_of(staged) != member.sha256:
-                raise OSError(5, "the file does not hold what was written")
+            # Not by its name: whoever owns the directory may give that to another file meanwhile.
+            uid, gid = _owner(member)
+            if os.geteuid() == 0:
+                os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, int(member.mode, 8) & 0o777)
+            if data is None:
+                os.utime(descriptor, ns=(member.mtime, member.mtime))
+            os.fsync(descriptor)
+        if data is None and digest_of(staged) != member.sha256:
+            raise OSError(5, "the file does not hold what was written")
     except BaseException:
         os.unlink(staged)
         raise
     return staged
 
 
-def _own(path: str, member: Member) -> None:
+def _owner(member: Member) -> t.Tuple[int, int]:
     import grp
     import pwd
 
@@ -865,10 +877,7 @@ def _own(path: str, member: Member) -> None:
         uid = pwd.getpwnam(member.owner).pw_uid
     with contextlib.suppress(KeyError):
         gid = grp.getgrnam(member.group).gr_gid
-    if os.geteuid() == 0:
-        os.chown(path, uid, gid, follow_symlinks=False)
-    if not os.path.islink(path):
-        os.chmod(path, int(member.mode, 8))
+    return uid, gid
 
 
 def _take_place(staged: str, path: str, replacing: bool) -> None:

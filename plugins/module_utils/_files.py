@@ -86,6 +86,18 @@ def owner_numbers(owner: t.Optional[str], group: t.Optional[str], what: str) -> 
     return uid, gid
 
 
+def set_owner_and_mode(path: str, mode: t.Optional[int], owner: int = -1, group: int = -1, kind: int = 0) -> None:
+    """Of a file, or with O_DIRECTORY of a directory; never through a link that took its place meanwhile. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | kind)
+    try:
+        if owner != -1 or group != -1:
+            os.fchown(descriptor, owner, group)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: str) -> None:
     """Make renames and new names in a directory durable, where its file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -182,9 +194,6 @@ def make_directories(path: str, mode: t.Optional[int], owner: int = -1, group: i
         path = os.path.dirname(path)
     for directory in reversed(missing):
         os.mkdir(directory, 0o700)
-        if owner != -1 or group != -1:
-            os.chown(directory, owner, group)
-        if mode is not None:
-            os.chmod(directory, mode)
+        set_owner_and_mode(directory, mode, owner, group, os.O_DIRECTORY)
         sync_directory(os.path.dirname(directory))
     return missing[::-1]

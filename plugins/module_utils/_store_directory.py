@@ -17,6 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     owner_numbers,
     read_file,
+    set_owner_and_mode,
     sync_directory,
     write_new,
 )
@@ -159,10 +160,7 @@ def initialise(
     if changed and not check:
         try:
             make_directories(path, None if accepted else wanted, uid, gid)
-            if uid != -1 or gid != -1:
-                os.chown(path, uid, gid)
-            if not accepted:
-                os.chmod(path, wanted)
+            set_owner_and_mode(path, None if accepted else wanted, uid, gid, os.O_DIRECTORY)
             held = stat.S_IMODE(os.stat(path).st_mode)
             if held & ~wanted & 0o777 and not accepted:
                 raise KeywardError(

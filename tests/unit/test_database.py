@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
+import io
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -361,6 +364,54 @@ def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_pa
     with ended_within(20):
         assert "it is not a regular file" in refused(lambda: restore(ca, tmp_path / "set", manifest))
     assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
+
+
+def forged(folder: Path, manifest: SetManifest, *members: tuple[dict[str, Any], bytes]) -> SetManifest:
+    """The set with more members, as whoever can write the store would make it: all its digests are right."""
+    archive, listed = folder / ARCHIVE, json.loads((folder / MEMBERS).read_text())
+    with tarfile.open(archive) as old, tarfile.open(folder / "forged", "w:gz") as new:
+        for info in old:
+            new.addfile(info, old.extractfile(info) if info.isreg() else None)
+        for more, data in members:
+            shape = {"part": "issued", "type": "file", "mode": "0644", "owner": "root", "group": "root", "uid": 0, "gid": 0, "mtime": 0}
+            shape.update(target=None, size=len(data), sha256=hashlib.sha256(data).hexdigest(), **more)
+            info = tarfile.TarInfo(str(shape["path"]).lstrip("/"))
+            info.type = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}[shape["type"]]
+            info.size, info.linkname = len(data), shape["target"] or ""
+            new.addfile(info, io.BytesIO(data))
+            listed.append(shape)
+    os.replace(folder / "forged", archive)
+    (folder / MEMBERS).write_text(json.dumps(listed))
+    files = tuple(replace(file, sha256=digest_of(str(folder / file.name))) for file in manifest.files)
+    return replace(manifest, files=files)
+
+
+def test_a_forged_set_makes_no_program_of_root(ca: OpensslCa, tmp_path: Path) -> None:
+    path = ca.directory / "newcerts" / "shell"
+    manifest = forged(tmp_path / "set", make(ca, tmp_path / "set"), ({"path": str(path), "mode": "6755"}, b"#!/bin/sh"))
+    restore(ca, tmp_path / "set", manifest)
+    assert path.exists() and oct(path.stat().st_mode) == "0o100755"
+
+
+def test_what_is_swapped_while_it_is_restored_changes_nothing_else(ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory of issued certificates may belong to another user than root, who restores."""
+    manifest, victim = make(ca, tmp_path / "set"), tmp_path / "victim"
+    issued = ca.directory / "newcerts" / "1000.pem"
+    issued.unlink()
+    victim.write_text("of root")
+    victim.chmod(0o600)
+    real = pwd.getpwnam
+
+    def swapped(name: str) -> Any:
+        for staged in issued.parent.glob(".*.new"):
+            staged.unlink()
+            os.link(victim, staged)
+        return real(name)
+
+    monkeypatch.setattr(pwd, "getpwnam", swapped)
+    with pytest.raises(KeywardError):
+        restore(ca, tmp_path / "set", manifest)
+    assert oct(victim.stat().st_mode) == "0o100600" and not issued.exists()
 
 
 # --- old databases ---

@@ -10,8 +10,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils import _files
-from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile
+from ansible_collections.keyward.pki.plugins.module_utils import _files, _store_directory
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories
 
 
 @pytest.fixture(params=["nameless", "named", "no hard links"], autouse=True)
@@ -57,3 +58,40 @@ def test_it_never_takes_the_place_of_another(tmp_path: Path) -> None:
 def test_nothing_is_left_of_one_that_was_given_up(tmp_path: Path) -> None:
     StagedFile(str(tmp_path / "cakey.pem"), b"the key", 0o600).discard()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_new_directory_that_is_swapped_for_a_link_changes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the directory above can do that at any moment, and the link may lead to /etc."""
+    victim = tmp_path / "victim"
+    victim.mkdir(0o700)
+    mkdir = os.mkdir
+
+    def swapped(path: str, mode: int) -> None:
+        mkdir(path, mode)
+        os.rmdir(path)
+        os.symlink(victim, path)
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    before = victim.stat()
+    with pytest.raises(OSError):
+        make_directories(str(tmp_path / "new"), 0o755, os.getuid() + 1, os.getgid())
+    after = victim.stat()
+    assert (before.st_mode, before.st_uid, before.st_ctime_ns) == (after.st_mode, after.st_uid, after.st_ctime_ns)
+
+
+def test_a_store_that_is_swapped_for_a_link_changes_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, store = tmp_path / "victim", tmp_path / "store"
+    victim.mkdir(0o700)
+    store.mkdir(0o750)
+    real = _store_directory.make_directories
+
+    def swapped(*arguments: object) -> list[str]:
+        made = real(*arguments)  # type: ignore[arg-type]
+        store.rmdir()
+        store.symlink_to(victim)
+        return made
+
+    monkeypatch.setattr(_store_directory, "make_directories", swapped)
+    with pytest.raises(KeywardError):
+        _store_directory.initialise(str(store), "databases", 0o770)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o700 and not list(victim.iterdir())
