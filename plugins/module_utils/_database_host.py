@@ -504,6 +504,39 @@ class _Item:
     there: str
 
 
+class _Places:
+    """Where the files of a CA lie that a set of it may hold, links in the way followed."""
+
+    def __init__(self, backend: OpensslBackend, config_file: str) -> None:
+        files = backend.files()
+        beside = os.path.dirname(files.new_certificates or files.database or backend.directory)
+        trees = [backend.directory, files.new_certificates, files.certificates, files.crl_directory]
+        trees += [os.path.join(beside, name) for name in _REQUESTS]
+        named = [files.certificate, files.database, files.serial, files.crl_number, files.crl]
+        self._trees = {path for tree in trees if tree for path in (_canonical(tree), os.path.realpath(tree))}
+        self._exact = {_canonical(path) for path in OpensslConfig(config_file, backend.directory).files}
+        self._exact |= {os.path.dirname(_canonical(path)) for path in (files.certificate, files.database) if path}
+        # Also cacert.0.pem beside cacert.pem, and index.txt.old.
+        self._stems = {os.path.splitext(_canonical(path))[0] + "." for path in named if path}
+        self._stems |= {_canonical(path) + "." for path in named if path}
+        self._exact |= {_canonical(path) for path in named if path}
+        self._requests = os.path.dirname(_canonical(files.certificate))
+
+    def __contains__(self, path: str) -> bool:
+        path = _canonical(path)
+        folder, name = os.path.split(path)
+        return (
+            path in self._exact
+            or any(path == tree or path.startswith(tree.rstrip("/") + "/") for tree in self._trees)
+            or any(path.startswith(stem) and "/" not in path[len(stem) :] for stem in self._stems)
+            or (folder == self._requests and name.endswith((".csr", ".req")))
+        )
+
+
+def _canonical(path: str) -> str:
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
 class _Restore:
     def __init__(self, which: Which, backend: OpensslBackend, stored: StoredSet, options: t.Mapping[str, t.Any], check: bool) -> None:
         self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
@@ -515,6 +548,7 @@ class _Restore:
         self._texts: t.Dict[str, bytes] = {}
         self._more = False
         self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
+        self._places: t.Optional[_Places] = None
 
     def carry_out(self) -> Answer:
         items = self._compared()
@@ -564,7 +598,22 @@ class _Restore:
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
             items.append(_Item(member, path, _compare(member, path)))
         prove_archive(self._archive, self._members)
+        main = self._backend.config_file
+        if main and any(item.path == main and item.there == "same" for item in items):
+            with contextlib.suppress(KeywardError):
+                self._places = _Places(self._backend, main)
+        for item in items:
+            self._refuse_outside(item)
         return items
+
+    def _refuse_outside(self, item: _Item) -> None:
+        """A set is no more trusted than its store. Where the CA's configuration is lost, the set alone says what belongs to it."""
+        if self._places and item.path not in self._places:
+            raise KeywardError(
+                "nothing was restored" if not self._set_aside else f"{item.path} was not put back",
+                f"the set holds {item.path}, which is no place of this CA as its configuration on the host describes it",
+                "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar",
+            )
 
     def _key_places(self) -> t.Set[str]:
         try:
@@ -716,6 +765,7 @@ class _Restore:
                     continue
                 item = wanted[member.path]
                 path = item.path
+                self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
                     made = make_directories(path, int(member.mode, 8))
                     if made:

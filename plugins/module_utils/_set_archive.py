@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pwd
+import re
 import stat
 import tarfile
 import typing as t
@@ -230,17 +231,30 @@ def read_members(path: str) -> t.List[Member]:
     """The list of a set's members. Raises KeywardError where it is damaged."""
     try:
         members = [Member(**shape) for shape in json.loads(read_file(path, "the list of members", _LARGEST_LIST))]
-        if any(
-            not _plain(member.path) or member.part not in PARTS or member.type not in ("file", "directory", "link") for member in members
-        ):
+        if not all(map(_sound, members)):
             raise ValueError
-        for member in members:
-            int(member.mode, 8)
         return members
     except FileNotFoundError:
         raise KeywardError("the set can't be used", f"{path} is missing", "Use another set") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise KeywardError("the set can't be used", f"its list of members {path} is damaged", "Use another set") from exc
+
+
+def _sound(member: Member) -> bool:
+    texts, numbers = (member.path, member.mode, member.owner, member.group), (member.uid, member.gid, member.mtime, member.size)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+        return False
+    detail = member.target if member.type == "link" else member.sha256 if member.type == "file" else ""
+    return (
+        _plain(member.path)
+        and member.part in PARTS
+        and member.type in ("file", "directory", "link")
+        and isinstance(detail, str)
+        and re.match(r"[0-7]{4}\Z", member.mode) is not None
+        and all(0 <= number < 1 << 32 for number in (member.uid, member.gid))
+        and member.size >= 0
+        and abs(member.mtime) < 1 << 63
+    )
 
 
 def _plain(path: str) -> bool:

@@ -14,6 +14,9 @@ description:
   - A database that has everything of the set and more stays as it is. One that lacks entries of the set and has others is a conflict.
   - An old database is dangerous. It hands out serial numbers and CRL numbers a second time and forgets revocations. Give what is
     published, and the task refuses to finish where that is newer, unless O(advance) says how to go on.
+  - Where the host has the configuration that the set has, nothing is put back outside the places that it names. Where the
+    configuration is lost or set aside, the set alone says what belongs to the CA. Whoever can write the store decides then what root
+    writes on that host, and what C(openssl ca) loads. Protect a store of sets as you protect the CA itself.
 options:
   host_store:
     description:

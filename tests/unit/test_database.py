@@ -374,7 +374,7 @@ def forged(folder: Path, manifest: SetManifest, *members: tuple[dict[str, Any], 
             new.addfile(info, old.extractfile(info) if info.isreg() else None)
         for more, data in members:
             shape = {"part": "issued", "type": "file", "mode": "0644", "owner": "root", "group": "root", "uid": 0, "gid": 0, "mtime": 0}
-            shape.update(target=None, size=len(data), sha256=hashlib.sha256(data).hexdigest(), **more)
+            shape.update({"target": None, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more})
             info = tarfile.TarInfo(str(shape["path"]).lstrip("/"))
             info.type = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}[shape["type"]]
             info.size, info.linkname = len(data), shape["target"] or ""
@@ -412,6 +412,48 @@ def test_what_is_swapped_while_it_is_restored_changes_nothing_else(ca: OpensslCa
     with pytest.raises(KeywardError):
         restore(ca, tmp_path / "set", manifest)
     assert oct(victim.stat().st_mode) == "0o100600" and not issued.exists()
+
+
+def test_a_forged_set_reaches_nothing_but_the_ca(ca: OpensslCa, tmp_path: Path) -> None:
+    """As far as the configuration on the host says what belongs to the CA."""
+    outside, newcerts = tmp_path / "etc", ca.directory / "newcerts"
+    outside.mkdir()
+    evil = outside / "evil"
+    manifest = make(ca, tmp_path / "honest")
+    (ca.directory / "index.txt").unlink()
+    (newcerts / "planted").symlink_to(outside)  # by whoever may write there
+    for number, (members, why) in enumerate(
+        (
+            ([{"path": str(evil)}], "is no place of this CA"),
+            ([{"path": str(evil), "part": "configuration"}], "is no place of this CA"),
+            ([{"path": str(evil), "part": "crl", "type": "link", "target": "x"}], "is no place of this CA"),
+            ([{"path": str(newcerts / "planted" / "evil")}], "is no place of this CA"),
+            (
+                [{"path": str(newcerts / "a"), "type": "link", "target": str(outside)}, {"path": str(newcerts / "a" / "evil")}],
+                "is no place",
+            ),
+        )
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "honest", folder)
+        made = forged(folder, manifest, *((shape, b"" if "target" in shape else b"evil") for shape in members))
+        assert why in refused(lambda folder=folder, made=made: restore(ca, folder, made))
+        assert not list(outside.iterdir())
+    restore(ca, tmp_path / "honest", manifest)
+    assert (ca.directory / "index.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"uid": "0"}, {"mode": "99999"}, {"mode": "-644"}, {"mtime": 1 << 80}, {"size": -1}, {"owner": 7}, {"path": 7}, {"gid": 1 << 40}],
+)
+def test_a_list_of_members_that_is_no_list(ca: OpensslCa, tmp_path: Path, change: dict[str, Any]) -> None:
+    manifest, listed = make(ca, tmp_path / "set"), tmp_path / "set" / MEMBERS
+    (ca.directory / "index.txt").unlink()
+    members = json.loads(listed.read_text())
+    listed.write_text(json.dumps([{**one, **change} if one["part"] == "index" else one for one in members]))
+    files = tuple(replace(file, sha256=digest_of(str(tmp_path / "set" / file.name))) for file in manifest.files)
+    assert "its list of members" in refused(lambda: restore(ca, tmp_path / "set", replace(manifest, files=files)))
 
 
 # --- old databases ---
