@@ -8,7 +8,9 @@ A member's name is its absolute path without the leading slash: C(tar -xzpf data
 
 from __future__ import annotations
 
+import contextlib
 import grp
+import gzip
 import hashlib
 import io
 import json
@@ -27,6 +29,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._private_key_search im
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024
+# Of one member: names and links have 4 KiB at most. And what is read ahead.
+_LARGEST_HEADERS = 64 * 1024
 _LARGEST_LIST = 512 * 1024 * 1024
 PARTS = (
     "configuration",
@@ -223,6 +227,27 @@ def _tar_info(member: Member) -> tarfile.TarInfo:
     return info
 
 
+class _Bounded:
+    """What tarfile may read of an archive until C(left) is set anew: it reads headers whole, and they may say any size."""
+
+    def __init__(self, stream: t.IO[bytes]) -> None:
+        self._stream, self.left = stream, _LARGEST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        if self.left <= 0:
+            raise tarfile.ReadError
+        data = self._stream.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+@contextlib.contextmanager
+def _bounded(stream: t.IO[bytes]) -> t.Iterator[t.Tuple[tarfile.TarFile, _Bounded]]:
+    bounded = _Bounded(stream)
+    with tarfile.open(fileobj=t.cast("t.IO[bytes]", bounded), mode="r|") as archive:
+        yield archive, bounded
+
+
 def members_bytes(members: t.Sequence[Member]) -> bytes:
     return json.dumps([vars(member) for member in members], indent=0, ensure_ascii=True).encode("ascii") + b"\n"
 
@@ -278,16 +303,19 @@ def open_archive(path: str, members: t.Sequence[Member]) -> t.Iterator[t.Tuple[M
     left = {member.path.lstrip("/"): member for member in members}
     fault = None
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with gzip.open(path, "rb") as unpacked, _bounded(t.cast("t.IO[bytes]", unpacked)) as (archive, bounded):
             for info in archive:
                 member = left.pop(info.name, None)
-                kind = "file" if info.isreg() else "directory" if info.isdir() else "link" if info.issym() else "other"
+                kind = (
+                    "file" if info.isreg() and not info.issparse() else "directory" if info.isdir() else "link" if info.issym() else "other"
+                )
                 if member is None or kind != member.type or (kind == "file" and info.size != member.size):
                     fault = f"{info.name} is not what the list of members says"
                     break
                 if kind == "link" and info.linkname != member.target:
                     fault = f"{info.name} leads elsewhere than the list of members says"
                     break
+                bounded.left = info.size + _LARGEST_HEADERS
                 stream = archive.extractfile(info) if kind == "file" else None
                 digesting = _Digesting(stream) if stream else None
                 yield member, t.cast("t.Optional[t.IO[bytes]]", digesting)
@@ -297,6 +325,7 @@ def open_archive(path: str, members: t.Sequence[Member]) -> t.Iterator[t.Tuple[M
                     if digesting.hexdigest != member.sha256:
                         fault = f"{info.name} does not have the digest that the list of members records"
                         break
+                bounded.left = _LARGEST_HEADERS
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib_error) as exc:
         if isinstance(exc, OSError) and exc.errno is not None:
             raise

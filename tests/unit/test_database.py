@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -42,7 +44,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, digest_of
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -454,6 +456,28 @@ def test_a_list_of_members_that_is_no_list(ca: OpensslCa, tmp_path: Path, change
     listed.write_text(json.dumps([{**one, **change} if one["part"] == "index" else one for one in members]))
     files = tuple(replace(file, sha256=digest_of(str(tmp_path / "set" / file.name))) for file in manifest.files)
     assert "its list of members" in refused(lambda: restore(ca, tmp_path / "set", replace(manifest, files=files)))
+
+
+@pytest.mark.parametrize("bomb", ["pax", "long name", "global pax"])
+def test_an_archive_takes_no_more_memory_than_it_needs(ca: OpensslCa, tmp_path: Path, bomb: str) -> None:
+    """Some KB of an archive would become many MB of a header that tarfile reads whole."""
+    make(ca, tmp_path / "set")
+    archive = tmp_path / "set" / ARCHIVE
+    size = 100 * 1024 * 1024
+    kinds = {"pax": tarfile.XHDTYPE, "global pax": tarfile.XGLTYPE, "long name": tarfile.GNUTYPE_LONGNAME}
+    head = tarfile.TarInfo("x")
+    head.type, head.size = kinds[bomb], size
+    with gzip.open(archive, "wb", compresslevel=1) as stream:
+        stream.write(head.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(size // 1024**2):
+            stream.write(bytes(1024**2))
+    members = read_members(str(tmp_path / "set" / MEMBERS))
+    tracemalloc.start()
+    try:
+        assert refused(lambda: prove_archive(str(archive), members))
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 # --- old databases ---
