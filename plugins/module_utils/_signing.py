@@ -27,7 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     numbered,
     pem_certificates,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem, public_key_sha256
 from ansible_collections.keyward.pki.plugins.module_utils._database import even_hex
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
@@ -38,10 +38,12 @@ try:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
 except ImportError:  # the modules say which library is missing
     pass
 
 LARGEST_CRL = 256 * 1024 * 1024
+LEAST_RSA = 2048
 
 
 @contextlib.contextmanager
@@ -81,9 +83,10 @@ def sign(which: Which, request: Request, check: bool) -> Answer:
             "the configuration of the CA that should sign it names no database and no new_certs_dir",
             "Give config_file, and name them there",
         )
-    _refuse_other_extensions(backend.config_file, backend.directory, request["extensions"])
+    _refuse_other_extensions(backend.config_file, backend.directory, files.section, request["extensions"])
+    _refuse_the_issuer(asked, current)
     with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
-        earlier = _answered(files, asked)
+        earlier = _answered(files, asked, reading.generations)
         if earlier is None and not check:
             earlier = _sign(which, backend, files, current, asked, request)
             changed = True
@@ -116,6 +119,10 @@ def _request(text: str) -> t.Any:
             why = "its signature is not that of the key in it"
         elif not list(asked.subject):
             why = "its subject is empty"
+        else:
+            key: t.Any = asked.public_key()
+            if isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA:
+                why = f"its RSA key has {key.key_size} bits, fewer than {LEAST_RSA}"
     except (ValueError, TypeError, UnsupportedAlgorithm):
         why = "it is no certificate request (PEM) that can be read here"
     if why:
@@ -123,8 +130,30 @@ def _request(text: str) -> t.Any:
     return asked
 
 
-def _refuse_other_extensions(config_file: str, directory: str, section: str) -> None:
+def _refuse_the_issuer(asked: t.Any, current: Generation) -> None:
+    """With the name of its issuer, a subordinate could sign CRLs in that name, and no path length counts it (RFC 5280, 4.2.1.9)."""
+    issuer = x509.load_der_x509_certificate(current.certificate).subject
+    if _folded(asked.subject) == _folded(issuer):
+        raise KeywardError(
+            "the request was not signed",
+            "its subject is that of the CA that should sign it",
+            "Have the subordinate made with a subject of its own",
+        )
+
+
+def _folded(name: t.Any) -> t.List[t.Tuple[str, str]]:
+    """As names are compared (RFC 5280, 7.1): neither case nor the number of spaces counts."""
+    return [(attribute.oid.dotted_string, " ".join(str(attribute.value).split()).casefold()) for attribute in name]
+
+
+def _refuse_other_extensions(config_file: str, directory: str, ca_section: str, section: str) -> None:
     config = OpensslConfig(config_file, directory)
+    if (config.get(ca_section, "copy_extensions") or "").strip() == "copyall":
+        raise KeywardError(
+            "the request was not signed",
+            f"{config_file} says copy_extensions = copyall: what a request asks for would take the place of what [{section}] says",
+            "Say copy_extensions = none, or copy, which only adds what the section does not have",
+        )
     constraints = (config.get(section, "basicConstraints") or "") if config.has_section(section) else None
     if constraints is None or not re.search(r"CA\s*:\s*TRUE", constraints, re.IGNORECASE):
         others = ", ".join(name for name in config.sections_with("basicConstraints") if name != section) or "none"
@@ -135,8 +164,13 @@ def _refuse_other_extensions(config_file: str, directory: str, section: str) -> 
         )
 
 
-def _answered(files: Files, asked: t.Any) -> t.Optional[Generation]:
-    """The certificate that answered this very request before, unless it is revoked or has expired."""
+def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation]) -> t.Optional[Generation]:
+    """The certificate that answered this very request before, unless it is revoked or has expired.
+
+    Others may write in that directory: a certificate that the CA did not issue, or for another key, is passed over.
+    """
+    signers = [x509.load_der_x509_certificate(generation.certificate) for generation in generations]
+    key = public_key_sha256(asked.public_key())
     folder, database = t.cast(str, files.new_certificates), t.cast(str, files.database)
     wanted = asked.public_bytes(serialization.Encoding.DER)
     try:
@@ -151,6 +185,9 @@ def _answered(files: Files, asked: t.Any) -> t.Optional[Generation]:
             found = pem_certificates(read_file(path[:-4] + ".pem", "the certificate", LARGEST_INPUT))
             answer = generation_of(found[0])
         except (FileNotFoundError, ValueError, IndexError):
+            continue
+        parsed = x509.load_der_x509_certificate(answer.certificate)
+        if answer.public_key_sha256 != key or not any(_certificates.is_issued_by(parsed, signer) for signer in signers):
             continue
         if answer.not_after > f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() not in revoked_serials(database):
             return answer

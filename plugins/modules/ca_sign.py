@@ -12,6 +12,8 @@ description:
   - Has C(openssl ca) sign the request of a subordinate CA, so that the certificate is entered into the database of this one.
   - The request is kept beside the certificate as C(<serial>.csr) in the C(new_certs_dir). Asked again, the same request gets the same
     certificate, unless that was revoked or has expired.
+  - Refused are a configuration with C(copy_extensions = copyall), which lets a request choose its own extensions, a request with the
+    subject of the signing CA, and an RSA key of fewer than 2048 bits.
 options:
   request:
     description:

@@ -16,9 +16,11 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Retired, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._certificates import ca_request, subject_name
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl
 from tools import require_tool
@@ -374,8 +376,53 @@ def test_requests_that_are_not_signed(tmp_path: Path) -> None:
     openssl("ca", "-config", root / "openssl.cnf", "-revoke", root / "newcerts" / f"{first['serial'].upper()}.pem")
     assert sign(root, asked)["serial"] != first["serial"], "what was revoked answers nothing"
     assert "outlives_issuer" in {
-        advisory["code"] for advisory in sign(root, install(tmp_path / "b", kind="subordinate")["request"], days=9999)["advisories"]
+        advisory["code"]
+        for advisory in sign(root, install(tmp_path / "b", kind="subordinate", subject={"commonName": "B"})["request"], days=9999)[
+            "advisories"
+        ]
     }
+
+
+def test_a_request_gets_no_more_than_the_section_says(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    install(root)
+    config = root / "openssl.cnf"
+    text = config.read_text()
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"}, path_length=5)["request"]
+    same = {**SUBJECT, "commonName": " example  NEW ca"}
+    for subject, weak, changed, why in (
+        (None, None, "copyall", "copy_extensions = copyall"),
+        (SUBJECT, None, "none", "its subject is that of the CA"),
+        (same, None, "none", "its subject is that of the CA"),
+        (None, 1024, "copy", "its RSA key has 1024 bits"),
+    ):
+        config.write_text(text.replace("copy_extensions = none", f"copy_extensions = {changed}"))
+        request = asked
+        if subject or weak:
+            key = rsa.generate_private_key(65537, weak or 2048)
+            request = ca_request(key, subject_name(subject or {"commonName": "Weak"}), 5).public_bytes(serialization.Encoding.PEM).decode()
+        before = state(root)
+        assert why in refused(lambda request=request: sign(root, request))
+        assert state(root) == before
+    config.write_text(text.replace("copy_extensions = none", "copy_extensions = copy"))
+    signed = x509.load_pem_x509_certificate(sign(root, asked)["certificate"].encode())
+    assert signed.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+
+
+def test_a_planted_certificate_answers_no_request(tmp_path: Path) -> None:
+    """Others may write where certificates lie."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    install(root)
+    install(other)
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    stranger = install(tmp_path / "stranger", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    for planted in (sign(other, asked), sign(root, stranger)):
+        (root / "newcerts" / "FF.csr").write_text(asked)
+        (root / "newcerts" / "FF.pem").write_text(planted["certificate"])
+        mine = sign(root, asked)
+        assert mine["certificate"] != planted["certificate"]
+        again = sign(root, asked)
+        assert again["certificate"] == mine["certificate"] and not again["changed"]
 
 
 def crl(ca: Path | OpensslCa, check: bool = False, **request: Any) -> dict[str, Any]:
