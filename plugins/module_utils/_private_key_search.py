@@ -19,17 +19,33 @@ WINDOW = 1024 * 1024
 # Longer than any key in any encoding: what one window cuts, the next one holds whole.
 OVERLAP = 64 * 1024
 
-_ARMOUR = re.compile(rb"-----BEGIN [A-Z0-9 #]{0,40}(?:PRIVATE KEY|PKCS12|TSS2)")
+_ARMOUR = re.compile(rb"----[- ]BEGIN [A-Z0-9 #]{0,40}(?:PRIVATE KEY|PKCS12|TSS2)")
+_MARKS = re.compile(
+    rb"PuTTY-User-Key-File-"
+    rb"|openssh-key-v1\x00"
+    rb"|(?:\A|\n)[ \t]*(?:privateExponent|private exponent|priv):[ \t]*\r?\n"  # openssl pkey -text, certtool
+    rb"|\x1e\xf1\xb5\xb0\x00{4}"  # PVK
+    rb"|\x07\x02\x00\x00....(?:RSA2|DSS[24])"  # PRIVATEKEYBLOB
+    rb"|RSA[23]..\x00\x00[\x01-\x08]\x00{3}|ECS[246][\x20\x30\x42]\x00{3}",  # the private blobs of CNG
+    re.DOTALL,
+)
+_JWK = re.compile(rb'"d"\s*:\s*"[A-Za-z0-9_-]{16}')
+# Files that can't be searched. A set is to be proved, so they are taken for what they may hold.
+_OPAQUE = re.compile(
+    rb"\A(?:\x1f\x8b|BZh[1-9]|\xfd7zXZ\x00|PK\x03\x04|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!|Salted__|U2FsdGVkX1|\s*-----BEGIN PGP MESSAGE)"
+)
 _DER = re.compile(
     rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05[\x01-\x0d]"  # PBES1, PBES2 (RFC 8018)
     rb"|\x06\x0a\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01[\x01-\x06]"  # PBE of PKCS #12 (RFC 7292, appendix C)
-    rb"|\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x0a\x01[\x01\x02]"  # its key bags
+    rb"|\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x0c(?:\x0a\x01[\x01\x02]|\x05\x01[\x01-\x06])"  # its key bags, and PBE of NSS
+    rb"|\x06(?:\x0a\x2b\x06\x01\x04\x01\x2a\x02\x11\x01\x01|\x09\x2b\x06\x01\x04\x01\x2a\x02\x13\x01)"  # JKS, JCEKS
     rb"|\x30\x82..\x02\x01\x00\x02(?:\x82..|\x81.)\x00"  # RSAPrivateKey (RFC 8017), DSA
     rb"|\x30(?:[\x20-\x7f]|\x81.|\x82..)\x02\x01\x01\x04[\x14-\x48]",  # ECPrivateKey (RFC 5915)
     re.DOTALL,
 )
 # The version and the algorithm of a PrivateKeyInfo (RFC 5958). A CRL has the same two, and no OCTET STRING after them.
 _ALGORITHM = re.compile(rb"\x02\x01[\x00\x01](?=\x30[\x05-\x7f\x81\x82])")
+_URL_SAFE = re.compile(rb"[A-Za-z0-9_-]{40,}")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{8,}={0,2}[ \t\r\n]*){1,}")
 
 
@@ -63,8 +79,15 @@ def private_key_in(stream: t.BinaryIO, known: t.Sequence[bytes] = ()) -> t.Optio
 
 
 def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[str]:
-    if _ARMOUR.search(window):
-        return "it holds a private key (PEM)"
+    if first and _OPAQUE.match(window):
+        return "it is compressed or encrypted, so it can't be told whether it holds a private key"
+    for text in (window, window.replace(b"\0", b"")) if b"\0" in window else (window,):  # UTF-16
+        if _ARMOUR.search(text):
+            return "it holds a private key (PEM)"
+        if b'"kty"' in text and _JWK.search(text):
+            return "it holds a private key (JWK)"
+    if _MARKS.search(window):
+        return "it holds a private key"
     if first and _starts_as_key(window):
         return "it is a private key or PKCS #12 file (DER)"
     if _holds(window, known):
@@ -78,13 +101,29 @@ def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[s
         for shift in range(4 if len(text) < OVERLAP else 1):
             whole = text[shift:]
             whole = whole[:-1] if len(whole) % 4 == 1 else whole
-            if _holds(binascii.a2b_base64(whole + b"=" * (-len(whole) % 4)), known):
+            data = binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
+            if _holds(data, known) or _ARMOUR.search(data) or _MARKS.search(data):
                 return "it holds a private key (base64)"
-    return None
+    return "it holds a number of this CA's private key" if known and _spelt_out(window, known) else None
+
+
+def _spelt_out(window: bytes, known: t.Sequence[bytes]) -> bool:
+    """Whether a known number is there as hexadecimal digits, or in base64url."""
+    digits = window.translate(None, b": \t\r\n").lower()
+    if any(number.hex().encode("ascii") in digits for number in known):
+        return True
+    for run in _URL_SAFE.finditer(window):
+        text = run.group().translate(bytes.maketrans(b"-_", b"+/"))
+        for shift in range(4):
+            whole = text[shift : len(text) - (len(text) - shift) % 4]
+            data = binascii.a2b_base64(whole + b"AAAA")
+            if any(number[:-2] in data for number in known):
+                return True
+    return False
 
 
 def _holds(data: bytes, known: t.Sequence[bytes]) -> bool:
-    if _DER.search(data) or any(number in data for number in known):
+    if _DER.search(data) or any(number in data or number[::-1] in data for number in known):
         return True
     return any(_is_private_key_info(data, match.end()) for match in _ALGORITHM.finditer(data))
 

@@ -13,8 +13,10 @@ description:
     C(index.txt), its C(.attr) and C(.old) files; C(serial) and C(crlnumber); the CA certificates; what is below C(new_certs_dir),
     C(certs) and C(crl_dir); the C(crl); requests in directories beside C(new_certs_dir) that are named C(requests), C(csr), C(csrs),
     C(req) or C(reqs), and C(*.csr) and C(*.req) beside the CA certificate.
-  - A set never holds a private key. Every file is searched for private keys in any form before it goes in, and the finished archive
-    is searched once more. A file that holds one is left out and named.
+  - Every file is searched for private keys before it goes in, and the finished archive is searched once more. A file that holds one is
+    left out and named. Found are PEM, DER, PKCS#12 and base64 of them, also in other files, in UTF-16 and in JSON; the forms of
+    OpenSSH, PuTTY, Windows (PVK, blobs) and Java (JKS, JCEKS); JWK; what C(openssl pkey -text) prints; and the numbers of this CA's own
+    keys in any of these and bare. A file that is compressed or encrypted as a whole can't be searched and is left out, too.
   - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
     has changed.
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
@@ -171,7 +173,8 @@ database:
       type: str
 
 left_out:
-  description: Files that were left out of a set that was made, because they hold a private key, or are larger than 1 GiB.
+  description: Files that were left out of a set that was made, because they hold a private key, can't be searched for one, or are
+    larger than 1 GiB.
   returned: success
   type: list
   elements: dict

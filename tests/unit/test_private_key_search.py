@@ -1,13 +1,18 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private keys are found in every form and in odd places, and nothing else is taken for one."""
+"""Private keys are found in the forms that are in use and in odd places, and nothing else is taken for one."""
 
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import io
+import json
+import lzma
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +104,49 @@ def test_random_bytes_are_no_private_key() -> None:
         data = os.urandom(200_000)
         assert private_key_in(io.BytesIO(data)) is None
         assert private_key_in(io.BytesIO(base64.encodebytes(data))) is None
+
+
+def test_less_usual_forms(tmp_path: Path) -> None:
+    require_tool("openssl")
+    key = pfx.key("rsa-2048")
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key").write_bytes(plain)
+    numbers = key.private_numbers()
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, BestAvailableEncryption(b"a password"))
+    sun = b"\x30\x0e\x06\x0a\x2b\x06\x01\x04\x01\x2a\x02\x11\x01\x01\x05\x00\x04\x82\x05\x00"
+    jce = b"\x30\x0d\x06\x09\x2b\x06\x01\x04\x01\x2a\x02\x13\x01\x05\x00\x04\x82\x05\x00"
+    url = base64.urlsafe_b64encode(numbers.d.to_bytes(256, "big")).rstrip(b"=")
+    found = {
+        "PEM in base64, as in a secret of Kubernetes": b"tls.key: " + base64.b64encode(plain) + b"\n",
+        "PEM in JSON": json.dumps({"key": plain.decode()}).encode(),
+        "PEM with the line ends of an old Mac": plain.replace(b"\n", b"\r"),
+        "PEM with a byte order mark": b"\xef\xbb\xbf" + plain,
+        "UTF-16": plain.decode().encode("utf-16"),
+        "UTF-16, big endian": plain.decode().encode("utf-16-be"),
+        "OpenSSH": key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()),
+        "OpenSSH without armour": b"openssh-key-v1\x00\x00\x00\x00\x04none",
+        "SSH2": b"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----",
+        "PuTTY": b"PuTTY-User-Key-File-3: ssh-rsa\r\nEncryption: aes256-cbc\r\n",
+        "PVK": b"\x1e\xf1\xb5\xb0\x00\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00",
+        "a blob of Windows": b"\x07\x02\x00\x00\x00\xa4\x00\x00RSA2\x00\x08\x00\x00",
+        "a blob of Windows CNG": b"RSA3\x00\x08\x00\x00\x03\x00\x00\x00\x00\x01\x00\x00",
+        "JKS": b"\xfe\xed\xfe\xed\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01" + sun,
+        "JCEKS": b"\xce\xce\xce\xce\x00\x00\x00\x02\x00\x00\x00\x01" + jce,
+        "JWK": json.dumps({"kty": "RSA", "n": "AQAB", "d": url.decode()}).encode(),
+        "JWK, in other words": json.dumps({"d": url.decode(), "crv": "P-256", "kty": "EC"}, indent=2).encode(),
+        "openssl pkey -text": openssl("pkey", "-in", tmp_path / "key", "-text", "-noout").stdout.encode(),
+        "openssl pkey -text of Ed25519": b"ED25519 Private-Key:\npriv:\n    01:02",
+        "base64 in short lines": re.sub(b"(.{10})", b"\\1\n", base64.b64encode(der)),
+        **{name: pack(plain) for name, pack in (("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress))},
+        "zip": b"PK\x03\x04\x14\x00",
+        "7z": b"7z\xbc\xaf\x27\x1c\x00\x04",
+        "zstd": b"\x28\xb5\x2f\xfd\x04",
+        "openssl enc": b"Salted__12345678",
+        "openssl enc -a": base64.encodebytes(b"Salted__12345678" + os.urandom(40)),
+        "PGP": b"-----BEGIN PGP MESSAGE-----\n",
+    }
+    missed = [name for name, data in found.items() if private_key_in(io.BytesIO(data)) is None]
+    assert missed == []
+    for number in key_material(key):
+        for content in (number[::-1], base64.urlsafe_b64encode(number), number.hex().encode(), number.hex(":").upper().encode()):
+            assert private_key_in(io.BytesIO(b"x " + content), [number]), content
