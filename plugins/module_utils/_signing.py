@@ -86,12 +86,10 @@ def sign(which: Which, request: Request, check: bool) -> Answer:
     _refuse_other_extensions(backend.config_file, backend.directory, files.section, request["extensions"])
     _refuse_the_issuer(asked, current)
     with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
-        earlier = _answered(files, asked, reading.generations)
-        if earlier is None and not check:
-            earlier = _sign(which, backend, files, current, asked, request)
-            changed = True
-        else:
-            changed = earlier is None
+        earlier = _answered(files, asked, reading.generations, _REQUEST)
+        changed = earlier is None
+        if changed and not check:
+            earlier = _sign(which, backend, files, reading.generations, asked, request)
     advisories = [*reading.advisories]
     if earlier and earlier.not_after > current.not_after:
         advisories.append(
@@ -164,17 +162,23 @@ def _refuse_other_extensions(config_file: str, directory: str, ca_section: str, 
         )
 
 
-def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation]) -> t.Optional[Generation]:
-    """The certificate that answered this very request before, unless it is revoked or has expired.
+# Beside a certificate, as openssl names it, lies the request that it answers. A run notes that before it has openssl issue the
+# certificate: were it killed in between, the next one would have a second certificate issued.
+_REQUEST, _NOTED = ".csr", ".csr.new"
 
-    Others may write in that directory: a certificate that the CA did not issue, or for another key, is passed over.
+
+def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation], suffix: str) -> t.Optional[Generation]:
+    """The certificate that was issued for this very request before, unless it is revoked or has expired.
+
+    Others may write in that directory, and a number that was noted may have gone to another certificate: what the CA did not issue,
+    or for another key, is passed over.
     """
     signers = [x509.load_der_x509_certificate(generation.certificate) for generation in generations]
     key = public_key_sha256(asked.public_key())
     folder, database = t.cast(str, files.new_certificates), t.cast(str, files.database)
     wanted = asked.public_bytes(serialization.Encoding.DER)
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".csr"))
+        names = sorted(name for name in os.listdir(folder) if name.endswith(suffix))
     except OSError as exc:
         raise KeywardError(f"{folder} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
     for name in reversed(names):
@@ -182,26 +186,26 @@ def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation]) -
         try:
             if x509.load_pem_x509_csr(read_file(path, "the request", LARGEST_INPUT)).public_bytes(serialization.Encoding.DER) != wanted:
                 continue
-            found = pem_certificates(read_file(path[:-4] + ".pem", "the certificate", LARGEST_INPUT))
+            found = pem_certificates(read_file(path[: -len(suffix)] + ".pem", "the certificate", LARGEST_INPUT))
             answer = generation_of(found[0])
         except (FileNotFoundError, ValueError, IndexError):
             continue
         parsed = x509.load_der_x509_certificate(answer.certificate)
         if answer.public_key_sha256 != key or not any(_certificates.is_issued_by(parsed, signer) for signer in signers):
             continue
-        if answer.not_after > f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() not in revoked_serials(database):
+        if answer.not_after > f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() in serials(database, b"V"):
             return answer
     return None
 
 
-def revoked_serials(database: str) -> t.Set[str]:
-    """The serial numbers (upper-case hex) of the rows of an index.txt whose state is R."""
+def serials(database: str, state: bytes) -> t.Set[str]:
+    """The serial numbers (upper-case hex) of the rows of an index.txt in a state: V, R or E."""
     found = set()
     try:
         with open(database, "rb") as stream:
             for line in stream:
                 fields = line.rstrip(b"\n").split(b"\t")
-                if fields[0] == b"R" and len(fields) > 3:
+                if fields[0] == state and len(fields) > 3:
                     found.add(fields[3].decode("ascii", "replace").upper())
     except OSError as exc:
         raise KeywardError(
@@ -210,34 +214,61 @@ def revoked_serials(database: str) -> t.Set[str]:
     return found
 
 
-def _sign(which: Which, backend: OpensslBackend, files: Files, current: Generation, asked: t.Any, request: Request) -> Generation:
-    folder = t.cast(str, files.new_certificates)
+def _sign(
+    which: Which, backend: OpensslBackend, files: Files, generations: t.Sequence[Generation], asked: t.Any, request: Request
+) -> Generation:
+    data = asked.public_bytes(serialization.Encoding.PEM)
+    answer = _answered(files, asked, generations, _NOTED)
+    noted = None
     with _scratch() as scratch:
-        given, made = os.path.join(scratch, "request.pem"), os.path.join(scratch, "certificate.pem")
-        write_new(given, asked.public_bytes(serialization.Encoding.PEM), 0o600)
-        arguments = ["ca", "-batch", "-notext", "-config", t.cast(str, backend.config_file), "-name", files.section]
-        # A policy would bring the subject into its own order: then it would be another CA.
-        arguments += ["-preserveDN", "-extensions", request["extensions"], "-in", given, "-out", made]
-        if request.get("days") is not None:
-            arguments += ["-days", str(request["days"])]
-        run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase)
-        answer = generation_of(pem_certificates(read_file(made, "the certificate", LARGEST_INPUT))[0])
-        issuer = os.path.join(scratch, "issuer.pem")
-        write_new(issuer, pem(current.certificate).encode("ascii"), 0o600)
-        run_openssl(["verify", "-partial_chain", "-trusted", issuer, made], "the signed certificate is not right")
+        made = os.path.join(scratch, "certificate.pem")
+        if answer is None:
+            noted = _next_request(files)
+            if noted:
+                with _writing(f"the request {noted}"):
+                    _stage(noted, data)
+            given = os.path.join(scratch, "request.pem")
+            write_new(given, data, 0o600)
+            arguments = ["ca", "-batch", "-notext", "-config", t.cast(str, backend.config_file), "-name", files.section]
+            # A policy would bring the subject into its own order: then it would be another CA.
+            arguments += ["-preserveDN", "-extensions", request["extensions"], "-in", given, "-out", made]
+            if request.get("days") is not None:
+                arguments += ["-days", str(request["days"])]
+            try:
+                run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase)
+            except KeywardError:
+                if noted and _answered(files, asked, generations, _NOTED) is None:
+                    os.unlink(_beside(noted))
+                raise
+            answer = generation_of(pem_certificates(read_file(made, "the certificate", LARGEST_INPUT))[0])
+        else:
+            write_new(made, pem(answer.certificate).encode("ascii"), 0o600)
+        issuers = os.path.join(scratch, "issuers.pem")
+        write_new(issuers, "".join(pem(generation.certificate) for generation in generations).encode("ascii"), 0o600)
+        run_openssl(["verify", "-partial_chain", "-trusted", issuers, made], "the signed certificate is not right")
     if not _certificates.is_ca(x509.load_der_x509_certificate(answer.certificate)):
         raise KeywardError(
             "the signed certificate is not right",
             f"the certificate {answer.serial} that was issued is not that of a CA",
             f"Revoke it, and correct the section [{request['extensions']}]",
         )
-    # Beside the certificate as openssl names it: what answered this request is found by it.
-    for name in (answer.serial.upper(), answer.serial):
-        if os.path.exists(os.path.join(folder, name + ".pem")):
-            with contextlib.suppress(OSError):
-                write_new(os.path.join(folder, name + ".csr"), asked.public_bytes(serialization.Encoding.PEM), 0o644)
-            break
+    kept = os.path.join(t.cast(str, files.new_certificates), answer.serial.upper() + _REQUEST)
+    with _writing(f"the request {kept}"):
+        if not os.path.exists(_beside(kept)):  # openssl chose another number than the one that was noted
+            _stage(kept, data)
+            if noted:
+                os.unlink(_beside(noted))
+        _take_place(kept)
     return answer
+
+
+def _next_request(files: Files) -> t.Optional[str]:
+    """Where the request belongs that the next certificate answers. None where nobody knows its number before."""
+    try:
+        number = int(read_file(files.serial or "", "the serial number", LARGEST_INPUT), 16)
+    except (FileNotFoundError, ValueError):
+        return None
+    return os.path.join(t.cast(str, files.new_certificates), even_hex(number) + _REQUEST)
 
 
 # --- CRLs --------------------------------------------------------------------------------------------------------
@@ -330,7 +361,7 @@ class _Signing:
             raise KeywardError(
                 "no CRL was signed", "the CA has no configuration that names its database", "Give config_file, and name it there"
             )
-        revoked = revoked_serials(files.database)
+        revoked = serials(files.database, b"R")
         crls, changed = [], False
         with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
             for generation in self._able(expired=False):
@@ -462,19 +493,39 @@ def signed_by(parsed: t.Any, generation: Generation) -> bool:
         return False
 
 
+# --- files in the place of others ---------------------------------------------------------------------------------
+
+
+def _beside(path: str) -> str:
+    return f"{path}.new"
+
+
+@contextlib.contextmanager
+def _writing(what: str) -> t.Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise KeywardError(f"{what} was not written", os_cause(exc), "Put that right and run the task again") from exc
+
+
+def _stage(path: str, data: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_beside(path))
+    staged = StagedFile(_beside(path), data, 0o644)
+    try:
+        staged.commit()
+    finally:
+        staged.discard()
+
+
+def _take_place(path: str) -> None:
+    os.replace(_beside(path), path)
+    sync_directory(os.path.dirname(path))
+
+
 def _replace(path: str, data: bytes) -> None:
     """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
-    beside = f"{path}.new"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+    with _writing(f"the CRL {path}"):
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        staged = StagedFile(beside, data, 0o644)
-        try:
-            staged.commit()
-        finally:
-            staged.discard()
-        os.replace(beside, path)
-        sync_directory(os.path.dirname(path))
-    except OSError as exc:
-        raise KeywardError(f"the CRL {path} was not written", os_cause(exc), "Put that right and run the task again") from exc
+        _stage(path, data)
+        _take_place(path)

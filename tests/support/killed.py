@@ -8,29 +8,43 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from typing import Any
 
 CALLS = ("link", "rename", "replace", "unlink", "fsync")
 
 
 def killed_at(number: int, call: Any) -> bool:
-    """Runs a call in a child that kills itself before its n-th change of the file system; whether it came that far."""
+    """Runs a call in a child that kills itself before its n-th change of the file system; whether it came that far.
+
+    A command that it runs, such as openssl, is one change, and its end another.
+    """
     child = os.fork()
     if child == 0:
         count = 0
 
+        def cut() -> None:
+            nonlocal count
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
         def counted(really: Any) -> Any:
             def changed(*arguments: Any, **known: Any) -> Any:
-                nonlocal count
-                count += 1
-                if count == number:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                cut()
                 return really(*arguments, **known)
 
             return changed
 
+        def ran(*arguments: Any, really: Any = subprocess.run, **known: Any) -> Any:
+            cut()
+            done = really(*arguments, **known)
+            cut()
+            return done
+
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name)))
+        subprocess.run = ran
         with contextlib.suppress(BaseException):
             call()
         os._exit(0)

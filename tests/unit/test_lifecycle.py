@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import time
@@ -423,6 +424,29 @@ def test_a_planted_certificate_answers_no_request(tmp_path: Path) -> None:
         assert mine["certificate"] != planted["certificate"]
         again = sign(root, asked)
         assert again["certificate"] == mine["certificate"] and not again["changed"]
+def rows(ca: Path) -> list[list[str]]:
+    return [line.split("\t") for line in (ca / "index.txt").read_text().splitlines()]
+
+
+def test_a_request_whose_signing_is_killed_anywhere_gets_one_certificate(tmp_path: Path) -> None:
+    root, reached = tmp_path / "root", 0
+    install(root)
+    for number, directory in cuts(tmp_path):
+        asked = install(directory, kind="subordinate", subject={"commonName": f"Sub {number}"})["request"]
+        killed = killed_at(number, lambda asked=asked: sign(root, asked))
+        answer = sign(root, asked)
+        again = sign(root, asked)
+        assert not again["changed"] and again["certificate"] == answer["certificate"], number
+        own = [row for row in rows(root) if row[5] == f"/CN=Sub {number}"]
+        assert [(row[0], row[3].lower()) for row in own] == [("V", answer["serial"])], f"cut {number}: {own}"
+        if not killed:
+            break
+        reached += 1
+    serials = [int(row[3], 16) for row in rows(root)]
+    assert len(set(serials)) == len(serials) and int((root / "serial").read_text(), 16) == max(serials) + 1
+    issued = sorted(path.name for path in (root / "newcerts").iterdir())
+    assert issued == sorted(f"{row[3]}.{suffix}" for row in rows(root) for suffix in ("csr", "pem"))
+    assert reached >= 8
 
 
 def crl(ca: Path | OpensslCa, check: bool = False, **request: Any) -> dict[str, Any]:
@@ -462,8 +486,6 @@ def test_crls(tmp_path: Path) -> None:
     number = int(crl(ca)["crls"][-1]["number"], 16)
     for name in ("index.txt", "crlnumber", "serial", "crl/crl.pem", "crl/crl.0.pem"):
         (ca / name).unlink()
-    import base64
-
     again = crl(ca, published_crl=base64.b64encode(published).decode())
     assert again["changed"] and int(again["crls"][0]["number"], 16) == number + 1
     text = openssl("crl", "-in", ca / "crl" / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout", "-text")
@@ -473,3 +495,65 @@ def test_crls(tmp_path: Path) -> None:
     assert "no generation of this CA signed" in refused(lambda: crl(tmp_path / "other", published_crl=base64.b64encode(published).decode()))
     (ca / "private" / "cakey.0.pem").unlink()
     assert "generation 0" in refused(lambda: crl(ca, scratch=True))
+
+
+def numbers_in_place(ca: Path) -> dict[str, bytes]:
+    """CRL number -> CRL, of those that are in their places; each verified by the generation that signed it."""
+    found = {}
+    for path in (ca / "crl").glob("crl*.pem"):
+        certificate = ca / path.name.replace("crl", "cacert")
+        assert "verify OK" in openssl("crl", "-in", path, "-CAfile", certificate, "-noout").stderr
+        found[openssl("crl", "-in", path, "-noout", "-crlnumber").stdout] = path.read_bytes()
+    return found
+
+
+def revoke_one(ca: Path, name: str) -> str:
+    serial = str(sign(ca, install(ca.parent / name, kind="subordinate", subject={"commonName": name})["request"])["serial"]).upper()
+    openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
+    return serial
+
+
+def test_crls_whose_signing_is_killed_anywhere_never_share_a_number(tmp_path: Path) -> None:
+    ca, reached = tmp_path / "ca", 0
+    install(ca)
+    renew(ca)
+    seen: dict[str, bytes] = {}
+    for number in range(1, 60):
+        serial = revoke_one(ca, f"sub{number}")
+        killed = killed_at(number, lambda: crl(ca))
+        for make in (lambda: None, lambda: crl(ca)):
+            make()
+            for one, data in numbers_in_place(ca).items():
+                assert seen.setdefault(one, data) == data, f"cut {number}: {one} is the number of two CRLs"
+        for path in ("crl.0.pem", "crl.pem"):
+            assert serial in openssl("crl", "-in", ca / "crl" / path, "-noout", "-text").stdout, (number, path)
+        before = state(ca)
+        assert not crl(ca)["changed"] and state(ca) == before
+        assert sorted(path.name for path in (ca / "crl").iterdir()) == ["crl.0.pem", "crl.pem"], number
+        if not killed:
+            break
+        reached += 1
+    assert reached >= 14
+
+
+def test_a_published_crl_whose_signing_again_is_killed_anywhere_gets_one_successor(tmp_path: Path) -> None:
+    ca, reached = tmp_path / "ca", 0
+    install(ca)
+    crl(ca)
+    for name in ("index.txt", "crlnumber", "serial"):
+        (ca / name).unlink()
+    for number in range(1, 60):
+        (published,) = numbers_in_place(ca).items()
+        request = {"published_crl": base64.b64encode(published[1]).decode()}
+        (ca / "crl" / "crl.pem").unlink()
+        killed = killed_at(number, lambda request=request: crl(ca, **request))
+        between = numbers_in_place(ca)
+        crl(ca, **request)
+        (after,) = numbers_in_place(ca).items()
+        assert between in ({}, dict([after])), number
+        assert int(after[0].split("=0x")[1], 16) == int(published[0].split("=0x")[1], 16) + 1
+        assert not crl(ca, **request)["changed"]
+        if not killed:
+            break
+        reached += 1
+    assert reached >= 4
