@@ -30,9 +30,12 @@ _CAUSES = (
 )
 
 
-def run_openssl(arguments: t.Sequence[str], what: str, cwd: t.Optional[str] = None, passphrase: t.Optional[str] = None) -> str:
+def run_openssl(
+    arguments: t.Sequence[str], what: str, cwd: t.Optional[str] = None, passphrase: t.Optional[str] = None, lock: t.Optional[int] = None
+) -> str:
     """What C(openssl arguments) prints. A passphrase reaches it through a pipe, as C(-passin fd:N).
 
+    C(lock): the descriptor of a lock that openssl is to hold, too: it goes on to its end where this process is killed.
     Raises KeywardError where it fails; C(what) says what fails then.
     """
     program = shutil.which("openssl")
@@ -51,7 +54,7 @@ def run_openssl(arguments: t.Sequence[str], what: str, cwd: t.Optional[str] = No
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            pass_fds=[readable] if readable != -1 else [],
+            pass_fds=[descriptor for descriptor in (readable, lock) if descriptor not in (-1, None)],
             timeout=TIMEOUT,
             check=False,
         )

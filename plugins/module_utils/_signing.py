@@ -57,12 +57,12 @@ def _scratch() -> t.Iterator[str]:
 
 
 @contextlib.contextmanager
-def _alone(directory: str) -> t.Iterator[None]:
-    """openssl locks nothing: of two runs at the same time, one would lose its entry in the database."""
+def _alone(directory: str) -> t.Iterator[int]:
+    """openssl locks nothing: of two runs at the same time, one would lose its entry in the database. The lock is for C(run_openssl)."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -85,11 +85,11 @@ def sign(which: Which, request: Request, check: bool) -> Answer:
         )
     _refuse_other_extensions(backend.config_file, backend.directory, files.section, request["extensions"])
     _refuse_the_issuer(asked, current)
-    with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
+    with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext() as lock:
         earlier = _answered(files, asked, reading.generations, _REQUEST)
         changed = earlier is None
         if changed and not check:
-            earlier = _sign(which, backend, files, reading.generations, asked, request)
+            earlier = _sign(which, backend, files, reading.generations, asked, request, lock)
     advisories = [*reading.advisories]
     if earlier and earlier.not_after > current.not_after:
         advisories.append(
@@ -215,7 +215,13 @@ def serials(database: str, state: bytes) -> t.Set[str]:
 
 
 def _sign(
-    which: Which, backend: OpensslBackend, files: Files, generations: t.Sequence[Generation], asked: t.Any, request: Request
+    which: Which,
+    backend: OpensslBackend,
+    files: Files,
+    generations: t.Sequence[Generation],
+    asked: t.Any,
+    request: Request,
+    lock: t.Optional[int],
 ) -> Generation:
     data = asked.public_bytes(serialization.Encoding.PEM)
     answer = _answered(files, asked, generations, _NOTED)
@@ -235,7 +241,7 @@ def _sign(
             if request.get("days") is not None:
                 arguments += ["-days", str(request["days"])]
             try:
-                run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase)
+                run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase, lock)
             except KeywardError:
                 if noted and _answered(files, asked, generations, _NOTED) is None:
                     os.unlink(_beside(noted))
@@ -335,6 +341,7 @@ class _Signing:
     def __init__(self, which: Which, backend: OpensslBackend, reading: Reading, files: Files) -> None:
         self._which, self._backend, self._reading, self._files = which, backend, reading, files
         self._found = list(reading.advisories)
+        self._lock: t.Optional[int] = None
 
     @property
     def advisories(self) -> t.List[t.Dict[str, t.Any]]:
@@ -363,7 +370,7 @@ class _Signing:
             )
         revoked = serials(files.database, b"R")
         crls, changed = [], False
-        with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext():
+        with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext() as self._lock:
             for generation in self._able(expired=False):
                 path = self._path_of(generation)
                 there = self._current(generation, path, revoked, remaining_days)
@@ -449,7 +456,7 @@ class _Signing:
         if days is not None:
             arguments += ["-crldays", str(days)]
         passphrase = self._backend.passphrase(generation) if key_place.encrypted_at_rest else None
-        run_openssl(arguments, f"{generation.label} could not sign a CRL", self._backend.directory, passphrase)
+        run_openssl(arguments, f"{generation.label} could not sign a CRL", self._backend.directory, passphrase, self._lock)
         data = read_file(made, "the CRL", LARGEST_CRL)
         if not signed_by(load_crl(data), generation):
             raise KeywardError(

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Has C(openssl ca) sign the request of a subordinate CA, so that the certificate is entered into the database of this one.
   - The request is kept beside the certificate as C(<serial>.csr) in the C(new_certs_dir). Asked again, the same request gets the same
-    certificate, unless that was revoked or has expired.
+    certificate, unless that was revoked or has expired. A run that was killed is finished by the next one.
   - Refused are a configuration with C(copy_extensions = copyall), which lets a request choose its own extensions, a request with the
     subject of the signing CA, and an RSA key of fewer than 2048 bits.
 options:
@@ -47,6 +47,8 @@ attributes:
       - A request is known by its bytes.
 notes:
   - O(config_file) is required, and its policy applies.
+  - With C(rand_serial) in the configuration nobody knows a serial number before. There a run that is killed just after C(openssl ca) may
+    leave a certificate that answers no request, and the next run gets another one.
   - What C(openssl ca) has issued stays in its database. Back that up (M(keyward.pki.ca_database_backup)).
 author:
   - keyward.pki contributors (@keyward)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -447,6 +449,46 @@ def test_a_request_whose_signing_is_killed_anywhere_gets_one_certificate(tmp_pat
     issued = sorted(path.name for path in (root / "newcerts").iterdir())
     assert issued == sorted(f"{row[3]}.{suffix}" for row in rows(root) for suffix in ("csr", "pem"))
     assert reached >= 8
+
+
+def test_a_note_of_a_request_does_not_stay(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    install(root)
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    config = (root / "openssl.cnf").read_text()
+    (root / "openssl.cnf").write_text(config.replace("commonName = supplied", "serialNumber = supplied"))
+    before = state(root / "newcerts")
+    assert "was not signed" in refused(lambda: sign(root, asked)) and state(root / "newcerts") == before
+    (root / "openssl.cnf").write_text(re.sub("^serial *=", "rand_serial = yes\nserial =", config, flags=re.MULTILINE))
+    answer = sign(root, asked)
+    assert answer["changed"] and not sign(root, asked)["changed"]
+    serial = answer["serial"].upper()
+    assert {path.name for path in (root / "newcerts").iterdir()} == {f"{serial}.csr", f"{serial}.pem"}
+    assert serial != f"{int((root / 'serial').read_text(), 16):X}"
+
+
+def killed_by_openssl(directory: Path, call: Any) -> bool:
+    """Runs a call in a child that is killed while openssl runs, which goes on after a while."""
+    directory.mkdir()
+    (directory / "openssl").write_text(f'#!/bin/sh\nkill -9 $PPID\nsleep 0.5\nexec {require_tool("openssl")} "$@"\n')
+    (directory / "openssl").chmod(0o755)
+
+    def found_first() -> None:
+        os.environ["PATH"] = f"{directory}{os.pathsep}{os.environ['PATH']}"
+        call()
+
+    return killed_at(0, found_first)
+
+
+def test_an_openssl_that_outlives_its_killed_run_is_waited_for(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    install(root)
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    assert killed_by_openssl(tmp_path / "sign", lambda: sign(root, asked)) and not rows(root)
+    answer = sign(root, asked)
+    assert killed_by_openssl(tmp_path / "crl", lambda: crl(root)) and (root / "crlnumber").read_text() == "01\n"
+    assert crl(root)["crls"][0]["number"] == "02" and (root / "crlnumber").read_text() == "03\n"
+    assert [(row[0], row[3].lower()) for row in rows(root)] == [("V", answer["serial"])]
 
 
 def crl(ca: Path | OpensslCa, check: bool = False, **request: Any) -> dict[str, Any]:
