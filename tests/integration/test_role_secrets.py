@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""No playbook prints a password, a passphrase or a private key, at any verbosity."""
+"""No playbook prints a password, a passphrase, a private key or a piece of a bundle, at any verbosity."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def test_no_playbook_prints_a_secret(ansible: Ansible, tmp_path: Path, verbosity
     run("database_backup")
     shutil.rmtree(issuing)
     run("restore")
+    assert canaries.add_bundles(tmp_path / "keys") == 4, "two of each authority, after its installation and after its renewal"
     leaks = [(name, secret) for name, text in said for secret in canaries.find(text)]
     assert not leaks, leaks
     assert not [secret for secret, _path in canaries.find_in_files([tmp_path / "databases"])], "nor does a set hold one"

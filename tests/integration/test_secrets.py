@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
 import secrets
 import shlex
 import sys
@@ -63,16 +62,6 @@ def test_pieces_of_a_secret_are_recognised_in_every_disguise(openssl_ca: Openssl
 
 
 # --- all modules, successes and failures ---
-
-
-def add_bundles(canaries: Canaries, store: Path) -> int:
-    """All bundles of the store are secret from now on, but for the digests in them, which manifests and results tell too."""
-    bundles = list(store.rglob("*.p12"))
-    for bundle in bundles:
-        canaries.add(f"the bundle {bundle.parent.name}", bundle.read_bytes())
-        manifest = bundle.with_name("manifest.json").read_text()
-        canaries.allow(*(bytes.fromhex(digest) for digest in re.findall(r'"([0-9a-f]{40,64})"', manifest)))
-    return len(bundles)
 
 
 class Scene:
@@ -187,7 +176,7 @@ def as_expected(result: Result, scene: Scene) -> None:
     """The run did what it should: a run that did nothing leaks nothing."""
     (tasks,) = result.ok().results.values()
     assert {one.task for one in tasks if one.status == "failed"} == FAILURES
-    assert add_bundles(scene.canaries, scene.store) == 3
+    assert scene.canaries.add_bundles(scene.store) == 3
     changes = ("backup", "backup, other password", "restore", "restore a plain key")
     assert all(one["changed"] for one in tasks if one.task in changes) and set(changes) <= {one.task for one in tasks}
     assert all(path.exists() for path in (scene.locked.private_key, scene.retired[1], scene.plain.private_key))
@@ -448,7 +437,7 @@ def test_a_killed_run_leaves_no_secret_behind(
     python.kill()
     result = run.finish()
     assert result.rc != 0
-    assert add_bundles(canaries, keys) == (module == "ca_key_restore")
+    assert canaries.add_bundles(keys) == (module == "ca_key_restore")
     after = canaries.find_in_files(_but(tmp_path, keys, inputs, openssl_ca.directory))
     assert not during and not after and not canaries.find(str(result))
     # The authority's own directory holds its key file or nothing, and the next run does what the killed one was to do.

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 # 2 * WINDOW - 1 bytes is found, wherever it begins. A line of PEM splits a P-256 key's 32 secret bytes into 12 and 20.
 WINDOW = 10
 NESTED = 3
+# How the identifiers of a bundle's friendlyName and localKeyId begin (DER), and that of the extensions in every certificate request.
+PKCS9 = bytes.fromhex("06092a864886f70d0109")
 
 ESCAPE = re.compile(rb"\\+(?:x([0-9a-fA-F]{2})|u00([0-9a-fA-F]{2})|([nrt\"'/]))|\\(\\)")
 BLANKS = re.compile(rb"(?:[\s,|]|b?'|\")+")
@@ -51,6 +53,15 @@ class Canaries:
         self.add(name, *private_numbers(key))
         if passphrase:
             self.add(f"{name}, encrypted", base64.b64decode(b"".join(data.splitlines()[1:-1]))[-64:])
+
+    def add_bundles(self, store: Path) -> int:
+        """All bundles of a store, but for the digests in them, which manifests and results tell too; how many there are."""
+        bundles = list(store.rglob("*.p12"))
+        for bundle in bundles:
+            self.add(f"the bundle {bundle.parent.name}", bundle.read_bytes())
+            manifest = bundle.with_name("manifest.json").read_text()
+            self.allow(PKCS9, *(bytes.fromhex(digest) for digest in re.findall(r'"([0-9a-f]{40,64})"', manifest)))
+        return len(bundles)
 
     def find(self, data: bytes | str) -> set[str]:
         return set(self._found(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data, NESTED))
