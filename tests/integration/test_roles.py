@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible
+from support.host_python import HostPython
 from support.openssl_ca import openssl
 from support.plays import fingerprint, tree
 from support.roles import a_root, changed, entry, issue, issued, make_stores, newest_manifest, now, playbook, ran
@@ -238,3 +239,40 @@ def test_a_renewal_that_is_killed_between_any_two_steps_is_finished_by_the_next_
 
 
 CUTTING = {"defaults": {"callbacks_enabled": "keyward_results,keyward_cut"}}
+
+# Before the new key has a name, before its certificate has one, and before each step of the switch, {} being the generation that retires.
+RENEW_STEPS = [
+    ("os.link", "cakey.next.pem"),
+    ("os.link", "cacert.next.pem"),
+    ("os.link", "cacert.{}.pem"),
+    ("os.rename", "cakey.next.pem"),
+    ("os.rename", "cacert.next.pem"),
+]
+
+
+def test_a_renewal_whose_module_is_killed_is_finished_by_the_next_run(ansible: Ansible, tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    stores = make_stores(ansible, tmp_path)
+    keys, _databases = stores_of(stores)
+    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
+    playbook(ansible, "install", one_host(ansible, variables))
+    for count, (event, name) in enumerate(RENEW_STEPS, start=1):
+        cut = (event, name.format(count - 1))
+        due = {**variables, "keyward_issued_before": now()}
+        python = HostPython(tmp_path / f"host{count}", cut)
+        run = ansible.start("keyward.pki.renewal", hosts={"ca": ansible.local(python.program, **due)})
+        python.wait_until_stopped(timeout=240)
+        python.kill()
+        killed = run.finish()
+        failed = [one.action for one in killed.results["ca"] if one.status == "failed"]
+        assert failed[:1] == ["keyward.pki.ca_renew"], f"{cut}\n{killed}"
+        assert killed.rc == 2 and ran(killed, "ca_database_backup")[1:], f"the rest runs all the same, {cut}\n{killed}"
+        hosts = one_host(ansible, due)
+        playbook(ansible, "renewal", hosts)
+        assert len(certificates(ca)) == count + 1 and not list(ca.rglob("*next*")), f"exactly one renewal, cut before {cut}"
+        assert covered(keys) == certificates(ca), cut
+        assert changed(playbook(ansible, "database_backup", hosts)) == [], f"the database is backed up, cut before {cut}"
+        issue(ca, f"after-{count}")
+        openssl("verify", "-CAfile", ca / "cacert.pem", tmp_path / f"ca-after-{count}.pem")
+        openssl("ca", "-config", ca / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl.pem", cwd=ca)
+        assert "verify OK" in openssl("crl", "-in", tmp_path / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout").stderr
