@@ -36,9 +36,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._openssl_command impor
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
+    from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -494,10 +494,17 @@ class _Signing:
 def signed_by(parsed: t.Any, generation: Generation) -> bool:
     """Whether the key of a generation signed a CRL."""
     certificate = x509.load_der_x509_certificate(generation.certificate)
-    try:
-        return parsed.issuer == certificate.subject and bool(parsed.is_signature_valid(certificate.public_key()))
-    except (TypeError, ValueError, UnsupportedAlgorithm):
+    if parsed.issuer != certificate.subject:
         return False
+    try:
+        key = certificate.public_key()
+        if not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+            return bool(parsed.is_signature_valid(key))
+        # An old cryptography refuses these keys there.
+        key.verify(parsed.signature, parsed.tbs_certlist_bytes)
+    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 # --- files in the place of others ---------------------------------------------------------------------------------
