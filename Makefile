@@ -14,8 +14,8 @@ help:
 	@echo 'make quickstart   a real CA, backed up, destroyed and restored, in ./quickstart'
 	@echo 'make test         lint, unit tests, integration tests on the installed tarball, other readers'
 	@echo 'make sanity       ansible-test sanity, ansible-lint, antsibull-docs, antsibull-changelog, galaxy-importer'
-	@echo 'make matrix       one play on every supported ansible-core and target Python'
-	@echo 'make bench        what a backup of 20 hosts costs'
+	@echo 'make matrix       a play and the playbooks on every supported ansible-core and target Python'
+	@echo 'make bench        what a backup of 20 hosts and a renewal run cost'
 	@echo 'make clean        removes what these commands made'
 
 quickstart: .venv/core.stamp

@@ -1,17 +1,21 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The end-to-end play on every supported ansible-core and on every target Python, in sensible pairs: each of either at least once."""
+"""A play and the playbooks on every supported ansible-core and on every target Python, in sensible pairs: each of either at least once."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.ansible_run import Ansible, build_and_install
-from support.openssl_ca import OpensslCa
+from support.openssl_ca import OpensslCa, openssl
+from support.plays import play, step
 from support.pythons import find, make_venv
+from support.roles import a_root, changed, entry, issue, issued, make_stores, now, playbook, ran
 from tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,21 +40,26 @@ def python(*versions: str) -> Path:
     return found
 
 
-@pytest.mark.parametrize(
-    ("core", "version", "cryptography"), PAIRS, ids=[f"core{core}-target{version}" for core, version, _cryptography in PAIRS]
-)
-def test_backup_to_restore(core: str, version: str, cryptography: str, tmp_path: Path) -> None:
+@pytest.fixture(params=PAIRS, ids=[f"core{core}-target{version}" for core, version, _cryptography in PAIRS])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Ansible, Path]:
+    """An ansible-core with the collection, and the Python of its host."""
     require_tool("openssl")
+    core, version, cryptography = request.param
     controller = make_venv(f"core-{core}", python(*CONTROLLERS[core]), [f"ansible-core == {core}.*", "cryptography"])
     target = make_venv(f"target-{version}", python(version), [cryptography])
+    collections = build_and_install(ROOT, tmp_path, controller / "bin")
+    return Ansible(tmp_path / "ansible", collections, controller / "bin"), target / "bin" / "python"
+
+
+def test_backup_to_restore(pair: tuple[Ansible, Path], tmp_path: Path) -> None:
+    ansible, target = pair
     ca = OpensslCa(tmp_path / "ca")
     old_certificate, old_key = ca.renew_keeping()
     before = {path: path.read_bytes() for path in (ca.private_key, old_key)}
 
-    ansible = Ansible(tmp_path / "ansible", build_and_install(ROOT, tmp_path, controller / "bin"), controller / "bin")
     result = ansible.play(
         PLAY,
-        hosts={"ca1": ansible.local(target / "bin" / "python")},
+        hosts={"ca1": ansible.local(target)},
         extra_vars={
             "config_file": str(ca.config_file),
             "store": str(tmp_path / "store"),
@@ -81,3 +90,87 @@ def test_backup_to_restore(core: str, version: str, cryptography: str, tmp_path:
     ca.issue("after.example.com")
     ca.sign_crl(old_certificate, old_key)
     ca.issue("before.example.com", old_certificate, old_key)
+
+
+def contents(*directories: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for directory in directories for path in directory.rglob("*") if path.is_file()}
+
+
+def assert_signs_for(directory: Path, number: str, name: str) -> None:
+    """openssl ca signs a CRL with that generation, and with it verifies a certificate that the generation issued."""
+    certificate, crl = directory / f"cacert{number}.pem", directory.parent / f"{directory.name}{number}-crl.pem"
+    pair = ("-cert", certificate, "-keyfile", directory / "private" / f"cakey{number}.pem")
+    openssl("ca", "-config", directory / "openssl.cnf", "-batch", *pair, "-gencrl", "-out", crl, cwd=directory)
+    issued_by_it = directory.parent / f"{directory.name}-{name}.pem"
+    openssl("verify", "-partial_chain", "-crl_check", "-CRLfile", crl, "-trusted", certificate, issued_by_it)
+
+
+def test_install_to_restore(pair: tuple[Ansible, Path], tmp_path: Path) -> None:
+    """The whole life of a root and its issuing CA on one host, by the playbooks."""
+    ansible, target = pair
+    root, issuing = tmp_path / "root", tmp_path / "issuing"
+    parent = {"host": "ca", "config_file": str(root / "openssl.cnf")}
+    subordinate = a_root(issuing, "Example Issuing CA", keyward_kind="subordinate", keyward_key_type="EC")
+    common = {
+        **make_stores(ansible, tmp_path),
+        "keyward_reuse_key": False,
+        "keyward_authorities": [entry(a_root(root)), {**entry(subordinate), "parent": parent}],
+    }
+
+    def hosts(issued_before: str) -> dict[str, Any]:
+        return {"ca": ansible.local(target, **common, keyward_issued_before=issued_before)}
+
+    old = hosts("2000-01-01T00:00:00Z")
+    predicted = playbook(ansible, "install", old, check=True)
+    assert (ran(predicted, "ca_install"), root.exists(), issuing.exists()) == ([True, True], False, False)
+    installed = playbook(ansible, "install", old)
+    # The issuing CA: its request, then what the root answers.
+    assert (ran(installed, "ca_install"), ran(installed, "ca_sign")) == ([True, True, True], [True])
+    assert (ran(installed, "ca_key_backup"), ran(installed, "ca_database_backup")) == ([True, True], [True, True, True])
+    openssl("verify", "-CAfile", root / "cacert.pem", issuing / "cacert.pem")
+    assert changed(playbook(ansible, "install", old)) == []
+
+    first = issue(issuing, "first")
+    assert ran(playbook(ansible, "database_backup", old), "ca_database_backup") == [False, True]
+
+    due = hosts(now())
+    before = contents(root, issuing)
+    assert ran(playbook(ansible, "renewal", due, check=True), "ca_renew") == [True, True]
+    assert contents(root, issuing) == before
+    renewed = playbook(ansible, "renewal", due)
+    assert (ran(renewed, "ca_renew"), ran(renewed, "ca_sign")) == ([True, True, True], [True])
+    assert ran(renewed, "ca_key_backup") == [False, True, False, True]
+    assert ran(renewed, "ca_database_backup") == [False, True, False, True, True]
+    assert ran(renewed, "ca_crl") == [True, True]
+    assert changed(playbook(ansible, "renewal", due)) == []
+    second = issue(issuing, "second")
+    assert ran(playbook(ansible, "database_backup", due), "ca_database_backup") == [False, True]
+
+    there, listed = contents(root, issuing), issued(issuing)
+    assert [row[2] for row in listed] == [first, second]
+    shutil.rmtree(root)
+    shutil.rmtree(issuing)
+    restored = playbook(ansible, "restore", due)
+    # The configuration, the keys, the rest of the database.
+    assert (ran(restored, "ca_database_restore"), ran(restored, "ca_key_restore")) == ([True] * 4, [True] * 2)
+    back = contents(root, issuing)
+    # A key backup puts a CA's own certificate back, not those of the CAs above it that may follow in the same file.
+    shortened = {path: data for path, data in back.items() if path.match("issuing/cacert*.pem") and there[path].startswith(data)}
+    assert ({**back, **{path: there[path] for path in shortened}}, issued(issuing)) == (there, listed)
+    assert changed(playbook(ansible, "restore", due)) == []
+
+    openssl("verify", "-CAfile", root / "cacert.0.pem", "-untrusted", issuing / "cacert.0.pem", tmp_path / "issuing-first.pem")
+    openssl("verify", "-CAfile", root / "cacert.pem", "-untrusted", issuing / "cacert.pem", tmp_path / "issuing-second.pem")
+    assert int(issue(issuing, "third"), 16) == int(second, 16) + 1
+    for number, name in ((".0", "first"), ("", "second"), ("", "third")):
+        assert_signs_for(issuing, number, name)
+
+    # The database is lost, the CRL that was published is not.
+    for directory in (root, issuing):
+        published = shutil.copy(directory / "crl" / "crl.pem", tmp_path / f"{directory.name}-published.pem")
+        given = {"config_file": str(directory / "openssl.cnf"), "published_crl": str(published)}
+        signing = [step("ca_crl", name, **given) for name in ("sign", "sign again")]
+        signed = play(ansible, signing, hosts=due)
+        assert (signed.task("sign")["changed"], signed.task("sign again")["changed"]) == (True, False)
+        verified = openssl("crl", "-in", directory / "crl" / "crl.pem", "-noout", "-CAfile", directory / "cacert.pem")
+        assert "verify OK" in verified.stdout + verified.stderr

@@ -426,6 +426,8 @@ def test_a_planted_certificate_answers_no_request(tmp_path: Path) -> None:
         assert mine["certificate"] != planted["certificate"]
         again = sign(root, asked)
         assert again["certificate"] == mine["certificate"] and not again["changed"]
+
+
 def rows(ca: Path) -> list[list[str]]:
     return [line.split("\t") for line in (ca / "index.txt").read_text().splitlines()]
 
