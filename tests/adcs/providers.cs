@@ -10,7 +10,6 @@ using System.IO;
 using System.Linq;
 using System.Management.Automation;
 using System.Management.Automation.Provider;
-using System.Runtime.CompilerServices;
 using System.Security.Cryptography;
 using System.Security.Cryptography.X509Certificates;
 using System.Text.Json.Nodes;
@@ -242,27 +241,45 @@ namespace Keyward.Adcs
         public object MovePropertyDynamicParameters(string path, string name, string toPath, string toName) => null;
     }
 
+    // The inside of an X509Certificate2 as Windows shows it when the key that its property names doesn't open: it says that there is a key, for
+    // it hasn't tried it. .NET on Linux has no such state.
+    public class BrokenKey : System.Reflection.DispatchProxy
+    {
+        private object _inside;
+        private uint _code;
+
+        public static X509Certificate2 Put(X509Certificate2 certificate, uint code)
+        {
+            const System.Reflection.BindingFlags Any = System.Reflection.BindingFlags.Instance | System.Reflection.BindingFlags.NonPublic;
+            object inside = typeof(X509Certificate2).GetProperty("Pal", Any | System.Reflection.BindingFlags.DeclaredOnly).GetValue(certificate);
+            Type kind = typeof(X509Certificate2).Assembly.GetType("System.Security.Cryptography.X509Certificates.ICertificatePal", true);
+            object proxy = Create(kind, typeof(BrokenKey));
+            ((BrokenKey)proxy)._inside = inside;
+            ((BrokenKey)proxy)._code = code;
+            return (X509Certificate2)typeof(X509Certificate2).GetConstructor(Any, null, new[] { kind }, null).Invoke(new[] { proxy });
+        }
+        protected override object Invoke(System.Reflection.MethodInfo method, object[] arguments)
+        {
+            if (method.Name == "get_HasPrivateKey") return true;
+            if (method.Name.StartsWith("Get", StringComparison.Ordinal) && method.Name.EndsWith("PrivateKey", StringComparison.Ordinal))
+                throw new CryptographicException(unchecked((int)_code));
+            return method.Invoke(_inside, System.Reflection.BindingFlags.DoNotWrapExceptions, null, arguments, null);
+        }
+    }
+
     public static class Keys
     {
-        // Certificates whose property names a key that doesn't open, with what opening it ends in.
-        private static readonly ConditionalWeakTable<X509Certificate2, object> s_broken = new ConditionalWeakTable<X509Certificate2, object>();
-
-        public static PSObject Load(string thumbprint)
+        public static X509Certificate2 Load(string thumbprint)
         {
             string file = State.In($"store/My/{thumbprint}.crt");
             X509Certificate2 certificate = X509CertificateLoader.LoadCertificateFromFile(file);
             string link = Path.ChangeExtension(file, ".json");
-            if (!File.Exists(link)) return PSObject.AsPSObject(certificate);
+            if (!File.Exists(link)) return certificate;
             string pem = State.In($"keys/{(string)JsonNode.Parse(File.ReadAllText(link))["container"]}.pem");
             uint code = File.Exists(pem) ? Failure(thumbprint) : 0x80090016;
-            if (code == 0)
-                return PSObject.AsPSObject(certificate.GetKeyAlgorithm() == "1.2.840.113549.1.1.1"
-                    ? certificate.CopyWithPrivateKey(Imported(RSA.Create(), pem)) : certificate.CopyWithPrivateKey(Imported(ECDsa.Create(), pem)));
-            s_broken.Add(certificate, code);
-            // Windows says that there is one: it hasn't tried it.
-            PSObject item = PSObject.AsPSObject(certificate);
-            item.Properties.Add(new PSNoteProperty("HasPrivateKey", true));
-            return item;
+            if (code != 0) return BrokenKey.Put(certificate, code);
+            return certificate.GetKeyAlgorithm() == "1.2.840.113549.1.1.1"
+                ? certificate.CopyWithPrivateKey(Imported(RSA.Create(), pem)) : certificate.CopyWithPrivateKey(Imported(ECDsa.Create(), pem));
         }
         private static T Imported<T>(T key, string pem) where T : AsymmetricAlgorithm
         {
@@ -278,34 +295,6 @@ namespace Keyward.Adcs
             JsonNode code = codes[index.ToString()];
             return code == null ? 0 : State.Code(code);
         }
-        internal static void Check(X509Certificate2 certificate)
-        {
-            if (s_broken.TryGetValue(certificate, out object code))
-                throw new CryptographicException(unchecked((int)(uint)code));
-        }
-    }
-
-    // They take the names of .NET's own classes in PowerShell, where a Linux .NET knows no broken key.
-    public static class RSACertificateExtensions
-    {
-        public static RSA GetRSAPrivateKey(X509Certificate2 certificate)
-        {
-            Keys.Check(certificate);
-            return System.Security.Cryptography.X509Certificates.RSACertificateExtensions.GetRSAPrivateKey(certificate);
-        }
-        public static RSA GetRSAPublicKey(X509Certificate2 certificate) =>
-            System.Security.Cryptography.X509Certificates.RSACertificateExtensions.GetRSAPublicKey(certificate);
-    }
-
-    public static class ECDsaCertificateExtensions
-    {
-        public static ECDsa GetECDsaPrivateKey(X509Certificate2 certificate)
-        {
-            Keys.Check(certificate);
-            return System.Security.Cryptography.X509Certificates.ECDsaCertificateExtensions.GetECDsaPrivateKey(certificate);
-        }
-        public static ECDsa GetECDsaPublicKey(X509Certificate2 certificate) =>
-            System.Security.Cryptography.X509Certificates.ECDsaCertificateExtensions.GetECDsaPublicKey(certificate);
     }
 
     public sealed class Place { public string Name { get; set; } }
@@ -341,8 +330,7 @@ namespace Keyward.Adcs
         private static object Item(string[] parts)
         {
             if (parts.Length < 3) return new Place { Name = parts.LastOrDefault() ?? "" };
-            return Store(parts[1]) == "My" ? Keys.Load(parts[2].ToUpperInvariant())
-                : PSObject.AsPSObject(X509CertificateLoader.LoadCertificateFromFile(FileOf(parts)));
+            return Store(parts[1]) == "My" ? Keys.Load(parts[2].ToUpperInvariant()) : X509CertificateLoader.LoadCertificateFromFile(FileOf(parts));
         }
         protected override void GetItem(string path) => WriteItemObject(Item(Parts(path)), path, IsItemContainer(path));
         protected override void GetChildItems(string path, bool recurse)

@@ -7,7 +7,8 @@
 
 function Import-SimulationProvider {
     $source = [IO.Path]::GetFullPath((Join-Path $PSScriptRoot '../../providers.cs'))
-    $version = (Get-FileHash -LiteralPath $source).Hash.Substring(0, 16)
+    $digest = [Security.Cryptography.SHA256]::HashData([IO.File]::ReadAllBytes($source))
+    $version = [Convert]::ToHexString($digest).Substring(0, 16)
     $assembly = Join-Path $env:KEYWARD_ADCS_CACHE "providers-$version.dll"
     if (-not [IO.File]::Exists($assembly)) {
         $null = [IO.Directory]::CreateDirectory($env:KEYWARD_ADCS_CACHE)
@@ -16,10 +17,6 @@ function Import-SimulationProvider {
         [IO.File]::Move($new, $assembly, $true)
     }
     Import-Module -Assembly ([Reflection.Assembly]::LoadFrom($assembly)) -Global
-    $accelerators = [psobject].Assembly.GetType('System.Management.Automation.TypeAccelerators')
-    foreach ($name in 'RSACertificateExtensions', 'ECDsaCertificateExtensions') {
-        $accelerators::Add("System.Security.Cryptography.X509Certificates.$name", "Keyward.Adcs.$name" -as [type])
-    }
 }
 
 function New-NoService {
@@ -55,7 +52,7 @@ function Start-Service {
         if ($InputObject) { $Name = $InputObject.Name }
         if (-not (Test-CertSvc $Name)) { $PSCmdlet.WriteError((New-NoService $Name)); return }
         if (-not $PSCmdlet.ShouldProcess($Name)) { return }
-        try { Invoke-Simulation $MyInvocation @{} }
+        try { $null = Invoke-Simulation $MyInvocation @{} }
         catch {
             # Windows PowerShell knows only that the service didn't come up; a service-specific code is there when Windows passes it on.
             $cause = if ((Get-SimulationState switches.json).PSObject.Properties['start_error'].Value -eq 'hidden') { $null } else { $_.Exception }
@@ -76,7 +73,7 @@ function Stop-Service {
     process {
         if ($InputObject) { $Name = $InputObject.Name }
         if (-not (Test-CertSvc $Name)) { $PSCmdlet.WriteError((New-NoService $Name)); return }
-        if ($PSCmdlet.ShouldProcess($Name)) { Invoke-Simulation $MyInvocation @{} }
+        if ($PSCmdlet.ShouldProcess($Name)) { $null = Invoke-Simulation $MyInvocation @{} }
         if ($PassThru) { [Keyward.Adcs.Service]::new() }
     }
 }
