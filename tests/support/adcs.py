@@ -39,9 +39,6 @@ CACHE = ROOT / ".cache" / "adcs"
 class WindowsAnsible(Ansible):
     """An Ansible that reaches simulated hosts; POSIX hosts may be in the same play (`local()`)."""
 
-    def local(self, python: str | Path = sys.executable, **variables: Any) -> dict[str, Any]:
-        return super().local(python, **variables)
-
     def _config(self, directory: Path, added: Mapping[str, Mapping[str, Any]]) -> str:
         defaults = {"connection_plugins": TESTS / "support" / "connection_plugins", **added.get("defaults", {})}
         return super()._config(directory, {**added, "defaults": defaults})

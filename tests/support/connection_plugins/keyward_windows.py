@@ -14,7 +14,7 @@ DOCUMENTATION = """
 name: keyward_windows
 short_description: a simulated Windows host
 description: Runs commands on this machine, in the environment of a simulated Windows host. For tests.
-author: Contributors to the keyward.pki project (@r-seed-c73b4d70)
+author: Contributors to the keyward.pki project
 options:
   environment:
     description: Variables for the commands.
