@@ -33,6 +33,8 @@ $AdcsErrors = @{
     '0x80070003' = 'a folder of the path does not exist', 'Check the path'
     '0x80070005' = 'access is denied', 'Run the task elevated, as an administrator of the CA on its own host (become with runas, or the user SYSTEM)'
     '0x80070020' = 'another process holds a file open', 'Stop the service CertSvc and whatever else reads the folder, then run this again'
+    '0x80070035' = 'the server of the share can not be reached', 'Is the share there? Check its name and the network'
+    '0x80070043' = 'the server has no share of this name', 'Is the share there? Check its name'
     '0x80070050' = 'the file exists already', 'Give an empty folder'
     '0x80070056' = 'the password does not open the file, or this version of Windows can not read its encryption (2016 and older read no AES)',
     'Check the password; for Windows Server 2016 and older make the file with TripleDES_SHA1'
@@ -662,10 +664,10 @@ function Get-AdcsKeyState {
 function Get-AdcsPendingFile {
     # The request that waits for its certificate: {path, request (PEM or $null)}, where SetupStatus says so.
     param([string]$Key, [int]$Certificates)
-    $file = [string](Get-AdcsRegistryValue $Key 'RequestFileName')
+    $file = "$(Get-AdcsRegistryValue $Key 'RequestFileName')"
     # The name may hold the placeholders of publication URLs: server, short server name, CA, suffix of the certificate.
     $suffix = if ($Certificates) { "($Certificates)" } else { '' }
-    $file = $file.Replace('%1', [string](Get-AdcsRegistryValue $Key 'CAServerName')).Replace('%2', [string]$env:COMPUTERNAME)
+    $file = $file.Replace('%1', "$(Get-AdcsRegistryValue $Key 'CAServerName')").Replace('%2', [string]$env:COMPUTERNAME)
     $file = $file.Replace('%3', [IO.Path]::GetFileName($Key.Replace('\', '/'))).Replace('%4', $suffix)
     $file = [Environment]::ExpandEnvironmentVariables($file)
     [ordered]@{ path = $file; request = if ($file -and [IO.File]::Exists($file)) { [IO.File]::ReadAllText($file) } else { $null } }
@@ -686,12 +688,12 @@ function Get-AdcsAuthority {
     #>
     param([System.Collections.IDictionary]$Parameters, [switch]$AllowRestoreInProgress)
     $what = 'the authority can''t be read'
-    $active = [string](Get-AdcsRegistryValue $configurationKey 'Active')
+    $active = "$(Get-AdcsRegistryValue $configurationKey 'Active')"
     if (-not $active) {
         throw (New-AdcsError -What $what -Why 'no CA is configured on this host' -Remedy 'Install one with ca_install, or restore one with ca_key_restore' -NothingThere)
     }
     $key = Join-Path -Path $configurationKey -ChildPath $active
-    $commonName = [string](Get-AdcsRegistryValue $key 'CommonName')
+    $commonName = "$(Get-AdcsRegistryValue $key 'CommonName')"
     $wanted = [string]$Parameters['name']
     if ($wanted -and $wanted -ne $active -and $wanted -ne $commonName) {
         throw (New-AdcsError -What $what -Why "the CA of this host is $commonName, not $wanted" -Remedy 'Leave name out, or give that name' -NothingThere)
@@ -733,7 +735,7 @@ function Get-AdcsAuthority {
 
     $setup = [int](Get-AdcsRegistryValue $key 'SetupStatus')
     $type = Get-AdcsRegistryValue $key 'CAType'
-    $database = [string](Get-AdcsRegistryValue $configurationKey 'DBDirectory')
+    $database = "$(Get-AdcsRegistryValue $configurationKey 'DBDirectory')"
     $recovery = @(@(Get-AdcsRegistryValue $key 'KRACertHash') | ForEach-Object { ConvertTo-AdcsThumbprint $_ } | Where-Object { $_ })
     $service = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
     $status = if ($service) { [string]$service.Status } else { '' }
@@ -749,7 +751,7 @@ function Get-AdcsAuthority {
         pending_request = $pending
         adcs = [ordered]@{
             ca_type = if ($null -ne $type -and $caTypes.ContainsKey([int]$type)) { $caTypes[[int]$type] } else { $null }
-            provider = [string](Get-AdcsRegistryValue (Join-Path -Path $key -ChildPath 'CSP') 'Provider')
+            provider = "$(Get-AdcsProvider)"
             provider_type = [int](Get-AdcsRegistryValue (Join-Path -Path $key -ChildPath 'CSP') 'ProviderType')
             setup_status = $setup
             service = if ($status -eq 'Running') { 'running' } elseif ($status -eq 'Stopped') { 'stopped' } else { 'other' }
@@ -757,7 +759,7 @@ function Get-AdcsAuthority {
             # Keys may have been archived while recovery agents were configured; only the database knows.
             archived_keys = if ($recovery.Count) { 'unknown' } else { 'absent' }
             kra_certificates = $recovery
-            log_directory = [string](Get-AdcsRegistryValue $configurationKey 'DBLogDirectory')
+            log_directory = "$(Get-AdcsRegistryValue $configurationKey 'DBLogDirectory')"
             restore_in_progress = [bool]$restoring
         }
         advisories = $advisories
@@ -774,7 +776,7 @@ function Assert-AdcsNotClustered {
     if (-not (Test-Path -LiteralPath $resources)) { return }
     foreach ($resource in Get-ChildItem -LiteralPath $resources) {
         $parameters = Join-Path -Path (Join-Path -Path $resources -ChildPath $resource.PSChildName) -ChildPath 'Parameters'
-        if ([string](Get-AdcsRegistryValue $parameters 'ServiceName') -eq 'CertSvc') {
+        if ((Get-AdcsRegistryValue $parameters 'ServiceName') -eq 'CertSvc') {
             throw (New-AdcsError -What $What -Why 'the CA is a resource of a failover cluster' `
                     -Remedy 'Follow Microsoft''s procedure for a clustered CA, node by node; this collection reads such a CA and backs it up, and changes nothing on it')
         }
@@ -828,7 +830,7 @@ function Export-AdcsGeneration {
                 if ($cannotLeave -notcontains $code) { throw }
             }
             if ($code) {
-                $provider = if ($states[$at].Provider) { $states[$at].Provider } else { Get-AdcsProvider }
+                $provider = if ($states[$at].Provider) { $states[$at].Provider } else { "$(Get-AdcsProvider)" }
                 $answer.not_exportable += @{ thumbprint = $sha1; code = $code; provider = $provider }
             }
             else { $answer.files += Read-AdcsBundle $file }
@@ -839,8 +841,8 @@ function Export-AdcsGeneration {
 
 function Get-AdcsProvider {
     # The provider that the CA's configuration names.
-    $key = Join-Path -Path $configurationKey -ChildPath ([string](Get-AdcsRegistryValue $configurationKey 'Active'))
-    [string](Get-AdcsRegistryValue (Join-Path -Path $key -ChildPath 'CSP') 'Provider')
+    $active = "$(Get-AdcsRegistryValue $configurationKey 'Active')"
+    if ($active) { "$(Get-AdcsRegistryValue (Join-Path -Path (Join-Path -Path $configurationKey -ChildPath $active) -ChildPath 'CSP') 'Provider')" }
 }
 
 function Read-AdcsBundle {
