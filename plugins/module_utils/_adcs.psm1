@@ -734,9 +734,11 @@ function Get-AdcsAuthority {
         })
 
     $setup = [int](Get-AdcsRegistryValue $key 'SetupStatus')
+    $skew = Get-AdcsRegistryValue $key 'ClockSkewMinutes'
     $type = Get-AdcsRegistryValue $key 'CAType'
     $database = "$(Get-AdcsRegistryValue $configurationKey 'DBDirectory')"
     $recovery = @(@(Get-AdcsRegistryValue $key 'KRACertHash') | ForEach-Object { ConvertTo-AdcsThumbprint $_ } | Where-Object { $_ })
+    $there = [IO.Directory]::Exists($database) -and [IO.Directory]::GetFiles($database, '*.edb').Count -gt 0
     $service = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
     $status = if ($service) { [string]$service.Status } else { '' }
     $pending = $null
@@ -747,7 +749,7 @@ function Get-AdcsAuthority {
             backend = 'adcs'; name = $commonName; sanitized_name = $active; subject = $null; directory = $database; config_file = $null
         }
         generations = $generations
-        database = [ordered]@{ path = $database; exists = [IO.Directory]::Exists($database); entries = $null; serial = $null; crl_number = $null }
+        database = [ordered]@{ path = $database; exists = $there; entries = $null; serial = $null; crl_number = $null }
         pending_request = $pending
         adcs = [ordered]@{
             ca_type = if ($null -ne $type -and $caTypes.ContainsKey([int]$type)) { $caTypes[[int]$type] } else { $null }
@@ -761,6 +763,8 @@ function Get-AdcsAuthority {
             kra_certificates = $recovery
             log_directory = "$(Get-AdcsRegistryValue $configurationKey 'DBLogDirectory')"
             restore_in_progress = [bool]$restoring
+            # By so much the CA lets certificates begin before the moment when it makes them; 10 where the registry does not say.
+            clock_skew_minutes = if ($null -ne $skew) { [int]$skew } else { 10 }
         }
         advisories = $advisories
     }

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import base64
 import typing as t
+from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_from_json, generation_of, judge
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._renewal import given_certificates, refuse_wrong_answer, renewal_reasons
+from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
+    given_certificates,
+    refuse_endless,
+    refuse_wrong_answer,
+    renewal_reasons,
+)
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
@@ -98,7 +104,10 @@ class CaRenew(LifecycleFlow):
             text = f"a renewal of {current.label} was begun and not finished"
             reasons = [Finding("unfinished_renewal", text, current.sha256)]
         else:
-            reasons = [] if waiting else renewal_reasons(current, asked)
+            skew = timedelta(minutes=answer["adcs"]["clock_skew_minutes"])
+            reasons = [] if waiting else renewal_reasons(current, asked, skew)
+            if reasons:
+                refuse_endless(current, asked, _certificates.now(), datetime.max)
         if not reasons:
             return {**answer, **state}
         state.update(due=True, reasons=[reason.as_result() for reason in reasons])
@@ -107,7 +116,20 @@ class CaRenew(LifecycleFlow):
             return {**answer, **state, "changed": True, "renewed": root or order["certificate"] is not None}
         done = self.on_host(order)
         state.update(pending=done["pending"], request=done["request"], request_file=done["request_file"])
+        if not done["pending"]:
+            self._refuse_endless_on_windows(live_of(done, self._host).generations[-1], asked, done)
         return {**done, **state, "renewed": not done["pending"]}
+
+    def _refuse_endless_on_windows(self, renewed: Generation, asked: Result, done: Result) -> None:
+        """The CA alone decides for how long its certificate is valid: that it left the condition true is seen only now."""
+        still = renewal_reasons(renewed, asked, timedelta(minutes=done["adcs"]["clock_skew_minutes"]))
+        if still:
+            raise KeywardError(
+                "the CA was renewed, and would be again by the next run",
+                "; ".join(reason.message for reason in still),
+                "Before that, give fewer remaining_days, or set RenewalValidityPeriod in CAPolicy.inf",
+                still,
+            )
 
     def _refuse_wrong_answer(self, given: Generation, waiting: Result | None, current: Generation) -> None:
         facts = request_facts(waiting) if waiting else None

@@ -25,8 +25,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 Result = dict[str, t.Any]
 
 REGISTRY, POLICY = "configuration.reg", "CAPolicy.inf"
-# A CA dates a certificate back by its ClockSkewMinutes, 10 by default.
-CLOCK_SKEW = timedelta(minutes=10)
 # RFC 5280, 5.3.1, as certutil -revoke takes them.
 REVOCATION_REASONS = {
     "keyCompromise": 1,
@@ -82,7 +80,16 @@ def state_of(shape: Result) -> State:
 
 def facts_of(answer: Result) -> Result:
     """What a set's manifest keeps of the CA beyond what every manifest has."""
-    kept = ("ca_type", "provider", "provider_type", "computer", "archived_keys", "kra_certificates", "log_directory")
+    kept = (
+        "ca_type",
+        "provider",
+        "provider_type",
+        "computer",
+        "archived_keys",
+        "kra_certificates",
+        "log_directory",
+        "clock_skew_minutes",
+    )
     state = answer["state"]
     return {
         **{name: answer["adcs"][name] for name in kept},
@@ -125,7 +132,8 @@ def published_since(manifest: SetManifest, crls: t.Sequence[t.Any], folder: str 
             what = f"CRL number {number:X}" if number is not None else "a CRL"
             text = f"a published CRL is newer than the set: {what}, {len(later)} revocations after it"
             newer.append(Finding("published_crl_newer", text))
-    issued = _issued_since(as_of, manifest.generations, folder) if folder else []
+    skew = timedelta(minutes=(manifest.adcs or {})["clock_skew_minutes"])
+    issued = _issued_since(as_of - skew, manifest.generations, folder) if folder else []
     if issued:
         where = ", ".join(issued[:5])
         text = f"{len(issued)} certificates were issued after the set was made: {where}"
@@ -142,7 +150,7 @@ def _reason(entry: t.Any) -> str | None:
     return next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
 
 
-def _issued_since(as_of: datetime, generations: t.Sequence[Generation], folder: str) -> list[str]:
+def _issued_since(moment: datetime, generations: t.Sequence[Generation], folder: str) -> list[str]:
     signers = [_certificates.load(generation.certificate) for generation in generations]
     found = []
     for name in sorted(os.listdir(folder)):
@@ -153,7 +161,7 @@ def _issued_since(as_of: datetime, generations: t.Sequence[Generation], folder: 
             continue
         start = _certificates.validity(parsed)[0]
         own = not _certificates.is_self_signed(parsed) and any(_certificates.is_issued_by(parsed, signer) for signer in signers)
-        if own and start + CLOCK_SKEW > as_of:
+        if own and start > moment:
             found.append(f"{parsed.serial_number:X} ({name})")
     return found
 

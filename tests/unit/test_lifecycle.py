@@ -513,7 +513,7 @@ def test_crls(tmp_path: Path) -> None:
     (ca / "crlnumber").rename(ca / "away")
     assert "the CRL number (crlnumber) is missing" in refused(lambda: crl(ca, remaining_days=31))
     (ca / "away").rename(ca / "crlnumber")
-    asked = install(tmp_path / "sub", kind="subordinate")["request"]
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
     serial = sign(ca, asked)["serial"].upper()
     openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
     assert crl(ca)["changed"]
