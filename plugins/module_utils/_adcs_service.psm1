@@ -58,7 +58,8 @@ function ConvertFrom-Pem {
             $content = [Convert]::FromBase64String(($one.Groups[1].Value -replace '\s', ''))
             New-Object -TypeName System.Security.Cryptography.X509Certificates.X509Certificate2 -ArgumentList (, $content)
         }
-    } catch {
+    }
+    catch {
         throw (New-AdcsError -What $What -Why 'the certificate that was given is damaged' -Remedy 'Give the certificate as PEM')
     }
     if ($found.Count -eq 0) {
@@ -79,7 +80,8 @@ function Write-NewFile {
     try {
         $stream.Write($Content, 0, $Content.Length)
         $stream.Flush($true)
-    } finally {
+    }
+    finally {
         $stream.Dispose()
     }
 }
@@ -105,7 +107,8 @@ function Get-Drive {
         if ($uri.IsUnc) { return $null }
         $drive = New-Object -TypeName IO.DriveInfo -ArgumentList ([IO.Path]::GetPathRoot([IO.Path]::GetFullPath($Path)))
         if ($drive.IsReady) { $drive } else { $null }
-    } catch {
+    }
+    catch {
         $null
     }
 }
@@ -167,7 +170,8 @@ function Enter-Lock {
         New-Object -TypeName IO.FileStream -ArgumentList @(
             $path, [IO.FileMode]::OpenOrCreate, [IO.FileAccess]::ReadWrite, [IO.FileShare]::None, 1, [IO.FileOptions]::DeleteOnClose
         )
-    } catch {
+    }
+    catch {
         if ((Get-AdcsHResult -ErrorRecord $_) -eq '0x80070005') { throw (New-AdcsPathError -What $What -Path $path -Thrown $_) }
         $remedy = 'Wait for it, and run the task again'
         throw (New-AdcsError -What $What -Why 'another task is at work on this CA' -Remedy $remedy)
@@ -251,7 +255,8 @@ function Restart-Authority {
     param([string]$What)
     try {
         Stop-AdcsService -What $What
-    } finally {
+    }
+    finally {
         Start-AdcsService -What $What
     }
     Wait-AdcsPing -What $What
@@ -277,6 +282,18 @@ function ConvertFrom-CertutilNumber {
     param([string]$Text)
     $found = [regex]::Match($Text.Trim(), '^(?:0x[0-9A-Fa-f]+\s*\(([0-9]+)\)|([0-9]+))$')
     if ($found.Success) { [long]($found.Groups[1].Value + $found.Groups[2].Value) }
+}
+
+function ConvertFrom-CertutilTime {
+    # certutil writes a time as the account's regional settings have it; the same revocation must look the same to every account and host.
+    param([string]$Text)
+    $time = [DateTime]::MinValue
+    if ([DateTime]::TryParse($Text, [Globalization.CultureInfo]::CurrentCulture, [Globalization.DateTimeStyles]::None, [ref]$time)) {
+        $time.ToString("yyyy-MM-dd'T'HH:mm'Z'", [Globalization.CultureInfo]::InvariantCulture)
+    }
+    else {
+        $Text
+    }
 }
 
 function Get-ViewRow {
@@ -308,7 +325,7 @@ function Get-AdcsDatabaseState {
     .PARAMETER Target
         Where a set would be written; free_bytes is that drive's, $null for a UNC path.
     .OUTPUTS
-        Ordered dictionary: last_request_id, revocations ("<request id>,<when>" as certutil writes it), next_crl_number ($null where the CA has
+        Ordered dictionary: last_request_id, revocations ("<request id>,<when>"), next_crl_number ($null where the CA has
         published none), configuration_sha256, free_bytes, size_bytes.
     .NOTES
         https://learn.microsoft.com/windows-server/administration/windows-commands/certutil#-view
@@ -317,8 +334,12 @@ function Get-AdcsDatabaseState {
     $last = @(Get-Number -What $What -Row @(Get-ViewRow -What $What -ArgumentList '-restrict', 'RequestId=$', '-out', 'RequestId', 'csv'))
     $revoked = @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition=21', '-out', 'RequestId,Request.RevokedWhen', 'csv')
     $revokedIds = @(Get-Number -What $What -Row $revoked)
-    $revocations = for ($at = 0; $at -lt $revoked.Count; $at++) { '{0},{1}' -f $revokedIds[$at], ($revoked[$at][1..9] -join ',') }
-    $crls = foreach ($row in @(Get-ViewRow -What $What -ArgumentList '-out', 'CRLNumber', 'CRL', 'csv')) { ConvertFrom-CertutilNumber -Text $row[0] }
+    $revocations = for ($at = 0; $at -lt $revoked.Count; $at++) {
+        '{0},{1}' -f $revokedIds[$at], (ConvertFrom-CertutilTime -Text ($revoked[$at][1..9] -join ','))
+    }
+    $crls = foreach ($row in @(Get-ViewRow -What $What -ArgumentList '-out', 'CRLNumber', 'CRL', 'csv')) {
+        ConvertFrom-CertutilNumber -Text $row[0]
+    }
     $size = 0L
     foreach ($directory in @(Get-DatabaseDirectory)) {
         foreach ($path in @(Get-DatabaseFile -Directory $directory)) { $size += (New-Object -TypeName IO.FileInfo -ArgumentList $path).Length }
@@ -347,7 +368,8 @@ function Get-RegistryLine {
             if ($name -like 'DBLast*' -or $name -like '*NextPublish' -or $name -eq 'CAXchgCertHash') { continue }
             $text = if ($property.Value -is [byte[]]) {
                 [BitConverter]::ToString($property.Value)
-            } else {
+            }
+            else {
                 (@($property.Value) | ForEach-Object { [Convert]::ToString($_, [Globalization.CultureInfo]::InvariantCulture) }) -join "`0"
             }
             "$Label|$($name.ToLowerInvariant())|$text"
@@ -441,7 +463,8 @@ function Move-Aside {
         $to = Join-Path -Path $aside -ChildPath ([IO.Path]::GetFileName($path))
         try {
             Move-File -From $path -To $to
-        } catch {
+        }
+        catch {
             Undo-Move -File $moved
             throw (New-AdcsPathError -What $What -Path $path -Thrown $_)
         }
@@ -457,7 +480,8 @@ function Move-File {
         try {
             [IO.File]::Move($From, $To)
             return
-        } catch {
+        }
+        catch {
             if ($attempt -ge 20 -or (Get-AdcsHResult -ErrorRecord $_) -ne '0x80070020') { throw }
             Start-Sleep -Milliseconds 500
         }
@@ -510,7 +534,8 @@ function Install-Answer {
         if ($certificates.Count -eq 1) {
             $file = Join-Path -Path $directory -ChildPath 'answer.crt'
             Write-NewFile -Path $file -Content $certificates[0].RawData
-        } else {
+        }
+        else {
             $file = Join-Path -Path $directory -ChildPath 'answer.p7b'
             $all = New-Object -TypeName System.Security.Cryptography.X509Certificates.X509Certificate2Collection
             foreach ($one in $certificates) { $null = $all.Add($one) }
@@ -518,10 +543,12 @@ function Install-Answer {
         }
         try {
             $null = Invoke-Certutil -ArgumentList '-silent', '-installCert', $file -TimeoutSeconds $script:Timeout.Command -What $What
-        } catch {
+        }
+        catch {
             $failure = $_
         }
-    } finally {
+    }
+    finally {
         Remove-AdcsDirectory -Path $directory
     }
     $after = Get-AdcsAuthority -Parameters $Session.Parameters
@@ -589,7 +616,8 @@ function Install-NewAuthority {
         }
         # A root that was made and not configured: a stopped installation, finished with the same key.
         $parameters = @{ CAType = 'StandaloneRootCA'; CertificateID = $one.Thumbprint }
-    } else {
+    }
+    else {
         $parameters = @{
             CAType = if ($Wanted['kind'] -eq 'root') { 'StandaloneRootCA' } else { 'StandaloneSubordinateCA' }
             CACommonName = $Wanted['common_name']
@@ -601,7 +629,8 @@ function Install-NewAuthority {
         if ($Wanted['kind'] -eq 'root') {
             $parameters['ValidityPeriod'] = 'Days'
             $parameters['ValidityPeriodUnits'] = [int]$Wanted['days']
-        } else {
+        }
+        else {
             if (-not [IO.Directory]::Exists($enroll)) { $null = [IO.Directory]::CreateDirectory($enroll) }
             $plain = -join ($Wanted['common_name'].ToCharArray() | ForEach-Object { if ($_ -match '[A-Za-z0-9 ._-]') { $_ } else { '_' } })
             $path = Join-Path -Path $enroll -ChildPath "$plain.req"
@@ -633,7 +662,8 @@ function Install-AdcsAuthority {
     try {
         $facts = Get-Answer -Session $Session -Changed $false
         $facts['reboot_required'] = $false
-    } catch {
+    }
+    catch {
         if (-not (Test-NothingThere -ErrorRecord $_)) { throw }
     }
     Assert-AdcsNotClustered -What $what
@@ -643,7 +673,8 @@ function Install-AdcsAuthority {
             $lock = Enter-Lock -What $what
             try {
                 $answer = Install-Answer -Session $Session -Text $install['certificate'] -What $what
-            } finally {
+            }
+            finally {
                 $lock.Dispose()
             }
             $answer['reboot_required'] = $false
@@ -677,7 +708,8 @@ function Install-AdcsAuthority {
             $parameters = @{ CAType = $recreate['ca_type']; CertificateID = $recreate['certificate_id'] }
             Add-DatabaseParameter -Parameters $parameters -Database $directory -Log $directory
             Invoke-Setup -Parameters $parameters -What $what
-        } else {
+        }
+        else {
             $note = Install-NewAuthority -Session $Session -Wanted $install -Directory $directory -What $what
             $aside = $null
         }
@@ -688,7 +720,8 @@ function Install-AdcsAuthority {
             Wait-AdcsPing -What $running
             $answer = Get-Answer -Session $Session -Changed $true
         }
-    } finally {
+    }
+    finally {
         $lock.Dispose()
     }
     $answer['reboot_required'] = $false
@@ -791,12 +824,15 @@ function Update-AdcsAuthority {
     try {
         if ($certificate) {
             $answer = Install-Answer -Session $Session -Text $certificate -What $what
-        } elseif ($answer['unfinished']) {
+        }
+        elseif ($answer['unfinished']) {
             $answer = Complete-Renewal -Session $Session -Facts $answer -What $what
-        } elseif (-not $answer['pending']) {
+        }
+        elseif (-not $answer['pending']) {
             $answer = New-Renewal -Session $Session -SanitizedName $name -ReuseKey ([bool]$request['reuse_key']) -What $what
         }
-    } finally {
+    }
+    finally {
         $lock.Dispose()
     }
     if (-not $answer.Contains('unfinished')) { $answer['unfinished'] = $false }
@@ -813,7 +849,8 @@ function New-Renewal {
     $failure = $null
     try {
         $null = Invoke-Certutil -ArgumentList $arguments -TimeoutSeconds $script:Timeout.Command -What $What
-    } catch {
+    }
+    catch {
         $failure = $_
     }
     $grown = @(Get-Thumbprint -SanitizedName $SanitizedName).Count -eq $before.Count + 1
@@ -829,7 +866,8 @@ function New-Renewal {
     if ($answer['pending']) {
         Remove-RenewalRecord
         if ($running) { Start-AdcsService -What $What }
-    } else {
+    }
+    else {
         $answer = Complete-Renewal -Session $Session -Facts $answer -What 'the CA has a new certificate, but the renewal is not finished'
         $answer['unfinished'] = $false
     }
@@ -932,7 +970,8 @@ function Get-StoreFact {
                 $null = $manifests.Add([ordered]@{ directory = $directory; name = $name; text = $manifest.text; damage = $damage })
             }
         }
-    } catch {
+    }
+    catch {
         throw (New-AdcsPathError -What $What -Path $Store.path -Thrown $_)
     }
     [ordered]@{ id = $Store.id; local_disk = $Store.local_disk; manifests = [object[]]$manifests.ToArray() }
@@ -969,7 +1008,8 @@ function Remove-OldSet {
             [IO.Directory]::Move($path, $gone)
             Remove-AdcsDirectory -Path $gone
             $path
-        } elseif (-not (Get-Damage -Directory $path -File (Read-Manifest -Directory $path).files -Quick)) {
+        }
+        elseif (-not (Get-Damage -Directory $path -File (Read-Manifest -Directory $path).files -Quick)) {
             $intact++
         }
     }
@@ -1035,7 +1075,8 @@ function Write-DatabaseSet {
         database_directory = $Facts['database']['path']
         log_directory = $Facts['adcs']['log_directory']
         csp = Get-CspValue -Facts $Facts
-        templates = Get-Template -Facts $Facts -What $What
+        # Cast: ConvertTo-Json of 5.1 writes an array that a function returned as {value, Count}.
+        templates = [object[]](Get-Template -Facts $Facts -What $What)
         os_version = [Environment]::OSVersion.Version.ToString()
         kra_certificates = [object[]]@($Facts['adcs']['kra_certificates'])
         archived_keys = $Facts['adcs']['archived_keys']
@@ -1151,6 +1192,10 @@ function New-DatabaseSet {
             throw (New-AdcsError -What $What -Why 'the controller gave the set no place in the store' -Remedy 'Report this as a bug')
         }
         $prefix = Get-StagingPrefix -Facts $Facts
+        $place = Join-Path -Path (Join-Path -Path $Store.path -ChildPath $commit['directory']) -ChildPath $commit['name']
+        if ([IO.Directory]::Exists($place)) {
+            throw (New-AdcsError -What $What -Why "the set $place is there already" -Remedy 'Another run stored it meanwhile: run the task again')
+        }
     }
     Assert-AdcsNotClustered -What $What
     $lock = Enter-Lock -What $What
@@ -1165,7 +1210,8 @@ function New-DatabaseSet {
             $staged = Get-StagingPath -Store $Store.path -Prefix $prefix -Suffix '.new'
             # Where the share decides who may enter, an access list of this host would only lock its own account out.
             if ($Store.shared) { $null = [IO.Directory]::CreateDirectory($staged) } else { $null = New-AdcsProtectedDirectory -Path $staged }
-        } else {
+        }
+        else {
             $staged = New-AdcsProtectedDirectory -Parent $parent
         }
         $files = @(Write-DatabaseSet -Directory $staged -Facts $Facts -State $state -TruncateLogs ([bool]$Request['truncate_logs']) -What $What)
@@ -1187,14 +1233,17 @@ function New-DatabaseSet {
         $answer['removed'] = [object[]]$removed
         if ($commit['event']) { Write-Event -Directory $directory -Content $commit['event'] }
         $answer
-    } catch {
+    }
+    catch {
         if ($_.Exception.Data.Contains('What')) { throw }
         $done = if ($kept) { 'the set is stored, and what belongs to it is not done' } else { $What }
         throw (New-AdcsPathError -What $done -Path $(if ($Store) { $Store.path } else { [string]$Request['make'] }) -Thrown $_)
-    } finally {
+    }
+    finally {
         try {
             if ($staged -and -not $kept) { Remove-AdcsDirectory -Path $staged }
-        } finally {
+        }
+        finally {
             $lock.Dispose()
         }
     }
@@ -1223,7 +1272,8 @@ function Restore-AdcsDatabase {
     if ($request['read']) { return Read-StoredFile -Store $store -Name ([string]$request['read']) -What $what }
     try {
         $answer = Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
-    } catch {
+    }
+    catch {
         if (-not $store -or -not (Test-NothingThere -ErrorRecord $_)) { throw }
         $answer = [ordered]@{ changed = $false; authority = $null; generations = [object[]]@(); advisories = [object[]]@() }
     }
@@ -1232,11 +1282,17 @@ function Restore-AdcsDatabase {
     $answer['capolicy'] = if ([IO.File]::Exists($policy)) { [Convert]::ToBase64String([IO.File]::ReadAllBytes($policy)) } else { $null }
     $answer['registry_configuration'] = $null
     if ($store) { $answer['store'] = Get-StoreFact -Store $store -What $what }
+    if ($answer['authority']) {
+        # A directory without a database is what a restore leaves that was killed: there is nothing in its way.
+        $database = @(Get-DatabaseFile -Directory $answer['database']['path'] | Where-Object { [IO.Path]::GetExtension($_) -eq '.edb' })
+        $answer['database']['exists'] = $database.Count -gt 0
+    }
     if ($answer['authority'] -and (Get-AdcsServiceState) -eq 'running') {
         try {
             $answer['state'] = Get-AdcsDatabaseState -Facts $answer -What $what
             $answer['database']['entries'] = $answer['state']['last_request_id']
-        } catch {
+        }
+        catch {
             # A service that runs and does not answer: its database can't be opened. That is what a restore is for.
             $answer['state'] = $null
         }
@@ -1258,7 +1314,8 @@ function Read-StoredFile {
             throw (New-AdcsError -What $What -Why "$path is too large to be what it should be" -Remedy 'Use another set')
         }
         @{ changed = $false; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($path)) }
-    } catch {
+    }
+    catch {
         if ($_.Exception.Data.Contains('What')) { throw }
         throw (New-AdcsPathError -What $What -Path $path -Thrown $_)
     }
@@ -1282,7 +1339,8 @@ function Assert-Digest {
     foreach ($one in $File) {
         try {
             $right = (Get-AdcsFileDigest -Path $one.path) -eq $one.sha256
-        } catch {
+        }
+        catch {
             throw (New-AdcsPathError -What $What -Path $one.path -Thrown $_)
         }
         if (-not $right) {
@@ -1314,7 +1372,7 @@ function Invoke-Restore {
     $work, $done = $null, $false
     try {
         # Into a place of our own first, and the digests there: nobody can change a file after it was proved.
-        $work = if ($Wanted['folder']) { New-AdcsProtectedDirectory -Parent $Wanted['folder'] } else { New-AdcsProtectedDirectory }
+        $work = if ($Wanted['folder']) { New-AdcsProtectedDirectory -Parent $Wanted['folder'] } else { New-RestoreDirectory }
         $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Wanted['folder']) -What $What)
         Assert-Digest -File $files -What $What
         if ($whole -and $Wanted['restore_database']) { Assert-DatabaseFile -File $files -What $What }
@@ -1322,22 +1380,36 @@ function Invoke-Restore {
         Restore-Policy -File $files -Wanted $Wanted -Result $result -Time $time -What $What
         if ($whole -and $null -eq $facts) { Install-Role -Wanted $Wanted -Result $result -Time $time -What $What }
         if ($whole -and -not $result.reboot_required) {
-            if ($Wanted['restore_database'] -or $Wanted['registry']) { Switch-Database -Session $Session -Wanted $Wanted -Directory $work -Result $result -Time $time -What $What }
+            if ($Wanted['restore_database'] -or $Wanted['registry']) {
+                Switch-Database -Session $Session -Wanted $Wanted -Directory $work -Result $result -Time $time -What $What
+            }
             if (@($Wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $Wanted -Result $result -What $What }
         }
         $answer = Get-RestoreAnswer -Session $Session -Result $result
         $done = $true
         $answer
-    } finally {
+    }
+    finally {
         try {
             if ($work) { Remove-AdcsDirectory -Path $work }
-        } catch {
+        }
+        catch {
             # An error that is on its way tells more.
             if ($done) { throw }
-        } finally {
+        }
+        finally {
             $lock.Dispose()
         }
     }
+}
+
+function New-RestoreDirectory {
+    # In the place for temporary files of the host. What a killed restore left there goes: the lock is held.
+    $parent = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
+    if ([IO.Directory]::Exists($parent)) {
+        foreach ($path in [IO.Directory]::GetDirectories($parent, 'keyward-restore-*')) { Remove-AdcsDirectory -Path $path }
+    }
+    New-AdcsProtectedDirectory -Path (Join-Path -Path $parent -ChildPath ('keyward-restore-' + [guid]::NewGuid().ToString('N')))
 }
 
 function Get-FactOrNull {
@@ -1345,7 +1417,8 @@ function Get-FactOrNull {
     param([object]$Session)
     try {
         Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
-    } catch {
+    }
+    catch {
         if (-not (Test-NothingThere -ErrorRecord $_) -or (Get-AdcsRegistryValue -Key $script:Configuration -Name 'Active')) { throw }
         $null
     }
@@ -1363,7 +1436,8 @@ function Copy-SetFile {
         try {
             $null = [IO.Directory]::CreateDirectory([IO.Path]::GetDirectoryName($to))
             if ($Keep) { [IO.File]::Copy($one.path, $to) } else { [IO.File]::Move($one.path, $to) }
-        } catch {
+        }
+        catch {
             throw (New-AdcsPathError -What $What -Path $one.path -Thrown $_)
         }
         @{ name = $one.name; path = $to; sha256 = $one.sha256 }
@@ -1388,7 +1462,8 @@ function Restore-Policy {
     if ([IO.File]::Exists($path)) {
         if ((Get-AdcsFileDigest -Path $path) -eq $source[0].sha256) { return }
         if (-not $Wanted['set_aside_capolicy']) {
-            throw (New-AdcsError -What $What -Why "$path differs from that of the set" -Remedy 'Compare them; with on_conflict: set_aside the one on the host is kept aside')
+            $remedy = 'Compare them; with on_conflict: set_aside the one on the host is kept aside'
+            throw (New-AdcsError -What $What -Why "$path differs from that of the set" -Remedy $remedy)
         }
         $aside = Get-FreePath -Path "$path.set-aside-$Time"
     }
@@ -1398,7 +1473,8 @@ function Restore-Policy {
             [IO.File]::Copy($source[0].path, $new)
             if ($aside) { [IO.File]::Move($path, $aside) }
             [IO.File]::Move($new, $path)
-        } catch {
+        }
+        catch {
             throw (New-AdcsPathError -What $What -Path $path -Thrown $_)
         }
     }
@@ -1411,7 +1487,7 @@ function Show-Restore {
     # What check mode can tell of the rest.
     param([System.Collections.IDictionary]$Wanted, [object]$Facts, [hashtable]$Result)
     if ($Wanted['restore_database']) {
-        $directories = if ($Facts) { @(Get-DatabaseDirectory) } else { @([string]$Wanted['database_directory']) }
+        $directories = @(if ($Facts) { Get-DatabaseDirectory } else { [string]$Wanted['database_directory'] })
         foreach ($directory in $directories) {
             if (@(Get-DatabaseFile -Directory $directory).Count) { $null = $Result.set_aside.Add([ordered]@{ path = $directory; kept_as = $null }) }
         }
@@ -1481,9 +1557,11 @@ function Switch-Database {
             throw (New-AdcsError -What $What -Why $why -Remedy 'Use another set')
         }
         $proved = $true
-    } catch {
+    }
+    catch {
         throw (Undo-Switch -Failure $_ -Moved $moved -Registry $(if ($imported) { $before } else { $null }) -Time $Time -What $What)
-    } finally {
+    }
+    finally {
         # Whatever happened after it was stopped.
         if ((Get-AdcsServiceState) -ne 'running') {
             try { Start-AdcsService -What $What } catch { if ($proved) { throw } }
@@ -1540,7 +1618,8 @@ function Undo-Switch {
         }
         if ($Registry) { Import-Registry -Path $Registry -What $What }
         New-AdcsError -What $What -Why "$why. The database that was there is back in its place" -Remedy $remedy -Code $code
-    } catch {
+    }
+    catch {
         $places = @($Moved | ForEach-Object { $_.kept_as }) -join ', '
         $back = "Stop CertSvc and move the files from $places back by hand"
         New-AdcsError -What $What -Why "$why. The database that was there could not be put back" -Remedy $back -Code $code
@@ -1556,7 +1635,8 @@ function Invoke-Revocation {
         $answer = Invoke-Certutil -ArgumentList $arguments -TimeoutSeconds $script:Timeout.Quick -What $What -AllowFailure
         if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) {
             $null = $Result.reentered.Add($serial)
-        } else {
+        }
+        else {
             $null = $Result.failed_revocations.Add([ordered]@{ serial = $serial; code = $answer.Code })
         }
         $Result.changed = $true
