@@ -31,7 +31,8 @@ $AdcsErrors = @{
     '0x00000001' = 'the program did not understand its arguments', 'Report this as a bug, with the version of Windows'
     '0x80070002' = 'a file that belongs there does not exist', 'Check the path; a set of keys alone holds no database'
     '0x80070003' = 'a folder of the path does not exist', 'Check the path'
-    '0x80070005' = 'access is denied', 'Run the task elevated, as an administrator of the CA on its own host (become with runas, or the user SYSTEM)'
+    '0x80070005' = 'access is denied',
+    'Run the task elevated, as an administrator of the CA on its own host (become with runas, or the user SYSTEM)'
     '0x80070020' = 'another process holds a file open', 'Stop the service CertSvc and whatever else reads the folder, then run this again'
     '0x80070035' = 'the server of the share can not be reached', 'Is the share there? Check its name and the network'
     '0x80070043' = 'the server has no share of this name', 'Is the share there? Check its name'
@@ -42,24 +43,34 @@ $AdcsErrors = @{
     '0x80070057' = 'a value was refused as invalid', 'Report this as a bug, with the version of Windows'
     '0x80070070' = 'no space is left on the disk', 'Make room, then run this again'
     '0x80070091' = 'the folder is not empty', 'Give an empty folder, or move what is in it away'
-    '0x8007010B' = 'the folder does not have the layout of a database backup, or the database had another path', 'Restore the set as it was made, to the database path that it names'
+    '0x8007010B' = 'the folder does not have the layout of a database backup, or the database had another path',
+    'Restore the set as it was made, to the database path that it names'
     '0x800702E4' = 'it needs an elevated session', 'Run the task elevated (become with runas, or a user whose sessions are elevated)'
     '0x80070422' = 'the service CertSvc is disabled', 'Enable it; after an upgrade of Windows restart the host first'
-    '0x80070424' = 'the service CertSvc is not installed', 'Install the feature: Install-WindowsFeature ADCS-Cert-Authority -IncludeManagementTools'
+    '0x80070424' = 'the service CertSvc is not installed',
+    'Install the feature: Install-WindowsFeature ADCS-Cert-Authority -IncludeManagementTools'
     '0x80070426' = 'the service CertSvc does not run', 'Start it: Start-Service CertSvc'
-    '0x800706BA' = 'the service of the CA does not answer', 'Start CertSvc; where it runs, its database is not mounted: see event 17 of the Application log'
+    '0x800706BA' = 'the service of the CA does not answer',
+    'Start CertSvc; where it runs, its database is not mounted: see event 17 of the Application log'
     '0x80070522' = 'the session lacks the privilege to back up or to restore', 'Run the task elevated, as an administrator of the host'
     '0x80090003' = 'the private key can not be exported', 'Back it up by the procedure of its provider, and state that in the manifest'
-    '0x8009000B' = 'the private key can not be exported', 'Back it up by the procedure of its provider (HSM), or renew the CA with an exportable key'
-    '0x8009000D' = 'the private key is missing, or its provider (HSM) does not answer', 'Check the provider and the key container: certutil -verifykeys'
-    '0x8009000F' = 'a key with the same container name is there already', 'Find out whose it is (certutil -key); move it away before you restore'
-    '0x80090010' = 'the provider of the private key does not allow it', 'Give the account rights on the key, or back it up by the procedure of its provider'
+    '0x8009000B' = 'the private key can not be exported',
+    'Back it up by the procedure of its provider (HSM), or renew the CA with an exportable key'
+    '0x8009000D' = 'the private key is missing, or its provider (HSM) does not answer',
+    'Check the provider and the key container: certutil -verifykeys'
+    '0x8009000F' = 'a key with the same container name is there already',
+    'Find out whose it is (certutil -key); move it away before you restore'
+    '0x80090010' = 'the provider of the private key does not allow it',
+    'Give the account rights on the key, or back it up by the procedure of its provider'
     '0x80090011' = 'the certificate or key was not found', 'Look at the store: certutil -store My'
-    '0x80090016' = 'a CA certificate has no private key', 'Restore all keys of the CA with ca_key_restore; certutil -verifykeys shows which is missing'
-    '0x80090022' = 'the provider of the private key wants to ask a person', 'Let the CA use its key without interaction (the provider''s own protection settings)'
+    '0x80090016' = 'a CA certificate has no private key',
+    'Restore all keys of the CA with ca_key_restore; certutil -verifykeys shows which is missing'
+    '0x80090022' = 'the provider of the private key wants to ask a person',
+    'Let the CA use its key without interaction (the provider''s own protection settings)'
     '0x80090029' = 'the provider of the private key does not support this', 'Back it up by the procedure of its provider'
     '0x80092004' = 'the certificate or a property of it was not found', 'Look at the store: certutil -store My'
-    '0x800B0109' = 'the chain ends in a root certificate that this host does not trust', 'Put the certificates of the CAs above into Cert:\LocalMachine\Root and \CA'
+    '0x800B0109' = 'the chain ends in a root certificate that this host does not trust',
+    'Put the certificates of the CAs above into Cert:\LocalMachine\Root and \CA'
     '0xC8000230' = 'no full backup is recorded, so there can be no incremental one', 'Make a full backup'
     '0xC8000713' = 'files of the database are missing', 'Restore the database'
 }
@@ -130,7 +141,8 @@ function Start-AdcsModule {
     $request = @{}
     if (-not $own) {
         if (-not $module.Params['controller']) {
-            Stop-AdcsModule -Module $module -What "win_$Name can't run by itself" -Why "win_$Name is run through keyward.pki.$Name" -Remedy "Use keyward.pki.$Name"
+            Stop-AdcsModule -Module $module `
+                -What "win_$Name can't run by itself" -Why "win_$Name is run through keyward.pki.$Name" -Remedy "Use keyward.pki.$Name"
         }
         $json = [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($module.Params['controller']))
         $parsed = [Ansible.Basic.AnsibleModule]::FromJson($json)
@@ -138,7 +150,8 @@ function Start-AdcsModule {
         $given = @('config_file', 'certificate_file', 'private_key_file', 'chain_file', 'retired', 'private_key_passphrase' |
                 Where-Object { $null -ne $module.Params[$_] -or $null -ne $request[$_] })
         if ($module.Params['backend'] -eq 'openssl') {
-            Stop-AdcsModule -Module $module -What "$Name can't run on this host" -Why 'backend is openssl, and this is a Windows host' -Remedy 'Leave backend out, or say adcs'
+            Stop-AdcsModule -Module $module `
+                -What "$Name can't run on this host" -Why 'backend is openssl, and this is a Windows host' -Remedy 'Leave backend out, or say adcs'
         }
         if ($given.Count) {
             Stop-AdcsModule -Module $module -What "$Name can't run on this host" -Why "$($given[0]) names an openssl CA" `
@@ -186,7 +199,8 @@ function Complete-AdcsModule {
     $module.Result.Clear()
     $module.Result['changed'] = $false
     if ($own) {
-        Stop-AdcsModule -Module $module -What $own.Data['What'] -Why $own.Data['Why'] -Remedy $own.Data['Remedy'] -NothingThere:$own.Data['NothingThere']
+        Stop-AdcsModule -Module $module -What $own.Data['What'] -Why $own.Data['Why'] `
+            -Remedy $own.Data['Remedy'] -NothingThere:$own.Data['NothingThere']
     }
     # Anything else is named by its type, code and line only: its text may hold anything, in any language.
     $code = Get-AdcsHResult $failure
@@ -198,7 +212,8 @@ function Complete-AdcsModule {
     while ($exception.InnerException) { $exception = $exception.InnerException }
     $where = "$($exception.GetType().Name) in line $($failure.InvocationInfo.ScriptLineNumber)"
     if ($code) { $where += ", $code" }
-    Stop-AdcsModule -Module $module -What "$($Session.Name) broke on this host" -Why "it met an error that it does not know ($where)" -Remedy 'Report this as a bug, with the version of Windows'
+    Stop-AdcsModule -Module $module -What "$($Session.Name) broke on this host" -Why "it met an error that it does not know ($where)" `
+        -Remedy 'Report this as a bug, with the version of Windows'
 }
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -250,6 +265,13 @@ function Find-AdcsException {
     Get-AdcsException $Thrown | Where-Object { $_ -is [Exception] } | Where-Object -FilterScript $Match | Select-Object -First 1
 }
 
+function Find-AdcsCode {
+    # The first failure code that a text holds, as "0x8009000B".
+    param([string]$Text)
+    $found = [regex]::Match($Text, '0x([89A-Fa-f][0-9A-Fa-f]{7})')
+    if ($found.Success) { '0x' + $found.Groups[1].Value.ToUpperInvariant() }
+}
+
 function Get-AdcsHResult {
     <#
     .SYNOPSIS
@@ -270,7 +292,8 @@ function Get-AdcsHResult {
         if ($value -lt 0 -and $code -notlike '0x8013*' -and $code -ne '0x80004005') { return $code }
     }
     foreach ($one in $all) {
-        if ($one.PSObject.Properties['Message'] -and "$($one.PSObject.Properties['Message'].Value)" -match '0x([89A-Fa-f][0-9A-Fa-f]{7})') { return '0x' + $Matches[1].ToUpperInvariant() }
+        $code = if ($one.PSObject.Properties['Message']) { Find-AdcsCode "$($one.PSObject.Properties['Message'].Value)" }
+        if ($code) { return $code }
     }
     $null
 }
@@ -357,11 +380,13 @@ function Invoke-AdcsProgram {
     finally { $process.Dispose() }
     if ($ended -and $result.ExitCode -ne 0) {
         $result.Code = '0x{0:X8}' -f $result.ExitCode
-        if ($result.ExitCode -gt 0 -and "$($result.Output) $($result.ErrorOutput)" -match '0x([89A-Fa-f][0-9A-Fa-f]{7})') { $result.Code = '0x' + $Matches[1].ToUpperInvariant() }
+        $said = if ($result.ExitCode -gt 0) { Find-AdcsCode "$($result.Output) $($result.ErrorOutput)" }
+        if ($said) { $result.Code = $said }
     }
     if (-not $AllowFailure) {
         if ($result.TimedOut) {
-            throw (New-AdcsError -What $What -Why "$program did not end within $TimeoutSeconds seconds, and was ended" -Remedy 'It may wait for a dialog that nobody sees: run it by hand on the host, see what it asks, then run this again')
+            throw (New-AdcsError -What $What -Why "$program did not end within $TimeoutSeconds seconds, and was ended" `
+                -Remedy 'It may wait for a dialog that nobody sees: run it by hand on the host, see what it asks, then run this again')
         }
         if ($result.Code) {
             $text = Get-AdcsErrorText $result.Code
@@ -408,12 +433,15 @@ function Invoke-AdcsCmdlet {
         $ended = $running.AsyncWaitHandle.WaitOne($TimeoutSeconds * 1000)
         if (-not $ended) {
             $ended = $shell.BeginStop($null, $null).AsyncWaitHandle.WaitOne(10000)
-            throw (New-AdcsError -What $What -Why "$name did not end within $TimeoutSeconds seconds" -Remedy 'It may wait for a dialog that nobody sees, or for a device: run it by hand on the host, see what it asks, then run this again')
+            throw (New-AdcsError -What $What -Why "$name did not end within $TimeoutSeconds seconds" `
+                -Remedy 'It may wait for a dialog that nobody sees, or for a device: run it by hand on the host, see what it asks, then run this again')
         }
         try { $output = $shell.EndInvoke($running) }
         catch {
-            if ($Command -and (Find-AdcsException -Thrown $_ -Match { $_ -is [System.Management.Automation.CommandNotFoundException] -and $_.CommandName -eq $Command })) {
-                $pair = if ($missingTools.ContainsKey($Command)) { $missingTools[$Command] } else { "the cmdlet $Command is not on this host", 'Install the Windows feature that it belongs to' }
+            $unknown = Find-AdcsException -Thrown $_ -Match { $_ -is [System.Management.Automation.CommandNotFoundException] }
+            if ($unknown -and $unknown.CommandName -eq $Command) {
+                $pair = if ($missingTools.ContainsKey($Command)) { $missingTools[$Command] }
+                else { "the cmdlet $Command is not on this host", 'Install the Windows feature that it belongs to' }
                 throw (New-AdcsError -What $What -Why $pair[0] -Remedy $pair[1])
             }
             $code = Get-AdcsHResult $_
@@ -444,7 +472,8 @@ function New-AdcsSecureString {
     foreach ($character in "$($Request[$Name])".ToCharArray()) { $secure.AppendChar($character) }
     $secure.MakeReadOnly()
     if ($secure.Length -eq 0) {
-        throw (New-AdcsError -What 'no key was touched' -Why "the $Name is empty, and a file without a password would be open to everybody" -Remedy 'Give one')
+        throw (New-AdcsError -What 'no key was touched' `
+            -Why "the $Name is empty, and a file without a password would be open to everybody" -Remedy 'Give one')
     }
     $secure
 }
@@ -500,11 +529,13 @@ function New-AdcsProtectedDirectory {
         catch { throw (New-AdcsPathError -What $what -Path $Path -Thrown $_) }
         $others = @($access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ })
         if (-not $access.Protected -or $others.Count) {
-            throw (New-AdcsError -What $what -Why 'its access list does not hold: others than SYSTEM and Administrators could read what is written there' `
+            throw (New-AdcsError -What $what `
+                -Why 'its access list does not hold: others than SYSTEM and Administrators could read what is written there' `
                     -Remedy 'Its disk must be NTFS or ReFS, and no policy may change the access list')
         }
         if ([IO.Directory]::GetFileSystemEntries($Path).Count) {
-            throw (New-AdcsError -What $what -Why 'somebody else wrote into it before it was closed' -Remedy 'Find out who watches that folder, then run this again')
+            throw (New-AdcsError -What $what -Why 'somebody else wrote into it before it was closed' `
+                -Remedy 'Find out who watches that folder, then run this again')
         }
     }
     catch {
@@ -519,9 +550,11 @@ function Clear-AdcsLeftover {
     $temporary = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
     if (-not [IO.Directory]::Exists($temporary)) { return }
     foreach ($directory in [IO.Directory]::GetDirectories($temporary, 'keyward-*')) {
-        if ([IO.Path]::GetFileName($directory) -notmatch '^keyward-[0-9a-f]{32}$' -or [IO.Directory]::GetLastWriteTimeUtc($directory) -gt [DateTime]::UtcNow.AddDays(-1)) { continue }
+        if ([IO.Path]::GetFileName($directory) -notmatch '^keyward-[0-9a-f]{32}$') { continue }
+        if ([IO.Directory]::GetLastWriteTimeUtc($directory) -gt [DateTime]::UtcNow.AddDays(-1)) { continue }
         $access = Get-AdcsAccess -Path $directory
-        if ($access.Protected -and -not @($access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ }).Count) { Remove-AdcsDirectory -Path $directory }
+        $others = @($access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ })
+        if ($access.Protected -and -not $others.Count) { Remove-AdcsDirectory -Path $directory }
     }
 }
 
@@ -532,7 +565,8 @@ function New-AdcsPathError {
     $code = Get-AdcsHResult $Thrown
     $text = Get-AdcsErrorText $code
     if ($code -eq '0x80070005' -and $Path.StartsWith('\\')) {
-        return New-AdcsError -What $What -Code $code -Why 'access to the share is denied; a session that came over the network has no password to show to a second server' `
+        return New-AdcsError -What $What -Code $code `
+            -Why 'access to the share is denied; a session that came over the network has no password to show to a second server' `
             -Remedy 'Give the account of the computer rights on the share and run the task as SYSTEM (become with runas), or use CredSSP or Kerberos delegation'
     }
     New-AdcsError -What $What -Why $text.Why -Remedy $text.Remedy -Code $code
@@ -550,7 +584,8 @@ function Remove-AdcsDirectory {
         catch {
             if ($attempt -ge 10) {
                 $text = Get-AdcsErrorText (Get-AdcsHResult $_)
-                throw (New-AdcsError -What "the folder $Path can't be removed" -Why $text.Why -Remedy 'Remove it by hand now: it may hold private keys under their password')
+                throw (New-AdcsError `
+                    -What "the folder $Path can't be removed" -Why $text.Why -Remedy 'Remove it by hand now: it may hold private keys under their password')
             }
             # A scanner may have a file open for a moment.
             Start-Sleep -Milliseconds 300
@@ -628,7 +663,8 @@ function Get-AdcsKeyState {
         Opening a key shows that it is there; only a trial shows whether it can leave.
     #>
     param([object[]]$Certificate)
-    $opened = Invoke-AdcsCmdlet -What "the private keys can't be opened" -TimeoutSeconds 120 -Parameters @{ Certificate = $Certificate } -ScriptBlock {
+    $opened = Invoke-AdcsCmdlet `
+        -What "the private keys can't be opened" -TimeoutSeconds 120 -Parameters @{ Certificate = $Certificate } -ScriptBlock {
         param([object[]]$Certificate)
         foreach ($one in $Certificate) {
             $answer = @{ State = 'missing'; Exception = $null; Provider = $null; Exportable = $null }
@@ -684,19 +720,22 @@ function Get-AdcsAuthority {
     .OUTPUTS
         An ordered dictionary: changed, authority, generations (in the order of CACertHash, the last is current), database, pending_request, adcs, advisories.
     .NOTES
-        Registry: certsrv.h of the Windows SDK; https://learn.microsoft.com/troubleshoot/windows-server/certificates-and-public-key-infrastructure-pki/cs-cant-start-computer (CACertHash)
+        Registry: certsrv.h of the Windows SDK; for CACertHash
+        https://learn.microsoft.com/troubleshoot/windows-server/certificates-and-public-key-infrastructure-pki/cs-cant-start-computer
     #>
     param([System.Collections.IDictionary]$Parameters, [switch]$AllowRestoreInProgress)
     $what = 'the authority can''t be read'
     $active = "$(Get-AdcsRegistryValue $configurationKey 'Active')"
     if (-not $active) {
-        throw (New-AdcsError -What $what -Why 'no CA is configured on this host' -Remedy 'Install one with ca_install, or restore one with ca_key_restore' -NothingThere)
+        throw (New-AdcsError -What $what -Why 'no CA is configured on this host' `
+            -Remedy 'Install one with ca_install, or restore one with ca_key_restore' -NothingThere)
     }
     $key = Join-Path -Path $configurationKey -ChildPath $active
     $commonName = "$(Get-AdcsRegistryValue $key 'CommonName')"
     $wanted = [string]$Parameters['name']
     if ($wanted -and $wanted -ne $active -and $wanted -ne $commonName) {
-        throw (New-AdcsError -What $what -Why "the CA of this host is $commonName, not $wanted" -Remedy 'Leave name out, or give that name' -NothingThere)
+        throw (New-AdcsError -What $what -Why "the CA of this host is $commonName, not $wanted" `
+            -Remedy 'Leave name out, or give that name' -NothingThere)
     }
     $restoring = Test-Path -LiteralPath (Join-Path -Path $configurationKey -ChildPath 'RestoreInProgress')
     if ($restoring -and -not $AllowRestoreInProgress) {
@@ -813,7 +852,9 @@ function Export-AdcsGeneration {
     $certificates = @(foreach ($one in $Thumbprint) {
             $certificate = Get-AdcsCertificate $one
             if (-not $certificate) {
-                throw (New-AdcsError -What "the key of the CA certificate $one can't be exported" -Why "no certificate with this SHA-1 thumbprint is in $personalStore" -Remedy 'Put it back with ca_key_restore')
+                throw (New-AdcsError `
+                    -What "the key of the CA certificate $one can't be exported" `
+                    -Why "no certificate with this SHA-1 thumbprint is in $personalStore" -Remedy 'Put it back with ca_key_restore')
             }
             $certificate
         })
@@ -826,7 +867,8 @@ function Export-AdcsGeneration {
             $file = Join-Path -Path $Directory -ChildPath "$sha1.p12"
             $parameters = @{ Cert = Join-Path -Path $personalStore -ChildPath $sha1; FilePath = $file; Password = $Password; ChainOption = 'EndEntityCertOnly' }
             $code = $null
-            try { $null = Invoke-AdcsCmdlet -Command 'Export-PfxCertificate' -Parameters $parameters -TimeoutSeconds 120 -What "the key of the CA certificate $sha1 can't be exported" }
+            try { $null = Invoke-AdcsCmdlet -Command 'Export-PfxCertificate' -Parameters $parameters -TimeoutSeconds 120 `
+                -What "the key of the CA certificate $sha1 can't be exported" }
             catch {
                 $code = [string]$_.Exception.Data['Code']
                 # Windows may refuse without a code; then the key's own policy tells why.
@@ -853,7 +895,9 @@ function Read-AdcsBundle {
     param([string]$Path)
     $content = if ([IO.File]::Exists($Path)) { [IO.File]::ReadAllBytes($Path) }
     if (-not $content) {
-        throw (New-AdcsError -What 'the keys can''t be backed up' -Why "Windows reported success and wrote nothing into $([IO.Path]::GetFileName($Path))" -Remedy 'See the Application event log of the host')
+        throw (New-AdcsError -What 'the keys can''t be backed up' `
+            -Why "Windows reported success and wrote nothing into $([IO.Path]::GetFileName($Path))" `
+            -Remedy 'See the Application event log of the host')
     }
     @{ name = [IO.Path]::GetFileName($Path); content = [Convert]::ToBase64String($content); generations = $null }
 }
@@ -871,7 +915,9 @@ function Export-AdcsAuthority {
                 # The documentation names two places for the file.
                 $written = @([IO.Directory]::GetFiles($Directory, '*.p12', [IO.SearchOption]::AllDirectories))
                 if (-not $written.Count) {
-                    throw (New-AdcsError -What 'the keys can''t be backed up' -Why 'Backup-CARoleService reported success and wrote no .p12 file' -Remedy 'See the Application event log of the host')
+                    throw (New-AdcsError -What 'the keys can''t be backed up' `
+                        -Why 'Backup-CARoleService reported success and wrote no .p12 file' `
+                        -Remedy 'See the Application event log of the host')
                 }
                 foreach ($file in $written) { Read-AdcsBundle $file }
             })
@@ -880,7 +926,10 @@ function Export-AdcsAuthority {
     catch {
         $data = $_.Exception.Data
         if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing + $serviceIsDown) -notcontains $data['Code'])) { throw }
-        if (-not $data['Code'] -and -not @(Get-AdcsKeyState @($Thumbprint | ForEach-Object { Get-AdcsCertificate $_ }) | Where-Object { $_.Exportable -eq $false }).Count) { throw }
+        if (-not $data['Code']) {
+            $states = @(Get-AdcsKeyState @($Thumbprint | ForEach-Object { Get-AdcsCertificate $_ }))
+            if (-not @($states | Where-Object { $_.Exportable -eq $false }).Count) { throw }
+        }
     }
     Export-AdcsGeneration -Thumbprint $Thumbprint -Password $Password
 }
@@ -947,7 +996,9 @@ function Get-AdcsPlace {
             $place.Key = $states[$at].State
             $place.Code = $states[$at].Code
             if ((Get-AdcsDigest $certificates[$at].RawData) -ne $place.Sha256) {
-                throw (New-AdcsError -What 'nothing was restored' -Why "the certificate $sha1 in $personalStore is another one with the same SHA-1 thumbprint" -Remedy 'Find out where it comes from, and remove it')
+                throw (New-AdcsError -What 'nothing was restored' `
+                    -Why "the certificate $sha1 in $personalStore is another one with the same SHA-1 thumbprint" `
+                    -Remedy 'Find out where it comes from, and remove it')
             }
             $at++
         }
@@ -981,10 +1032,12 @@ function Import-AdcsBundle {
     foreach ($place in $before) {
         if ($place.Key -eq 'inaccessible') {
             $text = Get-AdcsErrorText $place.Code
-            throw (New-AdcsError -What $what -Why "the private key of $($place.Sha1) is there and can't be opened, because $($text.Why)" -Remedy $text.Remedy)
+            throw (New-AdcsError -What $what `
+                -Why "the private key of $($place.Sha1) is there and can't be opened, because $($text.Why)" -Remedy $text.Remedy)
         }
         if ($place.Key -eq 'missing' -and -not @($bundles | Where-Object { (Get-AdcsHeld $_) -contains $place.Sha1 }).Count) {
-            throw (New-AdcsError -What $what -Why "no file of the backup holds the key of $($place.Sha1), which the host lacks" -Remedy 'Give another backup: ca_key_backup_info lists them')
+            throw (New-AdcsError -What $what -Why "no file of the backup holds the key of $($place.Sha1), which the host lacks" `
+                -Remedy 'Give another backup: ca_key_backup_info lists them')
         }
     }
     $answer = @{ changed = $false; restored = @(); set_aside = @(); trial = @(); not_exportable = @() }
@@ -1004,14 +1057,16 @@ function Import-AdcsBundle {
             if (-not @(Get-AdcsPlace $generations | Where-Object { $_.Key -ne 'present' -and $held -contains $_.Sha1 }).Count) { continue }
             $file = Join-Path -Path $Directory -ChildPath "$at.p12"
             [IO.File]::WriteAllBytes($file, [Convert]::FromBase64String($bundles[$at]['content']))
-            $null = Invoke-AdcsCmdlet -Command 'Import-PfxCertificate' -TimeoutSeconds 120 -What "$($bundles[$at]['name']) can't be imported" -Parameters @{
+            $null = Invoke-AdcsCmdlet -Command 'Import-PfxCertificate' -TimeoutSeconds 120 `
+                -What "$($bundles[$at]['name']) can't be imported" -Parameters @{
                 FilePath = $file; CertStoreLocation = $personalStore; Password = New-AdcsSecureString $bundles[$at] 'password'; Exportable = $true
             }
         }
     }
     foreach ($place in @(Get-AdcsPlace $generations)) {
         if ($place.Key -ne 'present') {
-            throw (New-AdcsError -What 'the restore is not complete' -Why "after the import the private key of $($place.Sha1) is $($place.Key)" `
+            throw (New-AdcsError -What 'the restore is not complete' `
+                -Why "after the import the private key of $($place.Sha1) is $($place.Key)" `
                     -Remedy 'Do not start the CA. Look at the key with certutil -verifystore My; run this again, or restore from another backup')
         }
     }
@@ -1067,13 +1122,16 @@ function Get-AdcsSignature {
         $sha1 = ConvertTo-AdcsThumbprint $one['thumbprint']
         $what = "the key of the CA certificate $sha1 can't sign"
         $certificate = Get-AdcsCertificate $sha1
-        if (-not $certificate) { throw (New-AdcsError -What $what -Why "no certificate with this SHA-1 thumbprint is in $personalStore" -Remedy 'Put it back with ca_key_restore') }
-        $signature = Invoke-AdcsCmdlet -What $what -TimeoutSeconds 120 -Parameters @{ Certificate = $certificate; Data = [Convert]::FromBase64String($one['data']); Digest = [string]$one['digest'] } -ScriptBlock {
+        if (-not $certificate) { throw (New-AdcsError -What $what -Why "no certificate with this SHA-1 thumbprint is in $personalStore" `
+            -Remedy 'Put it back with ca_key_restore') }
+        $signature = Invoke-AdcsCmdlet -What $what -TimeoutSeconds 120 `
+            -Parameters @{ Certificate = $certificate; Data = [Convert]::FromBase64String($one['data']); Digest = [string]$one['digest'] } -ScriptBlock {
             param([object]$Certificate, [byte[]]$Data, [string]$Digest)
             $algorithm = New-Object -TypeName System.Security.Cryptography.HashAlgorithmName -ArgumentList $Digest
             $key = [System.Security.Cryptography.X509Certificates.RSACertificateExtensions]::GetRSAPrivateKey($Certificate)
             if ($null -ne $key) {
-                try { return [Convert]::ToBase64String($key.SignData($Data, $algorithm, [System.Security.Cryptography.RSASignaturePadding]::Pkcs1)) } finally { $key.Dispose() }
+                $padding = [System.Security.Cryptography.RSASignaturePadding]::Pkcs1
+                try { return [Convert]::ToBase64String($key.SignData($Data, $algorithm, $padding)) } finally { $key.Dispose() }
             }
             $key = [System.Security.Cryptography.X509Certificates.ECDsaCertificateExtensions]::GetECDsaPrivateKey($Certificate)
             if ($null -ne $key) {
@@ -1081,7 +1139,8 @@ function Get-AdcsSignature {
             }
         }
         if (-not $signature) {
-            throw (New-AdcsError -What $what -Why 'it is not on this host, or neither RSA nor ECDSA' -Remedy 'Put it back with ca_key_restore')
+            throw (New-AdcsError -What $what -Why 'it is not on this host, or neither RSA nor ECDSA' `
+                -Remedy 'Put it back with ca_key_restore')
         }
         @{ thumbprint = $sha1; signature = [string]$signature }
     }
@@ -1112,7 +1171,8 @@ function Get-AdcsStoreMarker {
     $sound = $marker -is [System.Collections.IDictionary] -and $marker['format'] -eq 'keyward-store' -and $marker['version'] -eq 1 -and
     ('keys', 'databases', 'passwords') -ccontains $marker['kind'] -and $marker['id'] -is [string]
     if (-not $sound) {
-        throw (New-AdcsError -What $what -Why "its marker $markerName is damaged, or was written by a later release" -Remedy 'Upgrade the collection, or bring the marker back from another copy of this store')
+        throw (New-AdcsError -What $what -Why "its marker $markerName is damaged, or was written by a later release" `
+            -Remedy 'Upgrade the collection, or bring the marker back from another copy of this store')
     }
     $marker
 }
@@ -1130,15 +1190,19 @@ function Initialize-AdcsStore {
     $kind = [string]$Parameters['kind']
     $what = "$($Parameters['path']) can't become a store"
     foreach ($name in 'owner', 'group', 'mode') {
-        if ($null -ne $Parameters[$name]) { throw (New-AdcsError -What $what -Why "$name is for hosts that are not Windows" -Remedy 'Leave it out: on Windows a store is open to SYSTEM and Administrators') }
+        if ($null -ne $Parameters[$name]) { throw (New-AdcsError -What $what -Why "$name is for hosts that are not Windows" `
+            -Remedy 'Leave it out: on Windows a store is open to SYSTEM and Administrators') }
     }
-    if (-not [IO.Path]::IsPathRooted($Parameters['path'])) { throw (New-AdcsError -What $what -Why 'it is not a full path' -Remedy 'Give a path with its drive or its share') }
+    if (-not [IO.Path]::IsPathRooted($Parameters['path'])) { throw (New-AdcsError -What $what -Why 'it is not a full path' `
+        -Remedy 'Give a path with its drive or its share') }
     $path = [IO.Path]::GetFullPath($Parameters['path'])
     $accepted = $Parameters['share_permissions'] -eq 'accepted'
-    if ([IO.File]::Exists($path)) { throw (New-AdcsError -What $what -Why 'it is a file' -Remedy 'Give the path of a directory, or of one to be made') }
+    if ([IO.File]::Exists($path)) { throw (New-AdcsError -What $what -Why 'it is a file' `
+        -Remedy 'Give the path of a directory, or of one to be made') }
     $marker = Get-AdcsStoreMarker $path
     if ($marker -and $marker['kind'] -ne $kind) {
-        throw (New-AdcsError -What "$path can't become a store for $kind" -Why "it is a store for $($marker['kind'])" -Remedy 'Give another path: a store holds one kind of thing')
+        throw (New-AdcsError `
+            -What "$path can't become a store for $kind" -Why "it is a store for $($marker['kind'])" -Remedy 'Give another path: a store holds one kind of thing')
     }
     for ($parent = [IO.Path]::GetDirectoryName($path); $parent; $parent = [IO.Path]::GetDirectoryName($parent)) {
         if ([IO.File]::Exists((Join-Path -Path $parent -ChildPath $markerName))) {
