@@ -24,11 +24,13 @@ from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
+    LARGEST_INPUT,
     Files,
     OpensslBackend,
     crl_path,
     following,
     numbered_files,
+    pem_certificates,
     request_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
@@ -497,7 +499,7 @@ def only_set(directories: t.Sequence[SetDirectory], host: t.Optional[str]) -> St
 
 @dataclass(frozen=True)
 class _Item:
-    """A member in its place on this host, and what is there: missing, same or different."""
+    """A member in its place on this host, and what is there: missing, same, different, or shortened (a certificate without its chain)."""
 
     member: Member
     path: str
@@ -596,7 +598,10 @@ class _Restore:
                 raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
-            items.append(_Item(member, path, _compare(member, path)))
+            there = _compare(member, path)
+            if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
+                there = "shortened"
+            items.append(_Item(member, path, there))
         prove_archive(self._archive, self._members)
         main = self._backend.config_file
         if main and any(item.path == main and item.there == "same" for item in items):
@@ -739,7 +744,7 @@ class _Restore:
         core = ("index", "serial", "crl_number")
         wanted = {}
         for item in items:
-            missing = item.there == "missing"
+            missing = item.there in ("missing", "shortened")
             replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
             if item.member.part in ("companion", "crl"):
                 replacing = replacing and self._aside
@@ -785,7 +790,7 @@ class _Restore:
                 if member.part in core:
                     late.append((staged, path, member))
                 else:
-                    _take_place(staged, path, item.there == "different")
+                    _take_place(staged, path, item.there in ("different", "shortened"))
             for part, data in changed.items():
                 path = self._core_path(part)
                 like = next(member for member in self._members if member.part == part)
@@ -862,6 +867,12 @@ def _compare(member: Member, path: str) -> str:
     if os.path.getsize(path) != member.size:
         return "different"
     return "same" if _digest_or_none(path) == member.sha256 else "different"
+
+
+def _lacks_chain(path: str, whole: bytes) -> bool:
+    """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
+    certificates = pem_certificates(whole)
+    return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]
 
 
 def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:

@@ -179,6 +179,20 @@ def test_everything_comes_back_byte_for_byte_and_keys_are_not_touched(ca: Openss
     ca.sign_crl()
 
 
+def test_the_chain_in_the_certificate_file_comes_back(ca: OpensslCa, tmp_path: Path) -> None:
+    """A key backup puts back the CA's own certificate alone; the set knows what followed it."""
+    own = ca.certificate.read_bytes()
+    above = OpensslCa(tmp_path / "above", algorithm="ed25519").certificate.read_bytes()
+    ca.certificate.write_bytes(own + above)
+    manifest = make(ca, tmp_path / "set")
+    ca.certificate.write_bytes(own)
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert [one["path"] for one in answer["restored"]] == [str(ca.certificate)] and ca.certificate.read_bytes() == own + above
+    assert not restore(ca, tmp_path / "set", manifest)["changed"]
+    ca.certificate.write_bytes(above)  # another certificate is never replaced
+    assert not restore(ca, tmp_path / "set", manifest)["changed"] and ca.certificate.read_bytes() == above
+
+
 def test_what_a_link_leads_to_is_in_the_set(ca: OpensslCa, tmp_path: Path) -> None:
     shutil.rmtree(ca.directory / "requests")
     elsewhere = tmp_path / "elsewhere"
