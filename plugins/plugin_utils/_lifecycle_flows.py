@@ -196,7 +196,7 @@ class CaCrl(LifecycleFlow):
         return {**answer, "changed": bool(due), "crls": shown}
 
     def _scratch(self, generations: t.Sequence[Generation]) -> list[Result]:
-        drafts = [draft for draft in map(CrlDraft.of, generations) if draft]
+        drafts = [CrlDraft.of(generation) for generation in generations]
         answer = self.on_host({"sign": [draft.order for draft in drafts]}) if drafts else {"signatures": []}
         signatures = {one["thumbprint"].lower(): base64.b64decode(one["signature"]) for one in answer["signatures"]}
         return [draft.signed(signatures[draft.generation.sha1]) for draft in drafts]
