@@ -420,13 +420,18 @@ class CaDatabaseRestore(SetFlow):
                 published.newer,
             )
         wanted = whole and self._is_wanted(look, manifest.adcs)
+        # A CA that was renewed since the set was made must not forget the generation that it has now.
+        known = {generation.sha256 for generation in manifest.generations}
+        grown = live is not None and any(generation.sha256 not in known for generation in live.generations)
         exported = self._exported_registry(chosen, in_store) if wanted else b""
         order: Result = {
             "part": self.options["part"],
             "folder": None,
             "files": [],
             "set_path": in_store.path(self.options["host_store"]) if in_store else None,
-            "registry": base64.b64encode(for_another_host(exported, "", "")[0]).decode("ascii") if wanted else None,
+            "registry": base64.b64encode(for_another_host(exported, "", "", ["CACertHash"] if grown else [])[0]).decode("ascii")
+            if wanted
+            else None,
             "ca_type": manifest.adcs["ca_type"],
             "certificate_id": manifest.generations[-1].sha1.upper(),
             "database_directory": manifest.authority.directory,

@@ -59,7 +59,12 @@ _OF_THE_HOST = {
         "SetupStatus",
     )
 }
-_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"=')
+_CONFIGURATION = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration"
+_TEXT = r'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"'
+_VALUE = re.compile(_TEXT + "=")
+# What reg.exe export writes below its heading, and nothing else: whatever else a file says, reg.exe would carry out.
+_KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"(?:\\[^\r\n\0]+)?\]\Z", re.IGNORECASE)
+_CONTENT = re.compile(rf"(?:{_TEXT}|@)=(?:{_TEXT}|dword:[0-9a-f]{{8}}|hex(?:\([0-9a-f]+\))?:[0-9a-f, ]*)\Z", re.IGNORECASE)
 
 
 # --- the database ------------------------------------------------------------------------------------------------
@@ -169,29 +174,37 @@ def _issued_since(moment: datetime, generations: t.Sequence[Generation], folder:
 # --- the registry --------------------------------------------------------------------------------------------------
 
 
-def for_another_host(exported: bytes, old_computer: str, new_computer: str) -> tuple[bytes, list[Finding]]:
+def for_another_host(
+    exported: bytes, old_computer: str, new_computer: str, kept_there: t.Collection[str] = ()
+) -> tuple[bytes, list[Finding]]:
     """An exported registry (UTF-16 with BOM) without what belongs to the host it came from, and what still names that host.
 
-    Raises KeywardError where it is no such file.
+    C(kept_there): further values that stay as the host has them. Raises KeywardError where it is no such file, or one that reaches
+    beyond the configuration of a CA.
     """
     try:
         text = exported.decode("utf-16")
     except UnicodeDecodeError:
         text = ""
-    if not text.startswith("Windows Registry Editor Version 5.00"):
-        raise KeywardError(
-            "nothing was restored", f"{REGISTRY} of the set is no exported registry", "Use another set, or another copy of this one"
-        )
-    kept: list[str] = []
+    heading, *lines = _logical_lines(text)
+    wrong = None
+    if heading != "Windows Registry Editor Version 5.00":
+        wrong = "is no exported registry"
+    elif any(line and not _KEY.match(line) and not _CONTENT.match(line) for line in lines):
+        wrong = "says more than the registry of a CA"
+    if wrong:
+        raise KeywardError("nothing was restored", f"{REGISTRY} of the set {wrong}", "Use another set, or another copy of this one")
+    of_the_host = _OF_THE_HOST | {name.lower() for name in kept_there}
+    kept = [heading]
     named: list[str] = []
     left_out = False
     section = ""
-    for line in _logical_lines(text):
+    for line in lines:
         if line.startswith("["):
             section = line.strip("[]")
             left_out = section.lower().endswith("\\restoreinprogress")
         value = _VALUE.match(line)
-        if left_out or (value and value.group(1).lower() in _OF_THE_HOST):
+        if left_out or (value and value.group(1).lower() in of_the_host):
             continue
         kept.append(line)
         if value and old_computer.lower() != new_computer.lower() and old_computer.lower() in _readable(line[value.end() :]).lower():
