@@ -13,6 +13,7 @@ import hashlib
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 
@@ -628,12 +629,13 @@ def generation_from_json(shape: t.Mapping[str, t.Any]) -> Generation:
 
 
 def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
-    """A manifest from its JSON. Raises ValueError, KeyError or TypeError where it is damaged or of a later release."""
+    """A manifest from its JSON. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged or of a later release."""
     if shape["format"] != FORMAT or shape["format_version"] != FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"]), str(f["opened_by"])) for f in shape["files"])
     if not files or any(not FILE_NAME.match(file.name) for file in files):
         raise ValueError("a file name that can't be")
+    datetime.strptime(shape["created"], "%Y-%m-%dT%H:%M:%SZ")
     who = shape["authority"]
     authority = Authority(**{name: who[name] for name in (*Authority.__dataclass_fields__,)})
     return Manifest(

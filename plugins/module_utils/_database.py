@@ -102,11 +102,13 @@ class SetManifest:
 
 
 def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
-    """A manifest from its JSON. Raises ValueError, KeyError or TypeError where it is damaged or of a later release."""
+    """A manifest from its JSON. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged or of a later release."""
     if shape["format"] != FORMAT or shape["format_version"] != FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])
     adcs = shape.get("adcs")
+    for name in ("created", "as_of"):
+        datetime.strptime(shape[name], "%Y-%m-%dT%H:%M:%SZ")
     if not are_files_of_a_set([file.name for file in files], adcs is not None):
         raise ValueError("other files")
     return SetManifest(
@@ -123,8 +125,22 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         state=State(**shape["state"]),
         left_out=tuple(dict(one) for one in shape["left_out"]),
         generations=tuple(generation_from_json(generation) for generation in shape["generations"]),
-        adcs=None if adcs is None else dict(adcs),
+        adcs=None if adcs is None else _facts_of_windows(adcs),
     )
+
+
+def _facts_of_windows(shape: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+    lists = {name: shape[name] for name in ("kra_certificates", "revocations")}
+    right = (
+        all(isinstance(shape[name], str) for name in ("computer", "archived_keys", "log_directory"))
+        and isinstance(shape["ca_type"], (str, type(None)))
+        and all(isinstance(shape[name], int) for name in ("last_request_id", "clock_skew_minutes"))
+        and isinstance(shape["next_crl_number"], (int, type(None)))
+        and all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in lists.values())
+    )
+    if not right:
+        raise TypeError("other facts")
+    return dict(shape)
 
 
 def are_files_of_a_set(names: t.Sequence[str], of_windows: bool) -> bool:

@@ -75,7 +75,7 @@ def read_set(path: str) -> StoredSet:
         return StoredSet(path, set_manifest_from_json(json.loads(read_file(manifest, "the manifest", _LARGEST_MANIFEST))))
     except (FileNotFoundError, NotADirectoryError):
         raise KeywardError(f"{path} is no set", f"it has no {MANIFEST}", "Give a set's directory, or an authority's in a store") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
         raise KeywardError(
             f"the manifest {manifest} can't be used",
             "it is damaged, or was written by a later release",

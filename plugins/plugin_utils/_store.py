@@ -95,7 +95,7 @@ def read_backup(directory: str) -> StoredBackup:
         manifest = manifest_from_json(json.loads(read_file(path, "the manifest", _LARGEST_MANIFEST)))
     except FileNotFoundError:
         raise KeywardError(f"{directory} is no backup", f"it has no {MANIFEST}", "Give a backup's directory or a PKCS #12 file") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
         raise KeywardError(
             f"the manifest {path} can't be used",
             "it is damaged, or was written by a later release",

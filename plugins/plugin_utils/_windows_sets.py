@@ -259,7 +259,7 @@ class HostStore:
         for one in told["manifests"]:
             try:
                 manifest = set_manifest_from_json(json.loads(one["text"]))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 text = f"{one['directory']}/{one['name']}: its manifest is damaged, or was written by a later release"
                 self.advisories.append(Finding("malformed", text))
                 continue

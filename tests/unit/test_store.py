@@ -177,6 +177,18 @@ def test_a_damaged_manifest_is_reported_and_hides_nothing_else(store, damage):
     assert [advisory.code for advisory in known.advisories] == ["malformed"]
 
 
+@pytest.mark.parametrize("damage", [{"created": "yesterday"}, {"sequence": float("inf")}])
+def test_a_manifest_with_values_that_can_not_be_is_damaged(store, damage):
+    add(store, "a")
+    path = f"{add(store, 'a', 'b', sequence=2)}/manifest.json"
+    with open(path) as file:
+        manifest = json.load(file)
+    with open(path, "w") as file:
+        json.dump({**manifest, **damage}, file)
+    (known,), _unreadable = known_authorities([store])
+    assert known.newest.manifest.sequence == 1 and [advisory.code for advisory in known.advisories] == ["malformed"]
+
+
 def test_an_authority_whose_only_backup_is_damaged_is_still_known(store):
     path = add(store, "a")
     os.truncate(f"{path}/{BUNDLE}", 100)
