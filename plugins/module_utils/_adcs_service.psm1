@@ -916,15 +916,23 @@ function Get-MemberPath {
 }
 
 function Read-Manifest {
-    # {text, files: [{name, sha256, size}] or $null where it can't be read}.
+    # {text, host: of the inventory, files: [{name, sha256, size}] or $null where it can't be read}.
     param([string]$Directory)
     $path = Join-Path -Path $Directory -ChildPath 'manifest.json'
     $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
-    if (-not $file.Exists -or $file.Length -gt $script:LargestManifest) { return @{ text = ''; files = $null } }
+    if (-not $file.Exists -or $file.Length -gt $script:LargestManifest) { return @{ text = ''; host = $null; files = $null } }
     $text = [IO.File]::ReadAllText($path)
-    $files = $null
-    try { $files = @([Ansible.Basic.AnsibleModule]::FromJson($text)['files']) } catch { $files = $null }
-    @{ text = $text; files = $files }
+    try {
+        $manifest = [Ansible.Basic.AnsibleModule]::FromJson($text)
+        $inventoryHost = [string]$manifest['authority']['host']
+        $files = @(foreach ($one in $manifest['files']) {
+                @{ name = [string]$one['name']; sha256 = [string]$one['sha256']; size = [long]$one['size'] }
+            })
+    }
+    catch {
+        $inventoryHost, $files = $null, $null
+    }
+    @{ text = $text; host = $inventoryHost; files = $files }
 }
 
 function Get-Damage {
@@ -998,18 +1006,20 @@ function Remove-Leftover {
 }
 
 function Remove-OldSet {
-    # Removes the sets beyond the newest -Keep intact ones; their paths. The newest intact one was made just now, and stays.
-    param([string]$Store, [string]$Directory, [int]$Keep, [string]$Prefix)
+    # Removes the sets of a host of the inventory beyond its newest -Keep intact ones; their paths. The one that was made just now stays.
+    param([string]$Store, [string]$Directory, [int]$Keep, [string]$Prefix, [string]$InventoryHost, [string]$Made)
     $intact = 0
     foreach ($name in @(Get-SetName -Directory $Directory)) {
         $path = Join-Path -Path $Directory -ChildPath $name
-        if ($intact -ge [Math]::Max($Keep, 1)) {
+        $manifest = Read-Manifest -Directory $path
+        if ($manifest.host -cne $InventoryHost) { continue }
+        if ($intact -ge [Math]::Max($Keep, 1) -and $name -ne $Made) {
             $gone = Get-StagingPath -Store $Store -Prefix $Prefix -Suffix '.removed'
             [IO.Directory]::Move($path, $gone)
             Remove-AdcsDirectory -Path $gone
             $path
         }
-        elseif (-not (Get-Damage -Directory $path -File (Read-Manifest -Directory $path).files -Quick)) {
+        elseif (-not (Get-Damage -Directory $path -File $manifest.files -Quick)) {
             $intact++
         }
     }
@@ -1229,7 +1239,10 @@ function New-DatabaseSet {
         $answer['files'] = [object[]]$files
         $directory = Join-Path -Path $Store.path -ChildPath $commit['directory']
         $removed = @()
-        if ($null -ne $commit['keep']) { $removed = @(Remove-OldSet -Store $Store.path -Directory $directory -Keep ([int]$commit['keep']) -Prefix $prefix) }
+        if ($null -ne $commit['keep']) {
+            $removed = @(Remove-OldSet -Store $Store.path -Directory $directory -Keep ([int]$commit['keep']) -Prefix $prefix `
+                    -InventoryHost $commit['manifest']['authority']['host'] -Made $commit['name'])
+        }
         $answer['removed'] = [object[]]$removed
         if ($commit['event']) { Write-Event -Directory $directory -Content $commit['event'] }
         $answer

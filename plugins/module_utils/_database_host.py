@@ -416,7 +416,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
             about = {**request["made"], "reason": reasons[0].code}
             manifest = set_manifest(made, authority, reading.generations, directory, about)
             path = store.commit(staged, manifest, directory.name, set_name(manifest))
-            removed = store.keep(directory, request.get("keep_full_sets"))
+            removed = store.keep(directory, request.get("keep_full_sets"), manifest.authority.host)
     event = {"event": "set", "at": now(), "controller": request["made"]["controller"], "host": request.get("host"), "set": manifest.id}
     store.record(directory.name, event)
     return {

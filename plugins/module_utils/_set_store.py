@@ -240,13 +240,18 @@ class SetStore:
                     raise OSError(errno.EIO, "the copy differs")
             return self.commit(staged, source.manifest, authority_directory, source.name)
 
-    def keep(self, directory: SetDirectory, count: t.Optional[int]) -> t.List[str]:
-        """Remove the sets beyond the newest C(count) intact ones; their paths. The last intact one always stays."""
+    def keep(self, directory: SetDirectory, count: t.Optional[int], host: t.Optional[str]) -> t.List[str]:
+        """Remove the sets of a host beyond its newest C(count) intact ones; their paths. The last intact one always stays.
+
+        C(host): its name in the inventory. A host that shows the public certificates of another's CA removes none of that CA's sets.
+        """
         if count is None:
             return []
         intact = 0
         removed = []
         for one in SetDirectory(directory.path).sets:
+            if one.manifest.authority.host != host:
+                continue
             if intact >= max(count, 1):
                 gone = os.path.join(self.path, f".{secrets.token_hex(8)}.removed")
                 os.rename(one.path, gone)

@@ -32,6 +32,7 @@ options:
   keep_full_sets:
     description:
       - How many intact full sets to keep in each store. Older ones are removed once a new one is stored, the last one never.
+      - Those that were made on another host of the inventory stay, and don't count.
       - All are kept where it is not given.
     type: int
   truncate_logs:

@@ -243,7 +243,7 @@ class CaDatabaseBackup(SetFlow):
         paths += [store.copy(stored, name) for store in others]
         removed = []
         for store in stores:
-            removed += store.keep(SetDirectory(os.path.join(store.path, name)), self.options["keep_full_sets"])
+            removed += store.keep(SetDirectory(os.path.join(store.path, name)), self.options["keep_full_sets"], self._host)
             store.record(name, self._event(manifest))
         return manifest, paths, removed, made
 
