@@ -287,8 +287,10 @@ function ConvertFrom-CertutilNumber {
 function ConvertFrom-CertutilTime {
     # certutil writes a time as the account's regional settings have it; the same revocation must look the same to every account and host.
     param([string]$Text)
+    # It is asked for UTC, and may say so ("GMT").
     $time = [DateTime]::MinValue
-    if ([DateTime]::TryParse($Text, [Globalization.CultureInfo]::CurrentCulture, [Globalization.DateTimeStyles]::None, [ref]$time)) {
+    $styles = [Globalization.DateTimeStyles]'AssumeUniversal, AdjustToUniversal'
+    if ([DateTime]::TryParse($Text, [Globalization.CultureInfo]::CurrentCulture, $styles, [ref]$time)) {
         $time.ToString("yyyy-MM-dd'T'HH:mm'Z'", [Globalization.CultureInfo]::InvariantCulture)
     }
     else {
@@ -1115,7 +1117,8 @@ function Write-DatabaseSet {
         throw (New-AdcsError -What $What -Why $why -Remedy 'A set of the database never holds a key; look at the host')
     }
     foreach ($file in $files) {
-        $stream = [IO.File]::Open($file.path, [IO.FileMode]::Open, [IO.FileAccess]::ReadWrite, [IO.FileShare]::None)
+        # A virus scanner may have it open.
+        $stream = [IO.File]::Open($file.path, [IO.FileMode]::Open, [IO.FileAccess]::ReadWrite, [IO.FileShare]'ReadWrite, Delete')
         try { $stream.Flush($true) } finally { $stream.Dispose() }
         [ordered]@{
             name = $file.name; path = $file.path; sha256 = Get-AdcsFileDigest -Path $file.path
