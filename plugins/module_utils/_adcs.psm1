@@ -481,7 +481,7 @@ function New-AdcsSecureString {
 # --- files ---------------------------------------------------------------------------------------------------------
 
 function Get-AdcsAccess {
-    # {Protected: bool, Trustees: SIDs or their SDDL names that any entry names}, read from the SDDL, which is the same in every language.
+    # {Owner, Protected: bool, Trustees: SIDs or their SDDL names that any entry names}, read from the SDDL, which is the same in every language.
     # An entry that is not understood is the trustee "?".
     param([string]$Path)
     $sddl = (Get-Acl -LiteralPath $Path).Sddl
@@ -492,7 +492,8 @@ function Get-AdcsAccess {
         })
     # No list at all, or one that is cut short, lets everybody in.
     if (-not $trustees.Count -or $list.Groups['rest'].Value -notmatch '^(S:.*)?$') { $trustees += '?' }
-    [PSCustomObject]@{ Protected = $list.Groups['flags'].Value.StartsWith('P'); Trustees = @($trustees | Sort-Object -Unique) }
+    $owner = [regex]::Match($sddl, '^O:(S-[0-9-]+|[A-Z]{2})')
+    [PSCustomObject]@{ Owner = $owner.Groups[1].Value; Protected = $list.Groups['flags'].Value.StartsWith('P'); Trustees = @($trustees | Sort-Object -Unique) }
 }
 
 function New-AdcsProtectedDirectory {
@@ -546,14 +547,25 @@ function New-AdcsProtectedDirectory {
 }
 
 function Clear-AdcsLeftover {
-    # What a run left behind that was killed, a day ago or earlier. Only what nobody but SYSTEM and Administrators could have made so.
+    <#
+    .SYNOPSIS
+        Removes what killed runs left in <SystemRoot>\Temp.
+    .NOTES
+        Everybody may make folders there, of these names too. One that does not belong to SYSTEM or Administrators, or lets others in, stays: who
+        may swap what lies in it for a link could lead the removal anywhere.
+    #>
+    param([string]$Prefix = 'keyward-', [int]$Hours = 24)
     $temporary = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
     if (-not [IO.Directory]::Exists($temporary)) { return }
-    foreach ($directory in [IO.Directory]::GetDirectories($temporary, 'keyward-*')) {
-        if ([IO.Path]::GetFileName($directory) -notmatch '^keyward-[0-9a-f]{32}$') { continue }
-        if ([IO.Directory]::GetLastWriteTimeUtc($directory) -gt [DateTime]::UtcNow.AddDays(-1)) { continue }
-        $access = Get-AdcsAccess -Path $directory
-        $others = @($access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ })
+    foreach ($directory in [IO.Directory]::GetDirectories($temporary, "$Prefix*")) {
+        if ([IO.Path]::GetFileName($directory) -notmatch "^$Prefix[0-9a-f]{32}$") { continue }
+        try {
+            if ([IO.Directory]::GetLastWriteTimeUtc($directory) -gt [DateTime]::UtcNow.AddHours(-$Hours)) { continue }
+            if ([IO.File]::GetAttributes($directory) -band [IO.FileAttributes]::ReparsePoint) { continue }
+            $access = Get-AdcsAccess -Path $directory
+        }
+        catch { continue }
+        $others = @(@($access.Owner) + $access.Trustees | Where-Object { ($system + $administrators) -notcontains $_ })
         if ($access.Protected -and -not $others.Count) { Remove-AdcsDirectory -Path $directory }
     }
 }
@@ -1216,7 +1228,12 @@ function Initialize-AdcsStore {
     if ($exists -and -not $accepted -and -not ($marker -and $marker['share_permissions'] -eq 'accepted')) {
         # CREATOR OWNER and OWNER RIGHTS give nobody else anything; domain administrators are administrators.
         $trusted = $system + $administrators + @('CO', 'OW', 'DA', 'EA')
-        $others = @((Get-AdcsAccess -Path $path).Trustees | Where-Object { $trusted -notcontains $_ })
+        $access = Get-AdcsAccess -Path $path
+        if (($trusted + 'LA') -notcontains $access.Owner) {
+            throw (New-AdcsError -What $what -Why "it belongs to $($access.Owner), who can change its access list at any time" `
+                    -Remedy 'Make Administrators its owner; for a share whose own permissions are restricted say share_permissions: accepted')
+        }
+        $others = @($access.Trustees | Where-Object { $trusted -notcontains $_ })
         if ($others.Count) {
             throw (New-AdcsError -What $what -Why "its access list names others than SYSTEM and Administrators ($($others -join ', '))" `
                     -Remedy 'Take them out; for a share whose own permissions are restricted say share_permissions: accepted')
@@ -1257,6 +1274,7 @@ function Initialize-AdcsStore {
 Export-ModuleMember -Function @(
     'Get-AdcsArgumentSpec', 'Start-AdcsModule', 'Stop-AdcsModule', 'Complete-AdcsModule', 'Get-AdcsAuthority', 'New-AdcsError', 'New-AdcsPathError'
     'Get-AdcsHResult', 'Get-AdcsErrorText', 'Invoke-AdcsProgram', 'Invoke-AdcsCmdlet', 'New-AdcsProtectedDirectory', 'Remove-AdcsDirectory'
+    'Clear-AdcsLeftover'
     'New-AdcsSecureString', 'Assert-AdcsNotClustered', 'Get-AdcsCertificate', 'Get-AdcsRegistryValue', 'ConvertTo-AdcsThumbprint', 'ConvertTo-AdcsPem'
     'Get-AdcsFileDigest', 'Export-AdcsGeneration', 'Import-AdcsBundle', 'Backup-AdcsKey', 'Get-AdcsCrl', 'Publish-AdcsCrl', 'Get-AdcsSignature'
     'Get-AdcsStoreMarker', 'Initialize-AdcsStore'

@@ -1421,10 +1421,8 @@ function Invoke-Restore {
 
 function New-RestoreDirectory {
     # In the place for temporary files of the host. What a killed restore left there goes: the lock is held.
+    Clear-AdcsLeftover -Prefix 'keyward-restore-' -Hours 0
     $parent = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
-    if ([IO.Directory]::Exists($parent)) {
-        foreach ($path in [IO.Directory]::GetDirectories($parent, 'keyward-restore-*')) { Remove-AdcsDirectory -Path $path }
-    }
     New-AdcsProtectedDirectory -Path (Join-Path -Path $parent -ChildPath ('keyward-restore-' + [guid]::NewGuid().ToString('N')))
 }
 

@@ -1,0 +1,99 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Functions of the PowerShell modules by themselves, on a simulated Windows host."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adcs import AdcsHost
+from support.pythons import ROOT
+from tools import require_tool
+
+MODULES = ROOT / "plugins" / "module_utils"
+NAME = "keyward-" + "0" * 31
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> AdcsHost:
+    return AdcsHost(tmp_path / "ca01")
+
+
+def run(host: AdcsHost, tmp_path: Path, module: str, script: str) -> Any:
+    """What a script puts out, as JSON, that runs inside a module."""
+    loaded = []
+    for name in ("_adcs", "_adcs_service"):
+        # Core's class for modules is not there.
+        text = (MODULES / f"{name}.psm1").read_text().replace("[Ansible.Basic.AnsibleModule]::FromJson(", "(ConvertFrom-Json -AsHashtable ")
+        path = tmp_path / f"{name}.psm1"
+        path.write_text(text)
+        loaded.append(f"Import-Module '{path}' -DisableNameChecking")
+    start = f"""
+        $ErrorActionPreference = 'Stop'
+        $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
+        {"; ".join(loaded)}
+        & (Get-Module {module}) {{ {script} }} | ConvertTo-Json -Compress -AsArray"""
+    command = [require_tool("pwsh"), "-NoProfile", "-Command", start]
+    done = subprocess.run(command, env={**os.environ, **host.environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout or "[]")
+
+
+def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost, tmp_path: Path) -> None:
+    temporary = host.system_root / "Temp"
+    lists = [
+        ("O:BA", "PAI", ""),
+        ("O:S-1-5-21-1-2-3-1104", "PAI", ""),  # whose owner can open it again
+        ("O:BA", "PAI", "(A;OICI;FA;;;BU)"),
+        ("O:BA", "AI", ""),
+    ]
+    script = []
+    for number, (owner, flags, more) in enumerate(lists):
+        directory = temporary / f"{NAME}{number}"
+        directory.mkdir(parents=True)
+        time.sleep(0.05)  # the simulated host knows them apart by when they were made
+        sddl = f"{owner}G:SYD:{flags}(A;OICI;FA;;;SY)(A;OICI;FA;;;BA){more}"
+        script.append(f"$acl = Get-Acl '{directory}'; $acl.SetSecurityDescriptorSddlForm('{sddl}'); Set-Acl '{directory}' $acl")
+    (tmp_path / "elsewhere").mkdir()
+    (temporary / f"{NAME}a").symlink_to(tmp_path / "elsewhere")
+    (temporary / "keyward-restore-x").mkdir()
+    count = f"[IO.Directory]::GetDirectories('{temporary}').Count"
+    script += ["Clear-AdcsLeftover -Hours 24", count, "Clear-AdcsLeftover -Hours 0", "Clear-AdcsLeftover -Prefix 'keyward-restore-' -Hours 0"]
+    assert run(host, tmp_path, "_adcs", "; ".join(script)) == [6], "until then they are too young"
+    assert {path.name for path in temporary.iterdir()} == {f"{NAME}{mark}" for mark in "123a"} | {"keyward-restore-x"}
+
+
+def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Path) -> None:
+    """Nor the one that was made just now, whatever lies beside it; and a damaged manifest stops nothing."""
+    store, name = tmp_path / "store", "{:06d}-20260101T000000.000000Z"
+    manifests: dict[int, Any] = {number: {"authority": {"host": "ca01"}} for number in (1, 2, 3, 9)}
+    manifests[4] = {"authority": {"host": "evil"}}
+    for number, manifest in manifests.items():
+        path = store / "ca" / name.format(number)
+        path.mkdir(parents=True)
+        (path / "database.json").write_text("{}")
+        files = [{"name": "database.json", "sha256": "x", "size": 2}]
+        (path / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+    for number, damaged in ((5, {"files": ["x"]}), (6, {"files": [{"name": "a", "size": "much"}]}), (7, [])):
+        (store / "ca" / name.format(number)).mkdir()
+        (store / "ca" / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
+    arguments = f"-Store '{store}' -Directory '{store}/ca' -Keep 1 -Prefix {'0' * 16} -InventoryHost ca01 -Made {name.format(3)}"
+    facts = f"Get-StoreFact -Store @{{ path = '{store}'; id = 'x'; local_disk = $false }} -What 'x'"
+    script = f"Remove-OldSet {arguments}; ({facts}).manifests | ForEach-Object {{ [string]$_.damage }}"
+    *removed, nine, seven, six, five, _four, _three = run(host, tmp_path, "_adcs_service", script)
+    assert [Path(path).name[:6] for path in removed] == ["000002", "000001"]
+    assert {int(path.name[:6]) for path in (store / "ca").iterdir()} == {3, 4, 5, 6, 7, 9}
+    assert "digest" in nine and {seven, six, five} == {"its manifest.json is missing or damaged"}
+
+
+def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path) -> None:
+    script = "[Globalization.CultureInfo]::CurrentCulture = 'en-US'; '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | % { ConvertFrom-CertutilTime $_ }"
+    script = f"$env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); {script}"
+    assert run(host, tmp_path, "_adcs_service", script) == ["2026-01-31T15:49Z"] * 2
