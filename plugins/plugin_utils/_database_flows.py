@@ -149,6 +149,7 @@ class CaDatabaseBackup(SetFlow):
         directory = store.recognise(live.authority, live.generations)
         newest = store.newest(directory) if directory else None
         identity = next((one.manifest.authority.id for one in store.sets if one.directory == directory), None)
+        refuse_emptied(state, live.generations, newest.manifest if newest else None)
         reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
         shown = set_result(newest.manifest, [newest.path(self.options["host_store"])]) if newest else None
         removed: list[str] = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import traceback
 import typing as t
 
 from ansible import __version__ as core_version
@@ -39,11 +41,16 @@ class Flow(ActionBase):  # type: ignore[misc]
         result: Result = super().run(tmp, task_vars)
         self._task_vars = task_vars or {}
         self._passed_on: Result = {}
+        self._heard = False  # whether the host has answered
         try:
             self.options = self._validated()
             outcome = self.perform()
         except KeywardError as exc:
             outcome = self.refusal(exc)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as exc:
+            if not self._heard:
+                raise
+            outcome = self.refusal(self._unreadable(exc))
         result.update(self._passed_on)
         result.update(outcome)
         return result
@@ -157,12 +164,23 @@ class Flow(ActionBase):  # type: ignore[misc]
             answer: Result = self._execute_module(module_name=f"keyward.pki.{self.NAME}", module_args=arguments, task_vars=self._task_vars)
         finally:
             context.no_log = before
+        self._heard = True
         for name in ("ansible_facts", "warnings", "deprecations"):
             if answer.get(name):
                 self._passed_on[name] = answer[name]
         if answer.get("failed"):
             raise self._said(answer)
         return answer
+
+    def _unreadable(self, error: Exception) -> KeywardError:
+        """What stumbled over an answer of another shape: a host that was tampered with must not end a play with what it pleases."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return KeywardError(
+            f"{self.NAME} can't go on",
+            f"the host {self._host} answered in a way that no release of the collection does "
+            f"({type(error).__name__} in {os.path.basename(last.filename)}, line {last.lineno})",
+            "Look into that host; if it and its stores are sound, report this as a bug",
+        )
 
     def _said(self, answer: Result) -> KeywardError:
         if "nothing_there" in answer:
