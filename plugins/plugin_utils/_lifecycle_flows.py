@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import typing as t
 from datetime import datetime, timedelta
 
@@ -27,6 +28,16 @@ from cryptography import x509
 
 LARGEST_CRL = 256 * 1024 * 1024
 WINDOWS_CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
+# As CertStrToName names them; anything else goes by its number.
+_WINDOWS_ATTRIBUTES = {
+    x509.NameOID.COUNTRY_NAME: "C",
+    x509.NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    x509.NameOID.LOCALITY_NAME: "L",
+    x509.NameOID.STREET_ADDRESS: "STREET",
+    x509.NameOID.ORGANIZATION_NAME: "O",
+    x509.NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    x509.NameOID.DOMAIN_COMPONENT: "DC",
+}
 
 
 def _facts(answer: Result, host: str) -> Result:
@@ -42,6 +53,16 @@ def _facts(answer: Result, host: str) -> Result:
         "advisories": answer["advisories"],
         "reasons": [],
     }
+
+
+def _windows_name(name: x509.Name) -> str:
+    """A name as CertStrToName of Windows reads it: it knows quotes, and no escapes of RFC 4514."""
+    found = []
+    for attribute in reversed(list(name)):
+        key, value = _WINDOWS_ATTRIBUTES.get(attribute.oid, attribute.oid.dotted_string), str(attribute.value)
+        plain = value == value.strip() and not re.search(r'[,+="\n<>#;]', value)
+        found.append(f"{key}={value}" if plain else '{}="{}"'.format(key, value.replace('"', '""')))
+    return ",".join(found)
 
 
 class LifecycleFlow(Flow):
@@ -255,7 +276,7 @@ class CaInstall(BackupFlow):
         return {
             "kind": asked["kind"],
             "common_name": str(names[0].value),
-            "subject_suffix": others.rfc4514_string(),
+            "subject_suffix": _windows_name(others),
             "provider": f"{provider}#Microsoft Software Key Storage Provider",
             "key_length": asked["key_size"] if rsa else WINDOWS_CURVES[asked["curve"]][1],
             "hash": "SHA256" if rsa else WINDOWS_CURVES[asked["curve"]][2],

@@ -1,13 +1,15 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the controller makes of a Windows CA's sets, also of forged ones."""
+"""What the controller tells a Windows CA, and what it makes of its sets, also of forged ones."""
 
 from __future__ import annotations
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.plugin_utils._lifecycle_flows import _windows_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import for_another_host
+from cryptography import x509
 
 ROOT = "[HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\CertSvc\\Configuration"
 EXPORT = [
@@ -55,3 +57,16 @@ def test_what_belongs_to_the_host_stays_there() -> None:
 def test_a_forged_registry_reaches_nothing_but_the_configuration_of_a_ca(forged: list[str]) -> None:
     with pytest.raises(KeywardError, match="says more than the registry of a CA"):
         for_another_host(exported(EXPORT + forged), "OLD", "NEW")
+
+
+def test_a_name_as_windows_reads_it() -> None:
+    oid = x509.NameOID
+    values = {
+        oid.COUNTRY_NAME: "DE",
+        oid.STATE_OR_PROVINCE_NAME: "Bayern",
+        oid.ORGANIZATION_NAME: 'Example "One", Inc.',
+        oid.EMAIL_ADDRESS: "a@b",
+    }
+    name = x509.Name([x509.NameAttribute(key, value) for key, value in values.items()])
+    assert _windows_name(name) == '1.2.840.113549.1.9.1=a@b,O="Example ""One"", Inc.",ST=Bayern,C=DE'
+    assert _windows_name(x509.Name([])) == ""
