@@ -65,7 +65,8 @@ def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost,
     (temporary / f"{NAME}a").symlink_to(tmp_path / "elsewhere")
     (temporary / "keyward-restore-x").mkdir()
     count = f"[IO.Directory]::GetDirectories('{temporary}').Count"
-    script += ["Clear-AdcsLeftover -Hours 24", count, "Clear-AdcsLeftover -Hours 0", "Clear-AdcsLeftover -Prefix 'keyward-restore-' -Hours 0"]
+    clear = "Clear-AdcsLeftover -Hours"
+    script += [f"{clear} 24", count, f"{clear} 0", f"{clear} 0 -Prefix 'keyward-restore-'"]
     assert run(host, tmp_path, "_adcs", "; ".join(script)) == [6], "until then they are too young"
     assert {path.name for path in temporary.iterdir()} == {f"{NAME}{mark}" for mark in "123a"} | {"keyward-restore-x"}
 
@@ -94,6 +95,7 @@ def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Pa
 
 
 def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path) -> None:
-    script = "[Globalization.CultureInfo]::CurrentCulture = 'en-US'; '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | % { ConvertFrom-CertutilTime $_ }"
-    script = f"$env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); {script}"
+    script = """
+        $env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); [Globalization.CultureInfo]::CurrentCulture = 'en-US'
+        '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | ForEach-Object { ConvertFrom-CertutilTime $_ }"""
     assert run(host, tmp_path, "_adcs_service", script) == ["2026-01-31T15:49Z"] * 2
