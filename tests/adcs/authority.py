@@ -271,8 +271,18 @@ def renew(host: Host, reuse_key: bool, ignore_outstanding: bool) -> None:
 def install_certificate(host: Host, data: bytes, force: bool) -> None:
     if not host.active or not host.value("SetupStatus") & PENDING:
         raise Failure(0x80070002)
+    from cryptography.hazmat.primitives.serialization import pkcs7
+
     try:
-        certificate = x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
+        if b"-----BEGIN" not in data and bytes.fromhex("06092a864886f70d010702") in data[:40]:
+            public = host.key(host.value("RequestKeyContainer")).public_key()
+            chain = pkcs7.load_der_pkcs7_certificates(data)
+            certificate = next((each for each in chain if each.public_key() == public), chain[0])
+            for each in chain:
+                if each is not certificate and each.issuer != each.subject:
+                    host.add_certificate(_der(each), store="CA")
+        else:
+            certificate = x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
     except ValueError:
         raise Failure(0x80070057) from None
     container = host.value("RequestKeyContainer")

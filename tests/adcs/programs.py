@@ -67,7 +67,7 @@ def certutil(state: str, arguments: Sequence[str]) -> None:
 
 def _parsed(arguments: Sequence[str]) -> tuple[str, dict[str, str], list[str]]:
     verb, options, rest = "", {}, list(arguments)
-    while rest and rest[0][:1] in "-/" and rest[0]:
+    while rest and re.match("[-/][A-Za-z?]+$", rest[0]):
         word = "-" + rest.pop(0)[1:]
         known = next((option for option in OPTIONS if option == word.lower()), None)
         if known:
