@@ -30,8 +30,8 @@ from ansible.plugins.loader import action_loader, connection_loader, init_plugin
 init_plugin_loader([sys.argv[1]])
 found = {}
 for name in sys.argv[2:]:
-    for connection in ("ansible.builtin.ssh", "ansible.builtin.local"):
-        for mod_type in connection_loader.get(connection, class_only=True).module_implementation_preferences:
+    for connection in ("ssh", "local", "winrm", "psrp"):
+        for mod_type in connection_loader.get("ansible.builtin." + connection, class_only=True).module_implementation_preferences:
             context = module_loader.find_plugin_with_context("keyward.pki." + name, mod_type)
             if context.resolved:
                 break
@@ -42,13 +42,20 @@ print(json.dumps(found))
 """
 
 
-def test_each_name_is_one_python_module_and_one_action_plugin_on_posix() -> None:
+# What judges and looks needs no more of a Windows host than what ca_info reads. Windows has its own way to sign a request.
+ON_WINDOWS = {name: f"win_{name}.ps1" for name in NAMES if name != "ca_sign"}
+ON_WINDOWS |= {"ca_key_backup_info": "win_ca_info.ps1", "ca_key_verify": "win_ca_info.ps1", "ca_sign": "ca_sign.py"}
+
+
+def test_each_name_is_one_module_on_each_platform_and_one_action_plugin() -> None:
     done = subprocess.run([sys.executable, "-c", RESOLVE, str(COLLECTIONS), *NAMES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for name in NAMES:
-        for connection in ("ansible.builtin.ssh", "ansible.builtin.local"):
+        for connection in ("ssh", "local"):
             assert Path(found[f"{name} {connection}"]).resolve() == MODULES / f"{name}.py"
+        for connection in ("winrm", "psrp"):
+            assert Path(found[f"{name} {connection}"]).resolve() == MODULES / ON_WINDOWS[name]
         assert Path(found[f"{name} action"]).resolve() == ROOT / "plugins" / "action" / f"{name}.py"
         assert found[f"{name} flow"] == name
 
@@ -59,6 +66,10 @@ def test_no_name_is_shared_by_two_platforms_or_forgotten() -> None:
     assert sorted(path.stem for path in (ROOT / "plugins" / "action").glob("*.py")) == NAMES
     runtime = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text(encoding="utf-8"))
     assert sorted(runtime["action_groups"]["keyward"]) == NAMES
+    routes = {name: route["redirect"].removeprefix("keyward.pki.") for name, route in runtime["plugin_routing"]["modules"].items()}
+    assert routes == {f"{name}.ps1": file.removesuffix(".ps1") for name, file in ON_WINDOWS.items() if file.endswith(".ps1")}
+    for kind in ("*.ps1", "win_*.yml"):
+        assert {path.stem for path in MODULES.glob(kind)} == set(routes.values())
 
 
 def _options(name: str) -> dict[str, Any]:
