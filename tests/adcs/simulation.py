@@ -454,7 +454,9 @@ class Host:
             if chain:
                 others += [der for der in self._issuers(certificate) if der not in others]
         switches = self.switches()
-        return windows_pfx.write(entries, others, password, algorithm or switches["pfx_algorithm"], switches["shared_key_bags"] == "each")
+        data = windows_pfx.write(entries, others, password, algorithm or switches["pfx_algorithm"], switches["shared_key_bags"] == "each")
+        self.record(bundle=hashlib.sha256(data).hexdigest())
+        return data
 
     def _issuers(self, certificate: Any) -> list[bytes]:
         found: list[bytes] = []

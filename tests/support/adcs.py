@@ -10,6 +10,7 @@ serial = host.issue("www.example.com"); host.revoke(serial, 1)
 host.switch(language="de", not_exportable={0: 0x8009000B})
 ansible = windows_ansible(tmp_path, collections)
 ansible.play(tasks, hosts={"ca01": host.variables(), "ca1": ansible.local()})
+acting("renewed by hand", "renew_by_hand()")              # a task that does that on the play's host
 host.log                                                  # what ran, in order
 """
 
@@ -18,9 +19,10 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from adcs.simulation import TESTS, Host
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.ansible_run import Ansible
+from support.ansible_run import Ansible, Result
+from support.plays import look, play
 from support.pythons import ROOT, find, make_venv
 from tools import require_tool
 
@@ -54,13 +57,41 @@ def windows_ansible(scratch: Path, collections: Path) -> WindowsAnsible:
     return WindowsAnsible(scratch / "ansible-windows", collections, venv / "bin")
 
 
+def acting(name: str, call: str) -> dict[str, Any]:
+    """A task that calls a method of the simulated host between two steps of a play; `host` in the call is the host itself."""
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(TESTS)!r}); from pathlib import Path; from support.adcs import AdcsHost; "
+        f"host = AdcsHost(Path(os.environ['KEYWARD_ADCS_STATE']), os.environ['COMPUTERNAME']); host.{call}"
+    )
+    return {"name": name, "ansible.builtin.raw": shlex.join([sys.executable, "-c", code]), "changed_when": False, "check_mode": False}
+
+
+def on(host: str, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tasks for one host of a play."""
+    return [{**task, "when": f"inventory_hostname == '{host}'"} for task in tasks]
+
+
+def play_freely(ansible: Ansible, tasks: Sequence[dict[str, Any]], hosts: Mapping[str, Mapping[str, Any]]) -> Result:
+    """`play`, in which no host waits for another: the time goes into starts of pwsh."""
+    free = {"hosts": "all", "gather_facts": False, "strategy": "ansible.builtin.free", "tasks": list(tasks)}
+    return play(ansible, [free], hosts=hosts, timeout=1200)
+
+
+def gaze(name: str, host: AdcsHost, *paths: Path) -> dict[str, Any]:
+    """A `look` at all of a host but its log, and at more paths."""
+    argv = look(name, host.state, *paths)["ansible.builtin.command"]["argv"]
+    command = shlex.join([*argv[:-2], "!", "-name", "log.jsonl", *argv[-2:]])
+    return {"name": name, "ansible.builtin.raw": command, "changed_when": False, "check_mode": False}
+
+
 class AdcsHost(Host):
-    """A simulated host. state: its directory, made here; cache: where the compiled providers lie, shared by all tests."""
+    """A simulated host. state: its directory, made where it isn't there; cache: where the compiled providers lie, shared by all tests."""
 
     def __init__(self, state: Path, computer: str = "CA01", cache: Path = CACHE) -> None:
         super().__init__(state)
         self.computer, self.cache = computer, cache
-        self.create(computer)
+        if not state.exists():
+            self.create(computer)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -86,13 +117,19 @@ class AdcsHost(Host):
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """Every cmdlet ({"cmdlet", "parameters"}, secrets left out) and every program ({"program", "arguments"}) that ran, in order."""
+        """In order: every cmdlet ({"cmdlet", "parameters"}, secrets left out), every program ({"program", "arguments"}), every PKCS #12
+        file that Windows wrote ({"bundle": its SHA-256}), every command that Ansible sent ({"command", "module": whether with one})."""
         path = self.state / "log.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def ran(self, name: str) -> list[dict[str, Any]]:
         """The calls of a cmdlet, or of a certutil verb."""
         return [line for line in self.log if line.get("cmdlet") == name or name in line.get("arguments", ())]
+
+    @property
+    def executions(self) -> int:
+        """How many modules Ansible ran."""
+        return sum(bool(line.get("module")) for line in self.log)
 
     def switch(self, **changes: Any) -> None:
         """Sets switches (README.md). Numbers of generations may be integers."""

@@ -47,8 +47,9 @@ class Result:
         return self._of(host)[-1]
 
     def task(self, name: str, host: str | None = None) -> TaskResult:
-        """The result of the last task whose name is `name` (a nameless task's name is its action)."""
-        found = [result for result in self._of(host) if result.task == name]
+        """The result of the last task whose name is `name` (a nameless task's name is its action), one that ran if any did."""
+        named = [result for result in self._of(host) if result.task == name]
+        found = [result for result in named if result.status != "skipped"] or named
         assert found, f"no task {name!r} ran\n{self}"
         return found[-1]
 

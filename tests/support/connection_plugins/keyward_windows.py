@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.connection.local import Connection as LocalConnection
@@ -35,6 +37,8 @@ class Connection(LocalConnection):
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         variables: dict[str, Any] = self.get_option("environment")
+        with (Path(variables["KEYWARD_ADCS_STATE"]) / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"command": cmd, "module": in_data is not None}) + "\n")
         settings = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items())
         done: tuple[int, bytes, bytes] = super().exec_command(f"export {settings}; {cmd}", in_data=in_data, sudoable=sudoable)
         return done
