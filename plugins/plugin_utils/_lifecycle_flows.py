@@ -168,6 +168,12 @@ class CaSign(LifecycleFlow):
     RETURNED = ("certificate", "serial", "chain")
 
     def perform(self) -> Result:
+        if self._is_windows:
+            raise KeywardError(
+                "nothing was signed",
+                "a CA on Windows takes requests itself, as its policy and its officers decide",
+                "Submit the request there (certreq -submit), and have it issued",
+            )
         return self._ask({name: self.options[name] for name in ("request", "days", "extensions")})
 
 
