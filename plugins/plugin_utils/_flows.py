@@ -463,6 +463,14 @@ class CaKeyBackup(StoresFlow):
                 "generations are in the database sets (ca_database_backup)",
                 unsaved,
             )
+        if not files.keys() - opened_by.keys():
+            stuck_now = [reason("not_exportable", g.label, certificate=g.sha256) for g in not_exported]
+            raise KeywardError(
+                "nothing was stored",
+                "Windows gives out none of the keys any more, so that there is nothing to protect with this password",
+                "Keep the newest backup, and the password that it was made with: it still holds every key",
+                stuck_now,
+            )
         storage = key_storage(bundles, {answer["adcs"]["provider"]: answer["adcs"]["provider_type"]})
         expected = [replace(g, key_storage=storage.get(g.public_key_sha256, g.key_storage)) for g in plan.expected]
         self._refuse_unless_restorable(bundles, expected)
