@@ -27,6 +27,9 @@ test: lint
 lint: .venv/test.stamp collections/ansible_collections/keyward/pki
 	$(python) -m ruff check --quiet .
 	$(python) -m mypy
+	$(python) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@if command -v pwsh > /dev/null; then echo 'pwsh tests/lint-powershell.ps1'; pwsh -NoProfile -File tests/lint-powershell.ps1; \
+	else echo 'The PowerShell files are not looked at: there is no pwsh'; fi
 
 sanity: sanity-venv
 	tests/sanity.sh .cache/venvs/sanity
