@@ -61,8 +61,12 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     next_sequence,
     store_of,
 )
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+except ImportError:  # the modules say which library is missing
+    pass
 
 COLLECTION_VERSION = "0.1.0"
 BUNDLE_NAME = "authority.p12"

@@ -24,7 +24,11 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, Not
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
 from ansible_collections.keyward.pki.plugins.plugin_utils._windows_crls import CrlDraft, crls_due, published_crls
-from cryptography import x509
+
+try:
+    from cryptography import x509
+except ImportError:  # the modules say which library is missing
+    pass
 
 LARGEST_CRL = 256 * 1024 * 1024
 WINDOWS_CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}

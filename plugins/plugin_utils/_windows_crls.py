@@ -15,9 +15,13 @@ from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._signing import crl_result, load_crl, signed_by
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa, utils
+except ImportError:  # the modules say which library is missing
+    pass
 
 Result = dict[str, t.Any]
 

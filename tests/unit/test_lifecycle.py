@@ -587,13 +587,13 @@ def test_a_published_crl_whose_signing_again_is_killed_anywhere_gets_one_success
     for name in ("index.txt", "crlnumber", "serial"):
         (ca / name).unlink()
     for number in range(1, 60):
-        (published,) = numbers_in_place(ca).items()
+        (published,) = list(numbers_in_place(ca).items())
         request = {"published_crl": base64.b64encode(published[1]).decode()}
         (ca / "crl" / "crl.pem").unlink()
         killed = killed_at(number, lambda request=request: crl(ca, **request))
         between = numbers_in_place(ca)
         crl(ca, **request)
-        (after,) = numbers_in_place(ca).items()
+        (after,) = list(numbers_in_place(ca).items())
         assert between in ({}, dict([after])), number
         assert int(after[0].split("=0x")[1], 16) == int(published[0].split("=0x")[1], 16) + 1
         assert not crl(ca, **request)["changed"]
