@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _certificates
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, State, even_hex, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 
 Result = dict[str, t.Any]
@@ -157,8 +157,12 @@ def _reason(entry: t.Any) -> str | None:
 
 def _issued_since(moment: datetime, generations: t.Sequence[Generation], folder: str) -> list[str]:
     signers = [_certificates.load(generation.certificate) for generation in generations]
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as exc:
+        raise KeywardError(f"published_certificates {folder} can't be read", os_cause(exc), "Give a directory on the controller") from exc
     found = []
-    for name in sorted(os.listdir(folder)):
+    for name in names:
         path = os.path.join(folder, name)
         try:
             parsed = _certificates.load(read_file(path, "the certificate"))
