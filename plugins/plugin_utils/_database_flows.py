@@ -359,6 +359,8 @@ class CaDatabaseRestore(SetFlow):
 
     def _from_here(self, options: Result) -> Result:
         chosen = given_set(self.options["set"]) if self.options["set"] else None
+        if chosen:
+            self._refuse_other_system(chosen.manifest)
         place = None
         if chosen and not self._names_an_authority:
             recorded = chosen.manifest.authority
@@ -394,6 +396,11 @@ class CaDatabaseRestore(SetFlow):
             self._record(chosen)
         return answer
 
+    def _refuse_other_system(self, manifest: SetManifest) -> None:
+        if (manifest.adcs is not None) is not self._is_windows:
+            there, here = ("openssl", "a Windows host") if self._is_windows else ("Windows", "no Windows host")
+            raise KeywardError("nothing was restored", f"the set is of a CA that ran on {there}, and this is {here}", "Name another set")
+
     def _restored_by_windows(self, look: Result, chosen: StoredSet | None) -> Result:
         """Decided here: which set, whether it is older than what is out there, whether the database is in the way. Done on the host."""
         if isinstance(self._advance(), dict):
@@ -405,9 +412,8 @@ class CaDatabaseRestore(SetFlow):
         live = live_of(look, self._host) if look.get("generations") else None
         in_store = None if chosen else self._of_windows_store(HostStore(look["store"]), live)
         manifest = chosen.manifest if chosen else t.cast(HostSet, in_store).manifest
-        if manifest.adcs is None:
-            why = "the set is of a CA that ran on openssl, and this is a Windows host"
-            raise KeywardError("nothing was restored", why, "Name another set")
+        self._refuse_other_system(manifest)
+        recorded = t.cast(t.Mapping[str, t.Any], manifest.adcs)
         if live:
             refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
         whole = self.options["part"] == "all"
@@ -420,7 +426,7 @@ class CaDatabaseRestore(SetFlow):
                 "Find a newer set, or give advance: auto: revocations are entered again, and you publish CRLs beyond the last number",
                 published.newer,
             )
-        wanted = whole and self._is_wanted(look, manifest.adcs)
+        wanted = whole and self._is_wanted(look, recorded)
         # A CA that was renewed since the set was made must not forget the generation that it has now.
         known = {generation.sha256 for generation in manifest.generations}
         grown = live is not None and any(generation.sha256 not in known for generation in live.generations)
@@ -433,17 +439,17 @@ class CaDatabaseRestore(SetFlow):
             "registry": base64.b64encode(for_another_host(exported, "", "", ["CACertHash"] if grown else [])[0]).decode("ascii")
             if wanted
             else None,
-            "ca_type": manifest.adcs["ca_type"],
+            "ca_type": recorded["ca_type"],
             "certificate_id": manifest.generations[-1].sha1.upper(),
             "database_directory": manifest.authority.directory,
-            "log_directory": manifest.adcs["log_directory"],
+            "log_directory": recorded["log_directory"],
             "restore_database": wanted,
             "write_capolicy": any(file.name == POLICY for file in manifest.files),
             "set_aside_capolicy": self.options["on_conflict"] == "set_aside",
             "revoke": [
                 {"serial": serial, "reason": REVOCATION_REASONS.get(why or "", 0)} for serial, _when, why in published.revocations if wanted
             ],
-            "expected": {"last_request_id": manifest.adcs["last_request_id"]},
+            "expected": {"last_request_id": recorded["last_request_id"]},
         }
         place = {"backend": "adcs", "name": manifest.authority.name}
         answer = self._sent(chosen, order, wanted, place) if chosen else self._told(order, manifest, wanted, place)
@@ -524,8 +530,8 @@ class CaDatabaseRestore(SetFlow):
             if published.last_crl_number is not None and (following or 0) <= published.last_crl_number:
                 text = f"the next CRL has the number {following or 0:X}, and {published.last_crl_number:X} is published"
                 advisories.append(Finding("crl_number_behind", text + ": publish CRLs (certutil -CRL) until theirs is higher"))
-            if (manifest.adcs or {}).get("archived_keys") == "present":
-                text = "the database holds archived keys: to recover them, the KRA certificates' keys are needed: "
+            if (manifest.adcs or {}).get("archived_keys") in ("unknown", "present"):
+                text = "the database may hold archived keys: to recover them, the KRA certificates' keys are needed: "
                 advisories.append(Finding("archived_keys", text + ", ".join((manifest.adcs or {})["kra_certificates"])))
         for failed in answer["failed_revocations"]:
             text = f"certificate {failed['serial']} could not be revoked again ({failed['code']}): revoke it by hand"
