@@ -89,6 +89,10 @@ def live_of(answer: Result, host: str) -> Live:
     generations = [generation_from_json(shape) for shape in answer["generations"]]
     who = {**answer["authority"], "host": host}
     if who["subject"] is None:  # a Windows host leaves it to us to read certificates
+        if not generations and answer.get("pending_request"):
+            raise NothingOnHost(
+                f"the CA {who['name']} can't be read", "it waits for its first certificate", "Give ca_install the answer to its request"
+            )
         if not generations:
             raise NothingOnHost(
                 f"the CA {who['name']} can't be read", "none of its certificates is in the machine store", "Put them back (ca_key_restore)"
