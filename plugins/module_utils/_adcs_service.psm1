@@ -554,12 +554,19 @@ function Install-Answer {
         Remove-AdcsDirectory -Path $directory
     }
     $after = Get-AdcsAuthority -Parameters $Session.Parameters
-    if ((Test-Pending -Facts $after) -or @(Get-Thumbprint -SanitizedName $name) -notcontains $certificates[0].Thumbprint) {
+    $made = Get-AdcsCertificate -Thumbprint $certificates[0].Thumbprint
+    $known = @(Get-Thumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
+    $done = -not (Test-Pending -Facts $after) -and ($known -or ($null -ne $made -and $made.HasPrivateKey))
+    if ($done) {
+        # The registry may know the certificate only after this.
+        Restart-Authority -What $What
+        $done = @(Get-Thumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
+    }
+    if (-not $done) {
         if ($failure) { throw $failure }
         $why = 'certutil did not fail, and yet the CA does not know the certificate'
         throw (New-AdcsError -What $What -Why $why -Remedy 'Look at the certificate: does it answer the request that waits, with its key?')
     }
-    Restart-Authority -What $What
     Remove-RenewalRecord
     Get-Answer -Session $Session -Changed $true
 }

@@ -120,10 +120,14 @@ class CaRenew(LifecycleFlow):
         order: Result = {"renew": True, "reuse_key": asked["reuse_key"], "certificate": None}
         if asked["certificate"] is not None:
             given = generation_of(given_certificates(asked["certificate"])[0])
-            if given.sha256 in {generation_from_json(shape).sha256 for shape in answer["generations"]}:
+            known = given.sha256 in {generation_from_json(shape).sha256 for shape in answer["generations"]}
+            if known and not answer["unfinished"]:
                 return {**answer, **state}
-            self._refuse_wrong_answer(given, waiting, current)
-            order["certificate"] = asked["certificate"]
+            # What was put in place, and the restart is missing: the CA may not know it before that.
+            if not known and (waiting or not answer["unfinished"]):
+                self._refuse_wrong_answer(given, waiting, current)
+                order["certificate"] = asked["certificate"]
+        if order["certificate"] is not None:
             reasons = [Finding("answered", f"{given.label} answers the request", given.sha256)]
         elif answer["unfinished"]:
             text = f"a renewal of {current.label} was begun and not finished"
