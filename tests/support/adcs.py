@@ -16,11 +16,13 @@ host.log                                                  # what ran, in order
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +33,7 @@ from adcs.simulation import TESTS, Host
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.ansible_run import Ansible, Result
+from support.ansible_run import Ansible, Playbook, Result
 from support.plays import look, play
 from support.pythons import ROOT, find, make_venv
 from tools import require_tool
@@ -41,6 +43,10 @@ CACHE = ROOT / ".cache" / "adcs"
 
 class WindowsAnsible(Ansible):
     """An Ansible that reaches simulated hosts; POSIX hosts may be in the same play (`local()`)."""
+
+    def play(self, tasks_or_playbook: Playbook, *, timeout: float = 1200, **options: Any) -> Result:
+        """Each task starts a PowerShell, which takes its time on a busy machine."""
+        return super().play(tasks_or_playbook, timeout=timeout, **options)
 
     def _config(self, directory: Path, added: Mapping[str, Mapping[str, Any]]) -> str:
         defaults = {"connection_plugins": TESTS / "support" / "connection_plugins", **added.get("defaults", {})}
@@ -171,6 +177,21 @@ class AdcsHost(Host):
         self.machine(restart_pending=False, service="Stopped")
         if self.active:
             self.start()
+
+    def task(self, title: str, *statements: str) -> dict[str, Any]:
+        """A task between two others that does something to the host: Python, in which `host` is a Host."""
+        code = ["import sys", f"sys.path.insert(0, {str(TESTS)!r})", "from pathlib import Path", "from adcs.simulation import Host"]
+        code += [f"host = Host(Path({str(self.state)!r}))", *statements]
+        command = {"argv": [sys.executable, "-c", "\n".join(code)]}
+        return {"name": title, "ansible.builtin.command": command, "delegate_to": "localhost", "changed_when": False, "check_mode": False}
+
+    def kill(self) -> None:
+        """Ends every process that runs on the host at once, as a power failure would."""
+        wanted = f"KEYWARD_ADCS_STATE={self.state}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if wanted in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
     def lose(self) -> None:
         """Everything is gone but the switches and the log: a bare host of the same name, without the role."""
