@@ -29,7 +29,7 @@ BACKUP_NAME = re.compile(r"[0-9]{6}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\Z")
 _SHOWN = "%p %y i%i m%m %U:%G s%s t%T@ c%C@ %l\\n"
 
 
-def play(ansible: Ansible, tasks: Sequence[dict[str, Any]], **options: Any) -> Result:
+def play(ansible: Ansible, tasks: Sequence[dict[str, Any]] | Path, **options: Any) -> Result:
     """Ansible.play that must run to its end (failures only where a step expects them), with every result checked."""
     return check(ansible.play(tasks, **options)).ok()
 
