@@ -833,7 +833,7 @@ function Assert-AdcsNotClustered {
         $parameters = Join-Path -Path (Join-Path -Path $resources -ChildPath $resource.PSChildName) -ChildPath 'Parameters'
         if ((Get-AdcsRegistryValue $parameters 'ServiceName') -eq 'CertSvc') {
             throw (New-AdcsError -What $What -Why 'the CA is a resource of a failover cluster' `
-                    -Remedy 'Follow Microsoft''s procedure for a clustered CA, node by node; this collection reads such a CA and backs it up, and changes nothing on it')
+                    -Remedy 'Follow Microsoft''s procedure for a clustered CA, node by node; this collection only reads such a CA and backs up its keys')
         }
     }
 }
@@ -1214,7 +1214,8 @@ function Initialize-AdcsStore {
     $marker = Get-AdcsStoreMarker $path
     if ($marker -and $marker['kind'] -ne $kind) {
         throw (New-AdcsError `
-            -What "$path can't become a store for $kind" -Why "it is a store for $($marker['kind'])" -Remedy 'Give another path: a store holds one kind of thing')
+            -What "$path can't become a store for $kind" -Why "it is a store for $($marker['kind'])" `
+            -Remedy 'Give another path: a store holds one kind of thing')
     }
     for ($parent = [IO.Path]::GetDirectoryName($path); $parent; $parent = [IO.Path]::GetDirectoryName($parent)) {
         if ([IO.File]::Exists((Join-Path -Path $parent -ChildPath $markerName))) {
