@@ -17,6 +17,8 @@ make_ansible make_ansible(commands) -> the same with the ansible-core whose comm
 openssl_ca   a fresh CA (see support/openssl_ca.py): .directory .config_file .certificate .private_key; .renew_in_place(new_key=True),
              .renew_keeping(new_key=True), .issue(name), .sign_crl(certificate, private_key); the last two fail unless openssl verifies
              the outcome. More of them: OpensslCa(tmp_path / "other", name="Other CA", algorithm="rsa:2048", passphrase="…", relative=True)
+windows      like ansible, on ansible-core 2.21 and with simulated Windows hosts (see support/adcs.py)
+host         a simulated Windows host without a CA: host.install_by_hand(), hosts={"ca01": host.variables()}
 sshd         a running OpenSSH server (see support/ssh_server.py): hosts={"remote": sshd.host()} logs in as sshd.user and becomes root;
              sshd.host(ansible_become=False) doesn't.
 """
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
 from support.ansible_run import Ansible, build_and_install
 from support.openssl_ca import OpensslCa
 from support.ssh_server import SshServer
@@ -50,6 +53,16 @@ def make_ansible(tmp_path: Path, collections: Path) -> Callable[[Path], Ansible]
 @pytest.fixture
 def ansible(tmp_path: Path, collections: Path) -> Ansible:
     return Ansible(tmp_path / "ansible", collections)
+
+
+@pytest.fixture
+def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
+    return windows_ansible(tmp_path, collections)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> AdcsHost:
+    return AdcsHost(tmp_path / "ca01")
 
 
 @pytest.fixture

@@ -10,24 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
+from support.adcs import AdcsHost, WindowsAnsible
 from support.ansible_run import Result
 from support.plays import PASSWORD, backups, codes, failure, new_store, play, step
 from support.roles import newest_manifest
 
 POLICY = "[Version]\r\nSignature=$Windows NT$\r\n"
-
-
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> AdcsHost:
-    return AdcsHost(tmp_path / "ca01")
 
 
 def databases(path: Path) -> dict[str, Any]:

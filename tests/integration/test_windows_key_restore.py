@@ -7,14 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from support.adcs import AdcsHost, WindowsAnsible, acting, gaze, on, play_freely, windows_ansible
+from support.adcs import AdcsHost, WindowsAnsible, acting, gaze, on, play_freely
 from support.plays import PASSWORD, backups, codes, failure, looked, manifest, step
-
-
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
 
 
 def test_lost_keys_come_back(windows: WindowsAnsible, tmp_path: Path) -> None:

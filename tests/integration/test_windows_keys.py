@@ -38,16 +38,6 @@ from support.plays import (
 KEY_STORAGE = "Microsoft Software Key Storage Provider"
 
 
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> AdcsHost:
-    return AdcsHost(tmp_path / "ca01")
-
-
 def sha256s(host: AdcsHost, *indices: int) -> list[str]:
     chosen = [host.generations[index] for index in indices] or host.generations
     return [_sha256(host.certificate(sha1)) for sha1 in chosen]

@@ -8,19 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
+from support.adcs import AdcsHost, WindowsAnsible
 from support.roles import changed, make_stores, newest_manifest, now, playbook, ran
-
-
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> AdcsHost:
-    return AdcsHost(tmp_path / "ca01")
 
 
 def covered(store: Path) -> set[str]:

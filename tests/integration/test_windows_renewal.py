@@ -14,17 +14,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.adcs import AdcsHost, Parent, WindowsAnsible, windows_ansible
+from support.adcs import AdcsHost, Parent, WindowsAnsible
 from support.plays import PASSWORD, codes, failure, new_store, play, step
 from support.roles import a_root, make_stores, newest_manifest, now, playbook, ran
 
 SUBJECT = {"countryName": "DE", "organizationName": "Example", "commonName": "Example CA"}
 EC = {"subject": SUBJECT, "key_type": "EC", "curve": "secp256r1"}
-
-
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
 
 
 @pytest.fixture

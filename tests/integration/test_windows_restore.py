@@ -17,17 +17,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
+from support.adcs import AdcsHost, WindowsAnsible
 from support.openssl_ca import OpensslCa
 from support.plays import PASSWORD, backups, codes, failure, new_store, play, step
 from support.roles import now
 
 POLICY = "[Version]\r\nSignature=$Windows NT$\r\n"
-
-
-@pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
 
 
 @pytest.fixture
