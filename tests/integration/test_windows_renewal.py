@@ -245,9 +245,9 @@ def test_a_subordinate_below_an_openssl_root(windows: WindowsAnsible, hosts: dic
 
 def test_a_root_is_renewed(windows: WindowsAnsible, hosts: dict[str, AdcsHost]) -> None:
     one, two = hosts["one"], hosts["two"]
-    two.switch(renewal_takes_effect="at_restart", pings_until_ready=2)
     for host in (one, two):
         host.install_by_hand()
+    two.switch(renewal_takes_effect="at_restart", pings_until_ready=2)
     moment = now()
     renew = {"issued_before": moment, "reuse_key": "{{ reuse }}"}
     tasks = [
