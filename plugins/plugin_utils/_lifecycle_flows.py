@@ -34,13 +34,13 @@ LARGEST_CRL = 256 * 1024 * 1024
 WINDOWS_CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
 # As CertStrToName names them; anything else goes by its number.
 _WINDOWS_ATTRIBUTES = {
-    x509.NameOID.COUNTRY_NAME: "C",
-    x509.NameOID.STATE_OR_PROVINCE_NAME: "ST",
-    x509.NameOID.LOCALITY_NAME: "L",
-    x509.NameOID.STREET_ADDRESS: "STREET",
-    x509.NameOID.ORGANIZATION_NAME: "O",
-    x509.NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    x509.NameOID.DOMAIN_COMPONENT: "DC",
+    "2.5.4.6": "C",
+    "2.5.4.8": "ST",
+    "2.5.4.7": "L",
+    "2.5.4.9": "STREET",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "0.9.2342.19200300.100.1.25": "DC",
 }
 
 
@@ -63,7 +63,8 @@ def _windows_name(name: x509.Name) -> str:
     """A name as CertStrToName of Windows reads it: it knows quotes, and no escapes of RFC 4514."""
     found = []
     for attribute in reversed(list(name)):
-        key, value = _WINDOWS_ATTRIBUTES.get(attribute.oid, attribute.oid.dotted_string), str(attribute.value)
+        number, value = attribute.oid.dotted_string, str(attribute.value)
+        key = _WINDOWS_ATTRIBUTES.get(number, number)
         plain = value == value.strip() and not re.search(r'[,+="\n<>#;]', value)
         found.append(f"{key}={value}" if plain else '{}="{}"'.format(key, value.replace('"', '""')))
     return ",".join(found)
