@@ -43,6 +43,11 @@ def keys_of(host: AdcsHost) -> list[Any]:
     return [host.certificate(sha1).public_key() for sha1 in host.generations]
 
 
+def different_keys(host: AdcsHost) -> int:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return len({key.public_bytes(serialization.Encoding.DER, form) for key in keys_of(host)})
+
+
 class Issuing(Parent):
     """A CA between a root and those that it signs for."""
 
@@ -103,7 +108,8 @@ def test_what_windows_can_not_install(windows: WindowsAnsible, hosts: dict[str, 
     assert "AD CS knows no Ed25519 keys" in failure(result, "Ed25519")
     assert "CAPolicy.inf" in failure(result, "path length")
     assert "cluster" in failure(result, "cluster")
-    assert not hosts["one"].active and not hosts["one"].log
+    called = [line for line in hosts["one"].log if "cmdlet" in line or "program" in line]
+    assert not hosts["one"].active and {line.get("cmdlet") for line in called} <= {"Get-Service"}, called
 
 
 def test_a_subordinate_is_installed_and_renewed(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_a_subordinate_is_installed_and_renewed(windows: WindowsAnsible, hosts: 
         done = result.task("put in place", name)
         assert (done["changed"], done["renewed"], done["pending"]) == (True, True, False) and codes(done["reasons"]) == ["answered"]
         assert not result.task("put in place again", name)["changed"]
-        assert len(host.generations) == len(set(keys_of(host))) == 2 and len(renewals(host)) == 1
+        assert len(host.generations) == different_keys(host) == 2 and len(renewals(host)) == 1
         assert result.task("keys", name)["changed"]
 
 
@@ -270,7 +276,7 @@ def test_a_root_is_renewed(windows: WindowsAnsible, hosts: dict[str, AdcsHost]) 
         assert [one["fingerprints"]["sha1"].upper() for one in done["generations"]] == host.generations
         assert len(host.generations) == 2 and len(renewals(host)) == 1 and host.machine()["service"] == "Running"
         assert host.ran("Stop-Service") and not list(host.system_root.rglob("keyward-renewal.txt"))
-    assert len(set(keys_of(one))) == 2 and len(set(keys_of(two))) == 1
+    assert different_keys(one) == 2 and different_keys(two) == 1
     assert renewals(one) == [["-silent", "-renewCert"]] and renewals(two) == [["-silent", "-renewCert", "ReuseKeys"]]
 
 
