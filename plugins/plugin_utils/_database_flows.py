@@ -362,7 +362,7 @@ class CaDatabaseRestore(SetFlow):
         if chosen:
             self._refuse_other_system(chosen.manifest)
         place = None
-        if chosen and not self._names_an_authority:
+        if chosen and not self._has_an_authority:
             recorded = chosen.manifest.authority
             names = ("backend", "name") if recorded.backend == "adcs" else ("backend", "config_file", "directory", "name")
             place = {name: getattr(recorded, name) for name in names}
