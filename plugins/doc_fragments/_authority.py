@@ -53,11 +53,11 @@ options:
       - PEM certificates of the CAs above this one. They go into each bundle.
       - The default is what follows the CA's own certificate in its file.
     type: path
-  retired:
+  older:
     description:
-      - The generations that are no longer current, where they do not lie beside the current files as C(<stem>.<n><suffix>),
+      - The older generations, where they do not lie beside the current files as C(<stem>.<n><suffix>),
         such as C(cacert.0.pem).
-      - When it is given, no other retired generation is looked for.
+      - When it is given, no other older generation is looked for.
     type: list
     elements: dict
     suboptions:

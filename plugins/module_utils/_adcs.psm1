@@ -102,7 +102,7 @@ function Get-AdcsArgumentSpec {
             certificate_file = @{ type = 'path' }
             private_key_file = @{ type = 'path'; no_log = $false }
             chain_file = @{ type = 'path' }
-            retired = @{
+            older = @{
                 type = 'list'
                 elements = 'dict'
                 options = @{
@@ -147,7 +147,7 @@ function Start-AdcsModule {
         $json = [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($module.Params['controller']))
         $parsed = [Ansible.Basic.AnsibleModule]::FromJson($json)
         foreach ($key in $parsed.Keys) { $request[$key] = $parsed[$key] }
-        $given = @('config_file', 'certificate_file', 'private_key_file', 'chain_file', 'retired', 'private_key_passphrase' |
+        $given = @('config_file', 'certificate_file', 'private_key_file', 'chain_file', 'older', 'private_key_passphrase' |
                 Where-Object { $null -ne $module.Params[$_] -or $null -ne $request[$_] })
         if ($module.Params['backend'] -eq 'openssl') {
             Stop-AdcsModule -Module $module `

@@ -24,7 +24,7 @@ WHICH_AUTHORITY: Spec = {
     "certificate_file": {"type": "path"},
     "private_key_file": {"type": "path", "no_log": False},
     "chain_file": {"type": "path"},
-    "retired": {
+    "older": {
         "type": "list",
         "elements": "dict",
         "options": {

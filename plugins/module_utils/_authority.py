@@ -17,7 +17,7 @@ class NothingThere(KeywardError):
 
 
 @dataclass(frozen=True)
-class Retired:
+class Older:
     """A generation that is no longer current, as a user states it. The private key file is None where its key is lost."""
 
     certificate_file: str
@@ -37,7 +37,7 @@ class Which:
     certificate_file: t.Optional[str] = None
     private_key_file: t.Optional[str] = None
     chain_file: t.Optional[str] = None
-    retired: t.Optional[t.Tuple[Retired, ...]] = None
+    older: t.Optional[t.Tuple[Older, ...]] = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def key_like(public_key: t.Any) -> t.Any:
     raise KeywardError(
         "the CA was not renewed",
         f"no new key is made of the kind that it has ({type(public_key).__name__.replace('PublicKey', '')})",
-        "Make the new key and certificate with the tool that made the old ones, beside them as a retired generation",
+        "Make the new key and certificate with the tool that made the old ones, beside them as an older generation",
     )
 
 

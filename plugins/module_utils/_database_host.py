@@ -28,10 +28,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     Files,
     OpensslBackend,
     crl_path,
-    following,
-    numbered_files,
+    older_files,
     pem_certificates,
     request_path,
+    staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._database import (
@@ -116,8 +116,8 @@ class Survey:
     def key_files(self) -> t.Set[str]:
         paths = {generation.key_place.path for generation in self._reading.generations if generation.key_place}
         if self._files.private_key:
-            paths |= {self._files.private_key, following(self._files.private_key)}
-            paths |= {path for _number, path in numbered_files(self._files.private_key)}
+            paths |= {self._files.private_key, staged_path(self._files.private_key)}
+            paths |= {path for _number, path in older_files(self._files.private_key)}
         return paths
 
     @property
@@ -141,10 +141,10 @@ class Survey:
             if named:
                 found.setdefault(named + ".old", "companion")
         found.setdefault(files.certificate, "certificate")
-        for _number, path in numbered_files(files.certificate):
+        for _number, path in older_files(files.certificate):
             found.setdefault(path, "certificate")
         crl = crl_path(files, self._backend.directory)
-        for path in (crl, *(path for _number, path in numbered_files(crl))):
+        for path in (crl, *(path for _number, path in older_files(crl))):
             found.setdefault(path, "crl")
         beside = files.new_certificates or index
         requests = [os.path.join(os.path.dirname(beside), name) for name in _REQUESTS]
@@ -625,7 +625,7 @@ class _Restore:
             private_key = self._backend.files().private_key
         except KeywardError:
             return set()
-        return {private_key, following(private_key), *(path for _n, path in numbered_files(private_key))} if private_key else set()
+        return {private_key, staged_path(private_key), *(path for _n, path in older_files(private_key))} if private_key else set()
 
     def _base(self, items: t.Sequence[_Item]) -> t.Tuple[Numbers, Numbers, bool]:
         """(the database on the host, the one to go on from, whether that is the set's)."""

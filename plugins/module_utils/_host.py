@@ -16,7 +16,7 @@ import sys
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Retired, Which, find_backend
+from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Older, Reading, Which, find_backend
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
     Generation,
@@ -59,10 +59,10 @@ def run(argument_spec: t.Dict[str, t.Any], work: t.Callable[[Which, Request, boo
 
 def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Which:
     """The options that say which CA; those that hold secrets travel in the request."""
-    retired = request.get("retired")
+    older = request.get("older")
     return Which(
         private_key_passphrase=request.get("private_key_passphrase"),
-        retired=None if retired is None else tuple(Retired(**entry) for entry in retired),
+        older=None if older is None else tuple(Older(**entry) for entry in older),
         **{
             name: parameters[name]
             for name in ("backend", "config_file", "directory", "name", "certificate_file", "private_key_file", "chain_file")

@@ -25,11 +25,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     LARGEST_INPUT,
     Files,
     OpensslBackend,
-    following,
     load_key_file,
-    numbered,
+    older_path,
     pem_certificates,
     request_path,
+    staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
@@ -81,11 +81,11 @@ class _Pair:
 
     @property
     def next_certificate(self) -> str:
-        return following(self.certificate)
+        return staged_path(self.certificate)
 
     @property
     def next_private_key(self) -> str:
-        return following(self.private_key)
+        return staged_path(self.private_key)
 
     @property
     def request(self) -> str:
@@ -170,13 +170,13 @@ class _Renewal:
         return self._subordinate()
 
     def _refuse_stated(self) -> None:
-        """Where the retired generations are stated, the one that retires now would be none of them, and nothing would look for it."""
-        if self._which.retired is not None:
+        """Where the older generations are stated, the renewed one would not be among them, and nothing would look for it."""
+        if self._which.older is not None:
             raise KeywardError(
                 f"the CA {self._current.subject} can't be renewed",
-                "its retired generations are stated (retired), and the one that retires now would not be among them",
-                f"Move them beside the current files, as {numbered(self._pair.certificate, 0)} and {numbered(self._pair.private_key, 0)} "
-                "and so on, and leave retired out",
+                "its older generations are stated (option older), and the renewed one would not be among them",
+                f"Move them beside the current files, as {older_path(self._pair.certificate, 0)}, {older_path(self._pair.private_key, 0)} "
+                "and so on, and leave the option older out",
             )
 
     def _answer(self, reasons: t.Sequence[Finding] = (), **more: t.Any) -> Answer:
@@ -342,9 +342,9 @@ class _Renewal:
 
 
 def _keep(path: str, number: int) -> None:
-    """Give a file that is about to be replaced the name of a retired generation, too. It keeps its inode, owner and mode."""
+    """Give a file that is about to be replaced the name of an older generation, too. It keeps its inode, owner and mode."""
     while True:
-        kept = numbered(path, number)
+        kept = older_path(path, number)
         try:
             os.link(path, kept)
         except FileExistsError:

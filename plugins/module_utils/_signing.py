@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     Files,
     OpensslBackend,
     crl_path,
-    numbered,
+    older_path,
     pem_certificates,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem, public_key_sha256
@@ -469,7 +469,7 @@ class _Signing:
     def _path_of(self, generation: Generation) -> str:
         path = crl_path(self._files, self._backend.directory)
         current = generation.sha256 == self._reading.generations[-1].sha256
-        return path if current else numbered(path, generation.index)
+        return path if current else older_path(path, generation.index)
 
     def _current(self, generation: Generation, path: str, revoked: t.Set[str], remaining_days: int) -> t.Optional[_Crl]:
         """The CRL at a path where it needs no successor."""

@@ -35,7 +35,7 @@ class Flow(ActionBase):  # type: ignore[misc]
     ARGUMENTS: t.ClassVar[_arguments.Spec]
 
     # They travel to the host in one opaque value, see module_utils/_host.py.
-    SECRETS = ("password", "previous_password", "private_key_passphrase", "retired")
+    SECRETS = ("password", "previous_password", "private_key_passphrase", "older")
 
     def run(self, tmp: None = None, task_vars: Result | None = None) -> Result:
         result: Result = super().run(tmp, task_vars)
@@ -149,7 +149,7 @@ class Flow(ActionBase):  # type: ignore[misc]
         Raises KeywardError with what the host said.
         """
         self._refuse_unguarded_transport()
-        secret = {name: self.options[name] for name in ("private_key_passphrase", "retired") if self.options.get(name) is not None}
+        secret = {name: self.options[name] for name in ("private_key_passphrase", "older") if self.options.get(name) is not None}
         document = json.dumps({**request, **secret, "host": self._host})
         # The implementations of a name share the options that say which CA; all else is in the request.
         told = {*_arguments.WHICH_AUTHORITY}

@@ -386,7 +386,7 @@ class CaKeyBackup(StoresFlow):
             raise KeywardError(
                 "nothing was backed up",
                 "; ".join(fault.message for fault in faults),
-                "A key that is missing: put it back, or state the generation's files (retired). One that is encrypted: give "
+                "A key that is missing: put it back, or state the generation's files (option older). One that is encrypted: give "
                 "private_key_passphrase. One in a token or HSM: back it up by the means of that token",
                 faults,
             )

@@ -533,7 +533,7 @@ def test_files_that_no_configuration_tells_are_stated(ansible: Ansible, openssl_
         "private_key_file": "private/cakey.pem",
         "stores": [str(store)],
         "password": PASSWORD,
-        "retired": [{"certificate_file": str(elsewhere / "ca-2019.crt"), "private_key_file": str(elsewhere / "ca-2019.key")}],
+        "older": [{"certificate_file": str(elsewhere / "ca-2019.crt"), "private_key_file": str(elsewhere / "ca-2019.key")}],
     }
     result = play(ansible, [new_store(store), *(step("ca_key_backup", name, **stated) for name in ("back up", "again"))])
     assert [result.task(name)["changed"] for name in ("back up", "again")] == [True, False]

@@ -240,7 +240,7 @@ def test_a_renewal_that_is_killed_between_any_two_steps_is_finished_by_the_next_
 
 CUTTING = {"defaults": {"callbacks_enabled": "keyward_results,keyward_cut"}}
 
-# Before the new key has a name, before its certificate has one, and before each step of the switch, {} being the generation that retires.
+# Before the new key has a name, before its certificate has one, and before each step of the switch, {} being the renewed generation.
 RENEW_STEPS = [
     ("os.link", "cakey.next.pem"),
     ("os.link", "cacert.next.pem"),

@@ -73,11 +73,11 @@ class Scene:
         self.passphrase, self.password, self.next_password, self.wrong = canary(), canary(), canary(), canary()
         self.locked = OpensslCa(directory / "locked", name="Locked CA", passphrase=self.passphrase)
         self.plain = OpensslCa(directory / "plain", name="Plain CA", algorithm="rsa:2048")
-        self.retired = self.locked.renew_keeping()
+        self.older = self.locked.renew_keeping()
         self.canaries = Canaries()
         for name in ("passphrase", "password", "next_password", "wrong"):
             self.canaries.add(name, getattr(self, name))
-        for path in (self.locked.private_key, self.retired[1]):
+        for path in (self.locked.private_key, self.older[1]):
             self.canaries.add_private_key("a locked key", path, self.passphrase)
         self.canaries.add_private_key("the plain key", self.plain.private_key)
 
@@ -120,12 +120,12 @@ def lose(*paths: Path) -> dict[str, Any]:
 
 
 def every_module(scene: Scene) -> list[dict[str, Any]]:
-    retired = [{"certificate_file": str(scene.retired[0]), "private_key_file": str(scene.retired[1])}]
-    stated = [{**retired[0], "private_key_passphrase": "{{ passphrase }}"}]
+    older = [{"certificate_file": str(scene.older[0]), "private_key_file": str(scene.older[1])}]
+    stated = [{**older[0], "private_key_passphrase": "{{ passphrase }}"}]
     return [
         task("init", "ca_store", {"path": "{{ store }}", "kind": "keys"}),
         task("init on the host", "ca_store", {"path": "{{ host_store }}", "kind": "keys", "host": True}),
-        task("info, generations stated", "ca_info", LOCKED, {"retired": stated}),
+        task("info, generations stated", "ca_info", LOCKED, {"older": stated}),
         task("info, wrong passphrase", "ca_info", LOCKED, {"private_key_passphrase": "{{ wrong }}"}),
         task("backup, check", "ca_key_backup", LOCKED, STORES, PASSWORD, check_mode=True),
         task("backup, weak password", "ca_key_backup", LOCKED, STORES, {"password": "{{ wrong[:19] }}"}, fails=True),
@@ -141,7 +141,7 @@ def every_module(scene: Scene) -> list[dict[str, Any]]:
         show("answer"),
         task("verify", "ca_key_verify", LOCKED, STORES, NEXT),
         task("verify, wrong password", "ca_key_verify", LOCKED, STORES, WRONG, fails=True),
-        lose(scene.locked.private_key, scene.retired[1]),
+        lose(scene.locked.private_key, scene.older[1]),
         task("restore, wrong password", "ca_key_restore", LOCKED, STORES, WRONG, fails=True),
         task("restore, no passphrase", "ca_key_restore", {"config_file": "{{ locked }}"}, STORES, NEXT, fails=True),
         task("restore, check", "ca_key_restore", LOCKED, STORES, NEXT, check_mode=True),
@@ -161,8 +161,8 @@ def every_module(scene: Scene) -> list[dict[str, Any]]:
         task("restore a plain key", "ca_key_restore", {"config_file": "{{ plain }}"}, STORES, PASSWORD),
         show("answer"),
         task("misspelt", "ca_key_backup", LOCKED, STORES, {"pasword": "{{ password }}"}, fails=True),
-        task("wrong type", "ca_key_backup", LOCKED, STORES, PASSWORD, {"retired": "{{ wrong }}"}, fails=True),
-        task("wrong type inside", "ca_info", LOCKED, {"retired": [{"certificate_file": "x", "passphrase": "{{ wrong }}"}]}, fails=True),
+        task("wrong type", "ca_key_backup", LOCKED, STORES, PASSWORD, {"older": "{{ wrong }}"}, fails=True),
+        task("wrong type inside", "ca_info", LOCKED, {"older": [{"certificate_file": "x", "passphrase": "{{ wrong }}"}]}, fails=True),
     ]
 
 
@@ -179,7 +179,7 @@ def as_expected(result: Result, scene: Scene) -> None:
     assert scene.canaries.add_bundles(scene.store) == 3
     changes = ("backup", "backup, other password", "restore", "restore a plain key")
     assert all(one["changed"] for one in tasks if one.task in changes) and set(changes) <= {one.task for one in tasks}
-    assert all(path.exists() for path in (scene.locked.private_key, scene.retired[1], scene.plain.private_key))
+    assert all(path.exists() for path in (scene.locked.private_key, scene.older[1], scene.plain.private_key))
 
 
 def leaks_of_output(scene: Scene, result: Result, log: Path) -> list[str]:
@@ -189,7 +189,7 @@ def leaks_of_output(scene: Scene, result: Result, log: Path) -> list[str]:
 
 def leaks_of_processes(scene: Scene, traced: Sequence[Call]) -> list[str]:
     """Secrets on command lines, in environments, and in files other than the bundle and the authority's own key files."""
-    own = {str(path) for path in (scene.locked.private_key, scene.retired[1], scene.plain.private_key)}
+    own = {str(path) for path in (scene.locked.private_key, scene.older[1], scene.plain.private_key)}
     leaks = []
     for call in traced:
         if call.starts_a_program:
@@ -298,7 +298,7 @@ def test_a_password_may_come_from_a_vault_a_file_or_a_loop_over_names(ansible: A
 def test_a_secret_that_is_part_of_a_path_does_not_mangle_the_answer(ansible: Ansible, tmp_path: Path) -> None:
     ca = OpensslCa(tmp_path / "demoCA", passphrase="demo")
     options = {"config_file": str(ca.config_file), "private_key_passphrase": "demo"}
-    stated = {"retired": [{"certificate_file": str(path), "private_key_passphrase": "demo"} for path in ca.renew_keeping()[:1]]}
+    stated = {"older": [{"certificate_file": str(path), "private_key_passphrase": "demo"} for path in ca.renew_keeping()[:1]]}
     result = ansible.play([task("info", "ca_info", options), task("stated", "ca_info", options, stated)]).ok()
     for name in ("info", "stated"):
         assert result.task(name)["authority"]["directory"] == str(ca.directory)

@@ -115,7 +115,7 @@ class OpensslCa:
     def renew_keeping(self, n: int | None = None, new_key: bool = True) -> list[Path]:
         """Renews and keeps the old certificate as cacert.<n>.pem, the old key as cakey.<n>.pem when it is replaced. Returns what was kept.
 
-        n: the index of the generation that retires, by default the right one; a key's file is named by the first generation that used it.
+        n: the index of the one that was current, by default the right one; a key's file is named by the first generation that used it.
         """
         n = self.generation if n is None else n
         kept = [_numbered(self.certificate, n)]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Retired, Which
+from ansible_collections.keyward.pki.plugins.module_utils._authority import Older, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._certificates import ca_request, subject_name
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -154,16 +154,16 @@ def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> 
     assert renew(sub, remaining_days=50, certificate=signed["certificate"])["renewed"]
 
 
-def test_where_retired_generations_are_stated_nothing_is_renewed(tmp_path: Path) -> None:
-    """The one that retires would be none of them: no key backup and no CRL would know it."""
+def test_where_older_generations_are_stated_nothing_is_renewed(tmp_path: Path) -> None:
+    """The current one would not be among them afterwards: no key backup and no CRL would know it."""
     ca = OpensslCa(tmp_path / "ca")
-    stated = Which(config_file=str(ca.config_file), retired=tuple(Retired(str(path)) for path in ca.renew_keeping()[:1]))
+    stated = Which(config_file=str(ca.config_file), older=tuple(Older(str(path)) for path in ca.renew_keeping()[:1]))
     before = state(ca.directory)
     request = {"remaining_days": 1, "issued_before": None, "days": 20_000, "certificate": None, "reuse_key": True}
     assert not _lifecycle.renew(stated, request, False)["changed"]
     for check in (True, False):
         message = refused(lambda check=check: _lifecycle.renew(stated, {**request, "remaining_days": 10_000}, check))
-        assert "leave retired out" in message and state(ca.directory) == before
+        assert "leave the option older out" in message and state(ca.directory) == before
 
 
 def test_a_file_in_the_way_is_never_replaced(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_secrets_are_marked(name: str) -> None:
     secrets = {"password", "previous_password", "private_key_passphrase", "controller"}
     spec = getattr(_arguments, name.upper())
     assert {option for option in secrets & spec.keys() if not spec[option].get("no_log")} == set()
-    assert "retired" not in spec or spec["retired"]["options"]["private_key_passphrase"]["no_log"]
+    assert "older" not in spec or spec["older"]["options"]["private_key_passphrase"]["no_log"]
 
 
 def _described(shape: dict[str, Any]) -> list[str]:

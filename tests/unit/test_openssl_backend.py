@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Retired, Which
+from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Older, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends import openssl as backend_module
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend, absolute, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place
@@ -110,7 +110,7 @@ def test_a_new_ca(ca: OpensslCa) -> None:
     assert (reading.chain, reading.pending_request, reading.advisories) == ((), None, ())
 
 
-def test_retired_generations_beside_the_current_one(three: OpensslCa) -> None:
+def test_older_generations_beside_the_current_one(three: OpensslCa) -> None:
     reading = read(three)
     assert [generation.index for generation in reading.generations] == [0, 1, 2]
     assert [os.path.basename(g.certificate_place.path) for g in reading.generations if g.certificate_place] == [
@@ -155,13 +155,13 @@ def test_a_certificate_of_another_ca_beside_it_is_left_out_and_reported(ca: Open
     assert "cacert.0.pem" in reading.advisories[0].message and "CN=Another" in reading.advisories[0].message
 
 
-def test_a_damaged_retired_certificate_is_an_error(three: OpensslCa) -> None:
+def test_a_damaged_older_certificate_is_an_error(three: OpensslCa) -> None:
     path = three.directory / "cacert.1.pem"
     path.write_text(path.read_text().replace("MII", "MIJ"))
-    with pytest.raises(KeywardError, match=rf"the retired certificate {path} can't be read: it is damaged"):
+    with pytest.raises(KeywardError, match=rf"the older certificate {path} can't be read: it is damaged"):
         read(three)
     path.write_text("")
-    with pytest.raises(KeywardError, match=rf"the retired certificate {path} can't be read: no certificate is in it"):
+    with pytest.raises(KeywardError, match=rf"the older certificate {path} can't be read: no certificate is in it"):
         read(three)
 
 
@@ -188,12 +188,12 @@ def test_stated_generations(ca: OpensslCa, tmp_path: Path) -> None:
     shutil.copy(second[0], ca.directory / "a.crt")
 
     stated = (
-        Retired("a.crt", "private/cakey.1.pem"),
-        Retired(str(safe / "b.crt"), str(safe / "b.key"), "another one"),
-        Retired("cacert.pem"),  # the current one is not retired
-        Retired("a.crt"),
+        Older("a.crt", "private/cakey.1.pem"),
+        Older(str(safe / "b.crt"), str(safe / "b.key"), "another one"),
+        Older("cacert.pem"),  # the current one is not older
+        Older("a.crt"),
     )
-    reading = read(ca, retired=stated)
+    reading = read(ca, older=stated)
     # Both began in the same second, perhaps; then the fingerprint orders them.
     expected = sorted(first[:2], key=lambda g: (g.not_before, g.sha256))
     assert [g.sha256 for g in reading.generations] == [*(g.sha256 for g in expected), first[2].sha256]
@@ -204,13 +204,13 @@ def test_stated_generations(ca: OpensslCa, tmp_path: Path) -> None:
     assert by_name["a.crt"].certificate_place and by_name["a.crt"].certificate_place.path == str(ca.directory / "a.crt")
     assert not reading.advisories
 
-    backend = OpensslBackend(Which(config_file=str(ca.config_file), retired=stated, private_key_passphrase="usual"))
+    backend = OpensslBackend(Which(config_file=str(ca.config_file), older=stated, private_key_passphrase="usual"))
     assert backend.passphrase(by_name["b.crt"]) == "another one"
     assert backend.passphrase(by_name["a.crt"]) == backend.passphrase(by_name["cacert.pem"]) == "usual"
 
 
 def test_stated_in_the_order_in_which_they_began(ca: OpensslCa, tmp_path: Path) -> None:
-    reading = read(ca, retired=tuple(Retired(str(_dated(ca, tmp_path, year))) for year in (2023, 2021, 2022)))
+    reading = read(ca, older=tuple(Older(str(_dated(ca, tmp_path, year))) for year in (2023, 2021, 2022)))
     assert [g.not_before[:4] for g in reading.generations[:3]] == ["2021", "2022", "2023"]
     assert [g.index for g in reading.generations] == [0, 1, 2, 3]
     assert key_names(reading) == ["cakey.pem"] * 4
@@ -233,7 +233,7 @@ def _request(ca: OpensslCa, folder: Path, private_key: Path | None = None, subje
 
 
 def test_a_stated_certificate_that_is_gone_is_reported(three: OpensslCa) -> None:
-    reading = read(three, retired=(Retired("gone.pem", "gone.key"), Retired("cacert.1.pem", "private/cakey.0.pem")))
+    reading = read(three, older=(Older("gone.pem", "gone.key"), Older("cacert.1.pem", "private/cakey.0.pem")))
     assert [g.index for g in reading.generations] == [0, 1]
     assert codes(reading) == ["certificate_missing_on_host"]
     assert f"{three.directory}/gone.pem" in reading.advisories[0].message
@@ -253,7 +253,7 @@ def test_without_a_configuration(three: OpensslCa) -> None:
 
 
 def test_options_go_before_the_configuration(three: OpensslCa) -> None:
-    reading = read(three, certificate_file="cacert.0.pem", private_key_file="private/cakey.0.pem", retired=())
+    reading = read(three, certificate_file="cacert.0.pem", private_key_file="private/cakey.0.pem", older=())
     assert [(g.index, g.private_key) for g in reading.generations] == [(0, "present")]
     assert reading.generations[0].certificate_place and reading.generations[0].certificate_place.path.endswith("cacert.0.pem")
     assert reading.authority.name == "CA_default"

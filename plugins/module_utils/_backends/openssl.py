@@ -38,7 +38,7 @@ except ImportError:  # the modules say which library is missing
 LARGEST_INPUT = 1024 * 1024  # certificate, key, request, serial
 MOST_CHAIN = 100
 
-_CURRENT, _RETIRED = "the CA certificate", "the retired certificate"
+_CURRENT, _OLDER = "the CA certificate", "the older certificate"
 _MARKER = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
 _CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
@@ -111,13 +111,13 @@ class OpensslBackend:
         certificates, encoding = self._certificates_in(files.certificate, _CURRENT)
         current = self._generation(certificates[0], files.certificate, encoding, _CURRENT)
         advisories: t.List[Finding] = []
-        if self._which.retired is None:
-            retired, candidates = self._found(files, current, advisories)
+        if self._which.older is None:
+            older, candidates = self._found(files, current, advisories)
         else:
-            retired, candidates = self._stated(files, current, advisories)
-        current = replace(current, index=retired[-1].index + 1 if retired else 0)
+            older, candidates = self._stated(files, current, advisories)
+        current = replace(current, index=older[-1].index + 1 if older else 0)
         unswitched = self._unswitched(files, current, candidates, advisories)
-        generations, private_keys = self._with_keys([*retired, *unswitched, current], candidates, advisories)
+        generations, private_keys = self._with_keys([*older, *unswitched, current], candidates, advisories)
         self._read = Reading(
             authority=Authority(
                 backend="openssl",
@@ -236,8 +236,8 @@ class OpensslBackend:
         raise _unreadable(what)(f"{what} {path} can't be read", "no certificate is in it, neither PEM nor DER", "Give the right file")
 
     def _first_of(self, path: str, index: int = 0) -> Generation:
-        certificates, encoding = self._certificates_in(path, _RETIRED)
-        return self._generation(certificates[0], path, encoding, _RETIRED, index)
+        certificates, encoding = self._certificates_in(path, _OLDER)
+        return self._generation(certificates[0], path, encoding, _OLDER, index)
 
     def _generation(self, certificate: bytes, path: str, encoding: str, what: str, index: int = 0) -> Generation:
         try:
@@ -250,37 +250,37 @@ class OpensslBackend:
     def _found(
         self, files: Files, current: Generation, advisories: t.List[Finding]
     ) -> t.Tuple[t.List[Generation], t.List[t.Tuple[t.Optional[int], _KeyFile]]]:
-        """Retired generations that lie beside the current files, and all key files: the current one first, then by number."""
-        retired: t.List[Generation] = []
+        """Older generations that lie beside the current files, and all key files: the current one first, then by number."""
+        older: t.List[Generation] = []
         seen = {current.sha256}
-        for number, path in numbered_files(files.certificate):
+        for number, path in older_files(files.certificate):
             generation = self._first_of(path, number)
             if generation.subject != current.subject:
                 advisories.append(
                     Finding(
                         "ignored_certificate",
-                        f"{path} is named as a retired certificate of {current.subject}, but is {generation.subject}'s: it was left out. "
-                        "If it belongs to this CA, state it in retired",
+                        f"{path} is named as an older certificate of {current.subject}, but is {generation.subject}'s: it was left out. "
+                        "If it belongs to this CA, state it in the option older",
                         generation.sha256,
                     )
                 )
             elif generation.sha256 not in seen:
                 seen.add(generation.sha256)
-                retired.append(generation)
-        last = retired[-1].index + 1 if retired else 0
+                older.append(generation)
+        last = older[-1].index + 1 if older else 0
         candidates: t.List[t.Tuple[t.Optional[int], _KeyFile]] = []
         if files.token:
             candidates.append((last, _KeyFile(files.token, in_token=True)))
         elif files.private_key:
-            numbers = dict(numbered_files(files.private_key))
-            for generation in retired:
+            numbers = dict(older_files(files.private_key))
+            for generation in older:
                 # Where the directory can't be listed, a file in it may still be there.
-                numbers.setdefault(generation.index, numbered(files.private_key, generation.index))
+                numbers.setdefault(generation.index, older_path(files.private_key, generation.index))
             for number, path in [(last, files.private_key), *sorted(numbers.items())]:
                 key_file = self._key_file(path, self._which.private_key_passphrase)
                 if key_file:
                     candidates.append((number, key_file))
-        return retired, candidates
+        return older, candidates
 
     def _unswitched(
         self,
@@ -290,9 +290,9 @@ class OpensslBackend:
         advisories: t.List[Finding],
     ) -> t.List[Generation]:
         """The generation of a renewal that was killed before its certificate took its place; its key file joins the candidates."""
-        key_file = self._key_file(following(files.private_key), self._which.private_key_passphrase) if files.private_key else None
+        key_file = self._key_file(staged_path(files.private_key), self._which.private_key_passphrase) if files.private_key else None
         try:
-            generation = self._first_of(following(files.certificate), current.index + 1)
+            generation = self._first_of(staged_path(files.certificate), current.index + 1)
         except NothingThere:
             if key_file and key_file.place:  # one that can't even be looked at need not be there
                 advisories.append(
@@ -311,10 +311,10 @@ class OpensslBackend:
     def _stated(
         self, files: Files, current: Generation, advisories: t.List[Finding]
     ) -> t.Tuple[t.List[Generation], t.List[t.Tuple[t.Optional[int], _KeyFile]]]:
-        """Retired generations that the user states, in the order in which they began to be valid, and all key files."""
+        """Older generations that the user states, in the order in which they began to be valid, and all key files."""
         stated: t.Dict[str, Generation] = {}
         key_files: t.List[t.Tuple[t.Optional[str], _KeyFile]] = []
-        for entry in self._which.retired or ():
+        for entry in self._which.older or ():
             path = self._stated_path(entry.certificate_file)
             fingerprint = None
             try:
@@ -323,7 +323,9 @@ class OpensslBackend:
                 if fingerprint != current.sha256:
                     stated.setdefault(fingerprint, generation)
             except NothingThere:
-                advisories.append(Finding("certificate_missing_on_host", f"{_RETIRED} {path}, which is stated in retired, does not exist"))
+                advisories.append(
+                    Finding("certificate_missing_on_host", f"{_OLDER} {path}, which is stated in the option older, does not exist")
+                )
             if entry.private_key_file:
                 key_file = self._key_file(
                     self._stated_path(entry.private_key_file), entry.private_key_passphrase or self._which.private_key_passphrase
@@ -331,13 +333,13 @@ class OpensslBackend:
                 if key_file:
                     key_files.append((fingerprint, key_file))
         ordered = sorted(stated.values(), key=lambda generation: (generation.not_before, generation.sha256))
-        retired = [replace(generation, index=index) for index, generation in enumerate(ordered)]
-        indices = {generation.sha256: generation.index for generation in retired}
+        older = [replace(generation, index=index) for index, generation in enumerate(ordered)]
+        indices = {generation.sha256: generation.index for generation in older}
         candidates = [(indices.get(fingerprint or ""), key_file) for fingerprint, key_file in key_files]
         own = _KeyFile(files.token, in_token=True) if files.token else None
         if files.private_key:
             own = self._key_file(files.private_key, self._which.private_key_passphrase)
-        return retired, [(len(retired), own), *candidates] if own else candidates
+        return older, [(len(older), own), *candidates] if own else candidates
 
     def _with_keys(
         self,
@@ -425,7 +427,7 @@ class OpensslBackend:
         """Where each generation of a backup belongs on this host, by SHA-256 fingerprint; C(private_key) says what is there now.
 
         The current one goes where this host's configuration says; one that is here already stays; others go where they
-        were, seen from the CA's directory. Where two would share a path, the older gets the name of a retired one.
+        were, seen from the CA's directory. Where two would share a path, the earlier one gets the name of an older generation.
         """
         certificate, private_key = self._configured()
         newest = generations[-1]
@@ -495,7 +497,7 @@ class OpensslBackend:
     def passphrase(self, generation: Generation) -> t.Optional[str]:
         """The passphrase that the user gave for this generation's key at rest."""
         places = [place.path for place in (generation.key_place, generation.certificate_place) if place]
-        for entry in self._which.retired or ():
+        for entry in self._which.older or ():
             stated = [self._stated_path(path) for path in (entry.private_key_file, entry.certificate_file) if path]
             if entry.private_key_passphrase and any(path in places for path in stated):
                 return entry.private_key_passphrase
@@ -503,7 +505,7 @@ class OpensslBackend:
 
 
 def _placed(place: Place, owner: str, taken: t.Dict[str, str], beside: str, index: int, number: int) -> Place:
-    """C(place), or where another owner has taken its path the name of a retired generation's file; notes the owner."""
+    """C(place), or where another owner has taken its path the name of an older generation's file; notes the owner."""
     path = place.path
     while not path or taken.get(path, owner) != owner:
         if not beside:
@@ -512,7 +514,7 @@ def _placed(place: Place, owner: str, taken: t.Dict[str, str], beside: str, inde
                 "the backup does not say where its keys were, and no configuration says where they belong",
                 "Give config_file, or certificate_file and private_key_file",
             )
-        path = numbered(beside, index)
+        path = older_path(beside, index)
         index, number = number, number + 1
     taken[path] = owner
     return replace(place, path=path)
@@ -577,13 +579,13 @@ def absolute(directory: str, path: str) -> str:
     return plain
 
 
-def numbered(path: str, number: int) -> str:
-    """Where a retired generation's file lies: C(cacert.pem) becomes C(cacert.0.pem)."""
+def older_path(path: str, number: int) -> str:
+    """Where an older generation's file lies: C(cacert.pem) becomes C(cacert.0.pem)."""
     stem, suffix = os.path.splitext(path)
     return f"{stem}.{number}{suffix}"
 
 
-def following(path: str) -> str:
+def staged_path(path: str) -> str:
     """Where a file of the next generation lies until it takes its place: C(cacert.pem) becomes C(cacert.next.pem)."""
     stem, suffix = os.path.splitext(path)
     return f"{stem}.next{suffix}"
@@ -599,8 +601,8 @@ def crl_path(files: Files, directory: str) -> str:
     return files.crl or os.path.join(files.crl_directory or directory, "crl.pem")
 
 
-def numbered_files(path: str) -> t.List[t.Tuple[int, str]]:
-    """The files that C(numbered) names, by number; none where the directory can't be listed."""
+def older_files(path: str) -> t.List[t.Tuple[int, str]]:
+    """The files that C(older_path) names, by number; none where the directory can't be listed."""
     folder, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)
     pattern = re.compile(re.escape(stem) + r"\.(0|[1-9][0-9]{0,5})" + re.escape(suffix) + r"\Z")
