@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
 try:
     from cryptography import x509
@@ -26,7 +27,7 @@ except ImportError:  # the modules say which library is missing
     pass
 
 if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._pkcs12 import Contents
+    from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
 
 # What a bundle may be protected by is bounded where it is written, never where it is read.
 PASSWORD_LENGTH = 20
@@ -119,12 +120,6 @@ def pem(der: bytes) -> str:
     body = base64.b64encode(der).decode("ascii")
     lines = [body[i : i + 64] for i in range(0, len(body), 64)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
-
-
-def public_key_sha256(public_key: t.Any) -> str:
-    """Hex SHA-256 of the SubjectPublicKeyInfo (DER), what C(openssl pkey -pubout -outform DER | sha256sum) prints."""
-    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
 
 
 def key_algorithm(public_key: t.Any) -> str:
@@ -278,26 +273,33 @@ class Bundle:
 
 def open_bundle(name: str, data: bytes, passwords: t.Sequence[t.Optional[str]], sha256: t.Optional[str] = None) -> Bundle:
     """Read one file with the first password that opens it; C(sha256) is the recorded digest, where there is one. Never raises."""
-    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader
+    from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_crypto import (
+        LimitExceeded,
+        Malformed,
+        PasswordWrong,
+        Pkcs12Error,
+        Unsupported,
+    )
 
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         return Bundle(name, fault=reason("digest_mismatch", name))
     for password in passwords:
         try:
-            return Bundle(name, _pkcs12.read(data, password), password_used=password)
-        except _pkcs12.PasswordWrong:
+            return Bundle(name, _pkcs12_reader.read(data, password), password_used=password)
+        except PasswordWrong:
             continue
-        except _pkcs12.Unsupported as exc:
+        except Unsupported as exc:
             return Bundle(name, fault=reason("unsupported", name, str(exc)))
-        except _pkcs12.LimitExceeded as exc:
+        except LimitExceeded as exc:
             return Bundle(name, fault=reason("limit_exceeded", name, str(exc)))
-        except _pkcs12.Malformed as exc:
+        except Malformed as exc:
             return Bundle(name, fault=reason("malformed", name, str(exc)))
     # Windows has written backups under no password at all where one was asked for: say that, it is worse than a wrong one.
     if any(passwords):
         try:
-            return Bundle(name, _pkcs12.read(data, ""), password_used="")
-        except _pkcs12.Pkcs12Error:
+            return Bundle(name, _pkcs12_reader.read(data, ""), password_used="")
+        except Pkcs12Error:
             pass
     return Bundle(name, fault=reason("password_wrong", name))
 
@@ -458,16 +460,16 @@ def seal(generations: t.Sequence[Generation], private_keys: t.Mapping[str, t.Any
 
     Raises KeywardError where a key is missing or can't go into PKCS #12.
     """
-    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 
     refuse_unsealable(generations, private_keys)
     own = {generation.sha256 for generation in generations}
     named_keys = []
     for digest, sharing in _by_key(generations):
         name = f"{slug(short_subject(sharing[-1].certificate))} generation {sharing[0].index}"
-        named_keys.append(_pkcs12.NamedKey(private_keys[digest], name, [generation.certificate for generation in reversed(sharing)]))
+        named_keys.append(_pkcs12_writer.NamedKey(private_keys[digest], name, [generation.certificate for generation in reversed(sharing)]))
     others = [certificate for certificate in dict.fromkeys(chain) if hashlib.sha256(certificate).hexdigest() not in own]
-    return _pkcs12.write(named_keys, others, password)
+    return _pkcs12_writer.write(named_keys, others, password)
 
 
 def _by_key(generations: t.Iterable[Generation]) -> t.List[t.Tuple[str, t.List[Generation]]]:
@@ -480,7 +482,7 @@ def _by_key(generations: t.Iterable[Generation]) -> t.List[t.Tuple[str, t.List[G
 
 def refuse_unsealable(generations: t.Iterable[Generation], private_keys: t.Mapping[str, t.Any]) -> None:
     """Raise KeywardError where a generation's key is missing or can't go into PKCS #12."""
-    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 
     for digest, sharing in _by_key(generations):
         newest = sharing[-1]
@@ -491,7 +493,7 @@ def refuse_unsealable(generations: t.Iterable[Generation], private_keys: t.Mappi
                 "Bring the key back (ca_key_restore), or give its passphrase, and run the task again",
                 [reason("key_missing", newest.label, certificate=newest.sha256)],
             )
-        refusal = _pkcs12.key_refusal(private_keys[digest]) or _pss_refusal(newest)
+        refusal = _pkcs12_writer.key_refusal(private_keys[digest]) or _pss_refusal(newest)
         if refusal:
             raise KeywardError(
                 f"the private key of {newest.label} can't be backed up",

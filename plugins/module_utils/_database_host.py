@@ -20,7 +20,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
@@ -397,7 +397,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
     newest = directory.newest if directory else None
     refuse_emptied(state, reading.generations, newest.manifest if newest else None)
     age = age_in_seconds(request["max_age"]) if request.get("max_age") else None
-    reasons = due_reasons(state, newest.manifest if newest else None, age, _certificates.now())
+    reasons = due_reasons(state, newest.manifest if newest else None, age, _x509.now())
     answer: Answer = {
         "reasons": [reason.as_result() for reason in reasons],
         "set": set_result(newest.manifest, [newest.path]) if newest else None,
@@ -704,7 +704,7 @@ class _Restore:
         issued = [Issued(int(serial, 16), expires, subject, where) for serial, expires, subject, where in given["issued"]]
         folders = {os.path.dirname(item.path) for item in items if item.member.part == "issued"}
         seen = {item.path for item in items}
-        signers = [_certificates.load(generation.certificate) for generation in self._stored.manifest.generations]
+        signers = [_x509.load(generation.certificate) for generation in self._stored.manifest.generations]
         for folder in sorted(folders):
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(folder)):
@@ -878,13 +878,13 @@ def _lacks_chain(path: str, whole: bytes) -> bool:
 def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
     """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
     try:
-        parsed = _certificates.load(read_file(path, "the certificate"))
+        parsed = _x509.load(read_file(path, "the certificate"))
     except (KeywardError, ValueError, FileNotFoundError):
         return []
-    if _certificates.is_self_signed(parsed) or not any(_certificates.is_issued_by(parsed, signer) for signer in signers):
+    if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
         return []
-    expires = index_time(_certificates.validity(parsed)[1])
-    return [Issued(parsed.serial_number, expires, _certificates.one_line(parsed.subject), os.path.basename(path))]
+    expires = index_time(_x509.validity(parsed)[1])
+    return [Issued(parsed.serial_number, expires, _x509.one_line(parsed.subject), os.path.basename(path))]
 
 
 def _index_text(source: bytes, base: Numbers, result: Numbers) -> bytes:

@@ -19,7 +19,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
     LARGEST_INPUT,
@@ -39,7 +39,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     generation_of,
     open_bundle,
     pem,
-    public_key_sha256,
     slug,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
@@ -59,6 +58,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
 try:
     from cryptography import x509
@@ -165,7 +165,7 @@ class _Renewal:
                 f"a private key waits in {self._pair.next_private_key}, and it can't be used: {self._next_key.why}",
                 f"{self._next_key.remedy}. If it is a leftover, move it away",
             )
-        if _certificates.is_self_signed(self._certificate):
+        if _x509.is_self_signed(self._certificate):
             return self._root()
         return self._subordinate()
 
@@ -204,13 +204,13 @@ class _Renewal:
         if not reasons:
             return self._answer()
         self._refuse_stated()
-        start, end = _certificates.validity(self._certificate)
-        days, now = self._request.get("days"), _certificates.now()
+        start, end = _x509.validity(self._certificate)
+        days, now = self._request.get("days"), _x509.now()
         refuse_endless(self._current, self._request, now, now + (timedelta(days=days) if days else end - start))
         if self._check:
             return self._answer(reasons, changed=True, renewed=True)
         key = self._new_key()
-        certificate = _certificates.renewed_root(self._certificate, key, self._request.get("days"))
+        certificate = _x509.renewed_root(self._certificate, key, self._request.get("days"))
         self._write_certificate(certificate.public_bytes(serialization.Encoding.DER), [])
         self._switch()
         return self._answer(reasons, changed=True, renewed=True)
@@ -241,11 +241,11 @@ class _Renewal:
         if not reasons:
             return self._answer()
         self._refuse_stated()
-        refuse_endless(self._current, self._request, _certificates.now(), datetime.max)
+        refuse_endless(self._current, self._request, _x509.now(), datetime.max)
         text = None
         if not self._check:
             key = self._new_key()
-            made = _certificates.ca_request(key, self._certificate.subject, None, self._certificate)
+            made = _x509.ca_request(key, self._certificate.subject, None, self._certificate)
             data = made.public_bytes(serialization.Encoding.PEM)
             _put(self._pair.request, data, 0o644, self._current.certificate_place)
             text = data.decode("ascii")
@@ -282,8 +282,8 @@ class _Renewal:
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
         refuse_wrong_answer(answer, expected, self._current.subject)
         days = self._request.get("remaining_days")
-        _start, end = _certificates.validity(x509.load_der_x509_certificate(answer.certificate))
-        if days is not None and end - _certificates.now() < timedelta(days=days):
+        _start, end = _x509.validity(x509.load_der_x509_certificate(answer.certificate))
+        if days is not None and end - _x509.now() < timedelta(days=days):
             raise KeywardError(
                 "the certificate was not put in place",
                 f"it is valid until {answer.not_after}, fewer than remaining_days ({days}): each run would renew the CA again",
@@ -305,7 +305,7 @@ class _Renewal:
             return self._next_key.key
         if self._request["reuse_key"]:
             return self._reading.private_keys[self._current.public_key_sha256]
-        key = _certificates.key_like(self._certificate.public_key())
+        key = _x509.key_like(self._certificate.public_key())
         place = t.cast(Place, self._current.key_place)
         _put(self._pair.next_private_key, key_bytes(key, place, self._passphrase, False), _mode(place, 0o600), place)
         self._next_key = load_key_file(self._pair.next_private_key, self._which.private_key_passphrase)
@@ -499,7 +499,7 @@ class _Installation:
         there = load_key_file(private_key, self._which.private_key_passphrase)
         if there and not there.key:
             raise KeywardError("the CA can't be installed", f"its private key {private_key} can't be used: {there.why}", there.remedy)
-        subject = _certificates.subject_name(self._options.get("subject") or {})
+        subject = _x509.subject_name(self._options.get("subject") or {})
         root = self._options["kind"] == "root"
         answer = self._options.get("certificate")
         if root and answer:
@@ -514,11 +514,11 @@ class _Installation:
         if there:
             key = there.key
         else:
-            key = _certificates.new_key(self._options["key_type"], self._options["key_size"], self._options["curve"])
+            key = _x509.new_key(self._options["key_type"], self._options["key_size"], self._options["curve"])
             _put(private_key, key_bytes(key, place, self._which.private_key_passphrase, False), 0o600)
             changed = True
         if root:
-            certificate = _certificates.root_certificate(key, subject, self._options["days"], self._options.get("path_length"))
+            certificate = _x509.root_certificate(key, subject, self._options["days"], self._options.get("path_length"))
             text = certificate.public_bytes(serialization.Encoding.PEM)
         elif answer:
             certificates = given_certificates(answer)
@@ -535,7 +535,7 @@ class _Installation:
         path = request_path(files.certificate)
         waiting = _read_if_there(path, "the request")
         if waiting is None:
-            made = _certificates.ca_request(key, subject, self._options.get("path_length"))
+            made = _x509.ca_request(key, subject, self._options.get("path_length"))
             waiting, changed = made.public_bytes(serialization.Encoding.PEM), True
             _put(path, waiting, 0o644)
         asked = x509.load_pem_x509_csr(waiting)

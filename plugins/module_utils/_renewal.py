@@ -13,7 +13,7 @@ import re
 import typing as t
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import pem_certificates
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
@@ -29,11 +29,11 @@ def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any], back
 
     C(backdated): by how much the CA lets its certificates begin before the moment when they are made.
     """
-    start, end = _certificates.validity(x509.load_der_x509_certificate(current.certificate))
+    start, end = _x509.validity(x509.load_der_x509_certificate(current.certificate))
     start += backdated
     found = []
     days, before = conditions.get("remaining_days"), conditions.get("issued_before")
-    if days is not None and end - _certificates.now() < timedelta(days=days):
+    if days is not None and end - _x509.now() < timedelta(days=days):
         found.append(Finding("remaining_days", f"it is valid until {current.not_after}, fewer than {days} days", current.sha256))
     if before is not None and start < _time(before):
         found.append(Finding("issued_before", f"it began to be valid on {current.not_before}, before {before}", current.sha256))
@@ -89,15 +89,15 @@ def given_certificates(text: str) -> t.List[bytes]:
 def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
     """Raise KeywardError unless the answer certifies the waiting key (C(key): its public_key_sha256) as this CA."""
     parsed = x509.load_der_x509_certificate(answer.certificate)
-    start, end = _certificates.validity(parsed)
+    start, end = _x509.validity(parsed)
     why = None
     if answer.public_key_sha256 != key:
         why = "it is for another key than the one that waits"
     elif answer.subject != subject:
         why = f"its subject is {answer.subject}, and the CA's is {subject}"
-    elif not _certificates.is_ca(parsed):
+    elif not _x509.is_ca(parsed):
         why = "it is no CA certificate (basicConstraints)"
-    elif not start <= _certificates.now() + timedelta(minutes=5) or end <= _certificates.now():
+    elif not start <= _x509.now() + timedelta(minutes=5) or end <= _x509.now():
         why = f"it is valid from {answer.not_before} to {answer.not_after}"
     if why:
         raise KeywardError(

@@ -16,7 +16,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
@@ -27,12 +27,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     older_path,
     pem_certificates,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem, public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem
 from ansible_collections.keyward.pki.plugins.module_utils._database import even_hex
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._openssl_command import run_openssl
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
 try:
     from cryptography import x509
@@ -191,9 +192,9 @@ def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation], s
         except (FileNotFoundError, ValueError, IndexError):
             continue
         parsed = x509.load_der_x509_certificate(answer.certificate)
-        if answer.public_key_sha256 != key or not any(_certificates.is_issued_by(parsed, signer) for signer in signers):
+        if answer.public_key_sha256 != key or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
             continue
-        if answer.not_after > f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() in serials(database, b"V"):
+        if answer.not_after > f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() in serials(database, b"V"):
             return answer
     return None
 
@@ -252,7 +253,7 @@ def _sign(
         issuers = os.path.join(scratch, "issuers.pem")
         write_new(issuers, "".join(pem(generation.certificate) for generation in generations).encode("ascii"), 0o600)
         run_openssl(["verify", "-partial_chain", "-trusted", issuers, made], "the signed certificate is not right")
-    if not _certificates.is_ca(x509.load_der_x509_certificate(answer.certificate)):
+    if not _x509.is_ca(x509.load_der_x509_certificate(answer.certificate)):
         raise KeywardError(
             "the signed certificate is not right",
             f"the certificate {answer.serial} that was issued is not that of a CA",
@@ -405,7 +406,7 @@ class _Signing:
         there = self._current(signer, path, {even_hex(entry.serial_number) for entry in last}, 0)
         if there and int(there.as_result()["number"] or "0", 16) > int(_number_of(last) or "0", 16):
             return [there], False
-        start = _certificates.now()
+        start = _x509.now()
         before = getattr(last, "last_update_utc", None) or last.last_update
         after = getattr(last, "next_update_utc", None) or last.next_update
         span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
@@ -426,7 +427,7 @@ class _Signing:
     def _able(self, expired: bool) -> t.List[Generation]:
         """The generations to sign with, the current one last. Raises KeywardError where a key is missing."""
         able = []
-        now = f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}"
+        now = f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}"
         for generation in self._reading.generations:
             if generation.exportable is False:
                 text = f"{generation.label}: its key is in a token, which signs its CRL by its own means"
@@ -484,7 +485,7 @@ class _Signing:
                 f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
                 "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
             )
-        until = f"{_certificates.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
+        until = f"{_x509.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
         if not signed_by(parsed, generation) or (_next_update(parsed) or "") < until:
             return None
         listed = {even_hex(entry.serial_number) for entry in parsed}

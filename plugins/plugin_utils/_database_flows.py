@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 from ansible import __version__ as core_version
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, directory_name, refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._database import (
     ARCHIVE,
@@ -150,7 +150,7 @@ class CaDatabaseBackup(SetFlow):
         newest = store.newest(directory) if directory else None
         identity = next((one.manifest.authority.id for one in store.sets if one.directory == directory), None)
         refuse_emptied(state, live.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _x509.now())
         shown = set_result(newest.manifest, [newest.path(self.options["host_store"])]) if newest else None
         removed: list[str] = []
         if reasons and not self._check:
@@ -203,7 +203,7 @@ class CaDatabaseBackup(SetFlow):
         newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
         advisories = [advisory for directory in directories for advisory in directory.advisories]
         refuse_emptied(state, live.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _certificates.now())
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _x509.now())
         identity = directories[0].sets[0].manifest.authority.id if directories else None
         paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.sets)]
         shown = set_result(newest.manifest, paths) if newest else None
@@ -591,7 +591,7 @@ class CaDatabaseRestore(SetFlow):
         issued = []
         folder = self.options["published_certificates"]
         if folder:
-            signers = [_certificates.load(generation.certificate) for generation in generations]
+            signers = [_x509.load(generation.certificate) for generation in generations]
             try:
                 names = sorted(os.listdir(folder))
             except OSError as exc:

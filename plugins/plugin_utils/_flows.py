@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 
 from ansible import __version__ as core_version
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
     Bundle,
@@ -42,7 +42,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     merge_generations,
     open_bundle,
     password_fault,
-    public_key_sha256,
     reason,
     refuse_foreign,
     seal,
@@ -50,6 +49,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise_as_asked
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     GivenBackup,
@@ -130,8 +130,8 @@ def _opens(backup: StoredBackup, password: str) -> bool:
     files = backup.files()
     own = [file for file in backup.manifest.files if file.opened_by == backup.manifest.id]
     try:
-        return all(_pkcs12.opens(files[file.name], password) for file in own)
-    except _pkcs12.Pkcs12Error as exc:
+        return all(_pkcs12_reader.opens(files[file.name], password) for file in own)
+    except _pkcs12_crypto.Pkcs12Error as exc:
         raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
 
 
@@ -830,7 +830,7 @@ def _certificate_result(der: bytes) -> Result:
     return {name: shape[name] for name in ("subject", "fingerprints", "public_key_sha256", "not_after")}
 
 
-def _encryption_result(contents: t.Sequence[_pkcs12.Contents]) -> Result | None:
+def _encryption_result(contents: t.Sequence[_pkcs12_reader.Contents]) -> Result | None:
     """One statement for all files of a backup: the weakest of them counts."""
     if not contents:
         return None

@@ -10,7 +10,7 @@ import re
 import typing as t
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_from_json, generation_of, judge
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -137,12 +137,12 @@ class CaRenew(LifecycleFlow):
             skew = timedelta(minutes=answer["adcs"]["clock_skew_minutes"])
             reasons = [] if waiting else renewal_reasons(current, asked, skew)
             if reasons:
-                refuse_endless(current, asked, _certificates.now(), datetime.max)
+                refuse_endless(current, asked, _x509.now(), datetime.max)
         if not reasons:
             return {**answer, **state}
         state.update(due=True, reasons=[reason.as_result() for reason in reasons])
         if self._check:
-            root = _certificates.is_self_signed(_certificates.load(current.certificate))
+            root = _x509.is_self_signed(_x509.load(current.certificate))
             return {**answer, **state, "changed": True, "renewed": root or order["certificate"] is not None}
         done = self.on_host(order)
         state.update(pending=done["pending"], request=done["request"], request_file=done["request_file"])
@@ -282,7 +282,7 @@ class CaInstall(BackupFlow):
             why = "AD CS takes the path length of a CA from CAPolicy.inf"
         if why:
             raise KeywardError("the CA can't be installed", why, "Use key_type RSA or EC, and write a path length into CAPolicy.inf")
-        subject = _certificates.subject_name(asked["subject"])
+        subject = _x509.subject_name(asked["subject"])
         names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         if len(names) != 1:
             raise KeywardError("the CA can't be installed", "its subject has not exactly one commonName", "Give subject with one")
@@ -304,7 +304,7 @@ class CaInstall(BackupFlow):
         request = self._bundles(chosen)
         restored = self.on_host(request)
         current = chosen.generations[-1]
-        root = _certificates.is_self_signed(_certificates.load(current.certificate))
+        root = _x509.is_self_signed(_x509.load(current.certificate))
         kind = "StandaloneRootCA" if root else "StandaloneSubordinateCA"
         recreate = {"certificate_id": current.sha1.upper(), "ca_type": kind}
         answer = self.on_host({"recreate": recreate, "directory": self.options["directory"]})

@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._signing import crl_result, load_crl, signed_by
@@ -47,8 +47,8 @@ def published_crls(found: t.Sequence[Result], generations: t.Sequence[Generation
 
 def crls_due(shown: t.Sequence[Result], generations: t.Sequence[Generation], remaining_days: int) -> list[Generation]:
     """The generations that are valid and have no CRL, or one that is valid for fewer days."""
-    now = f"{_certificates.now():%Y-%m-%dT%H:%M:%SZ}"
-    until = f"{_certificates.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
+    now = f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}"
+    until = f"{_x509.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
     good = {one["certificate"] for one in shown if (one["next_update"] or "") >= until}
     return [generation for generation in generations if generation.not_after >= now and generation.sha256 not in good]
 
@@ -76,7 +76,7 @@ class CrlDraft:
         digest: t.Any = hashes.SHA256()
         if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.key_size > 256:
             digest = hashes.SHA384() if public_key.curve.key_size <= 384 else hashes.SHA512()
-        start = _certificates.now()
+        start = _x509.now()
         builder = x509.CertificateRevocationListBuilder(certificate.subject, start, start + timedelta(days=1))
         # The builder signs what it builds; the signature of this key of a moment is thrown away.
         unsigned = builder.sign(_stand_in(public_key.curve.name if isinstance(public_key, ec.EllipticCurvePublicKey) else None), digest)

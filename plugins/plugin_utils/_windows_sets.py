@@ -16,7 +16,7 @@ import re
 import typing as t
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _certificates
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, State, even_hex, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
@@ -156,7 +156,7 @@ def _reason(entry: t.Any) -> str | None:
 
 
 def _issued_since(moment: datetime, generations: t.Sequence[Generation], folder: str) -> list[str]:
-    signers = [_certificates.load(generation.certificate) for generation in generations]
+    signers = [_x509.load(generation.certificate) for generation in generations]
     try:
         names = sorted(os.listdir(folder))
     except OSError as exc:
@@ -165,11 +165,11 @@ def _issued_since(moment: datetime, generations: t.Sequence[Generation], folder:
     for name in names:
         path = os.path.join(folder, name)
         try:
-            parsed = _certificates.load(read_file(path, "the certificate"))
+            parsed = _x509.load(read_file(path, "the certificate"))
         except (KeywardError, ValueError, OSError):
             continue
-        start = _certificates.validity(parsed)[0]
-        own = not _certificates.is_self_signed(parsed) and any(_certificates.is_issued_by(parsed, signer) for signer in signers)
+        start = _x509.validity(parsed)[0]
+        own = not _x509.is_self_signed(parsed) and any(_x509.is_issued_by(parsed, signer) for signer in signers)
         if own and start > moment:
             found.append(f"{parsed.serial_number:X} ({name})")
     return found

@@ -17,7 +17,7 @@ COLLECTIONS = Path(__file__).resolve().parents[2] / "collections"
 if str(COLLECTIONS) not in sys.path:
     sys.path.append(str(COLLECTIONS))
 
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _pkcs12_crypto, _pkcs12_writer
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
@@ -73,10 +73,10 @@ def public_of(certificate: bytes) -> bytes:
 def _encrypt(password: str, plain: bytes, algorithm: str) -> tuple[bytes, bytes]:
     salt = os.urandom(8)
     if algorithm == "aes":
-        kdf = _pkcs12._Kdf("pbkdf2", "sha256", salt, ITERATIONS)
-        return _pkcs12._encrypted(hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS, 32), kdf, plain)
+        kdf = _pkcs12_crypto.Kdf("pbkdf2", "sha256", salt, ITERATIONS)
+        return _pkcs12_writer.encrypt(hashlib.pbkdf2_hmac("sha256", password.encode(), salt, ITERATIONS, 32), kdf, plain)
     secret = password.encode("utf-16-be") + b"\0\0"
-    key, iv = (_pkcs12._pkcs12_kdf("sha1", secret, salt, ITERATIONS, purpose, size) for purpose, size in ((1, 24), (2, 8)))
+    key, iv = (_pkcs12_crypto.pkcs12_kdf("sha1", secret, salt, ITERATIONS, purpose, size) for purpose, size in ((1, 24), (2, 8)))
     pad = 8 - len(plain) % 8
     encryptor = Cipher(TripleDES(key), modes.CBC(iv)).encryptor()
     sealed = encryptor.update(plain + bytes((pad,)) * pad) + encryptor.finalize()
@@ -84,15 +84,15 @@ def _encrypt(password: str, plain: bytes, algorithm: str) -> tuple[bytes, bytes]
 
 
 def _attribute(kind: str, *values: bytes) -> bytes:
-    return seq(oid(kind), _pkcs12._der(SET, *values))
+    return seq(oid(kind), _der.tlv(SET, *values))
 
 
 def _pkcs8(entry: Entry) -> bytes:
     """With the key usage attribute that tells Windows the key spec."""
     plain = entry.key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     usage = {0: 0x90, 1: 0x10, 2: 0x80}[entry.spec]
-    attributes = _pkcs12._der(0xA0, _attribute(KEY_USAGE, _pkcs12._der(BITS, bytes((0, usage)))))
-    members = [member.whole for member in _pkcs12._members(_pkcs12._first(plain))]
+    attributes = _der.tlv(0xA0, _attribute(KEY_USAGE, _der.tlv(BITS, bytes((0, usage)))))
+    members = [member.whole for member in _der.members(_der.first(plain))]
     return seq(*members[:3], attributes)
 
 
@@ -110,8 +110,8 @@ def write(entries: Sequence[Entry], chain: Sequence[bytes], password: str, algor
                     2,
                     seq(sealed_algorithm, octets(sealed)),
                     _attribute(LOCAL_KEY_ID, octets(ids[known])),
-                    _attribute(FRIENDLY_NAME, _pkcs12._der(BMP, entry.container.encode("utf-16-be"))),
-                    _attribute(PROVIDER_NAME, _pkcs12._der(BMP, entry.provider.encode("utf-16-be"))),
+                    _attribute(FRIENDLY_NAME, _der.tlv(BMP, entry.container.encode("utf-16-be"))),
+                    _attribute(PROVIDER_NAME, _der.tlv(BMP, entry.provider.encode("utf-16-be"))),
                     _attribute(MACHINE_KEY_SET),
                 )
             )
@@ -123,15 +123,15 @@ def write(entries: Sequence[Entry], chain: Sequence[bytes], password: str, algor
     digest, digest_oid = ("sha256", "2.16.840.1.101.3.4.2.1") if algorithm == "aes" else ("sha1", "1.3.14.3.2.26")
     salt = os.urandom(20)
     size = hashlib.new(digest).digest_size
-    mac_key = _pkcs12._pkcs12_kdf(digest, password.encode("utf-16-be") + b"\0\0", salt, ITERATIONS, 3, size)
-    info = seq(seq(oid(digest_oid), _pkcs12._der(NULL)), octets(hmac.new(mac_key, content, digest).digest()))
+    mac_key = _pkcs12_crypto.pkcs12_kdf(digest, password.encode("utf-16-be") + b"\0\0", salt, ITERATIONS, 3, size)
+    info = seq(seq(oid(digest_oid), _der.tlv(NULL)), octets(hmac.new(mac_key, content, digest).digest()))
     mac = seq(info, octets(salt), integer(ITERATIONS))
     return seq(integer(3), seq(oid("1.2.840.113549.1.7.1"), explicit(octets(content))), mac) + bytes(8)
 
 
 def read(data: bytes, password: str) -> Contents | None:
     """None where the password is wrong. The MAC and the certificates are the business of `cryptography`; it would return one key only."""
-    whole = _pkcs12._first(data).whole
+    whole = _der.first(data).whole
     try:
         loaded = pkcs12.load_pkcs12(whole, password.encode())
     except ValueError:
@@ -139,14 +139,14 @@ def read(data: bytes, password: str) -> Contents | None:
     listed = ([loaded.cert] if loaded.cert else []) + list(loaded.additional_certs)
     certificates = [each.certificate.public_bytes(serialization.Encoding.DER) for each in listed]
     keys, aes = [], False
-    _version, info, *_mac = _pkcs12._members(_pkcs12._first(whole))
-    for safe in _pkcs12._members(_pkcs12._first(_pkcs12._octets(_pkcs12._content(_pkcs12._members(info))))):
-        members = _pkcs12._members(safe)
-        if _pkcs12._oid(members[0]) != "1.2.840.113549.1.7.1":
+    _version, info, *_mac = _der.members(_der.first(whole))
+    for safe in _der.members(_der.first(_der.octets(_der.content(_der.members(info))))):
+        members = _der.members(safe)
+        if _der.oid(members[0]) != "1.2.840.113549.1.7.1":
             continue
-        for each in _pkcs12._members(_pkcs12._first(_pkcs12._octets(_pkcs12._content(members)))):
-            kind, value, *attributes = _pkcs12._members(each)
-            if _pkcs12._oid(kind) == SHROUDED_KEY_BAG:
+        for each in _der.members(_der.first(_der.octets(_der.content(members)))):
+            kind, value, *attributes = _der.members(each)
+            if _der.oid(kind) == SHROUDED_KEY_BAG:
                 shrouded = value.body
                 aes = aes or oid("1.2.840.113549.1.5.13") in shrouded
                 key = serialization.load_der_private_key(shrouded, password.encode(), unsafe_skip_rsa_key_validation=True)
@@ -156,10 +156,10 @@ def read(data: bytes, password: str) -> Contents | None:
 
 def _attributes(given: Sequence[Any]) -> dict[str, bytes]:
     found = {}
-    for attribute in _pkcs12._members(given[0], tag=SET) if given else ():
-        kind, values = _pkcs12._members(attribute)
-        inner = _pkcs12._values(values.body)
-        found[_pkcs12._oid(kind)] = inner[0].body if inner else b""
+    for attribute in _der.members(given[0], tag=SET) if given else ():
+        kind, values = _der.members(attribute)
+        inner = _der.values(values.body)
+        found[_der.oid(kind)] = inner[0].body if inner else b""
     return found
 
 

@@ -24,7 +24,8 @@ if __name__ == "__main__":
     sys.path[:0] = [str(tests), str(tests.parent / "collections")]
     importlib.import_module("conftest")  # links the checkout into collections/
 
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from support import pfx
@@ -35,20 +36,20 @@ TOOLS = ("openssl", "keytool", "certtool", "pk12util", "pwsh")
 # --- our bundles ---
 
 
-def generations() -> list[_pkcs12.NamedKey]:
+def generations() -> list[_pkcs12_writer.NamedKey]:
     """An authority of three generations on three keys, and a renewal with the last of them."""
     keys = [pfx.key("rsa-3072"), pfx.key("ec-secp384r1"), pfx.key("rsa-4096")]
     certificates = [[pfx.certificate(key, "Interop Root", 10 + index)] for index, key in enumerate(keys)]
     certificates[2].insert(0, pfx.certificate(keys[2], "Interop Root", 13))
-    return [_pkcs12.NamedKey(key, f"interop-root generation {index}", certificates[index]) for index, key in enumerate(keys)]
+    return [_pkcs12_writer.NamedKey(key, f"interop-root generation {index}", certificates[index]) for index, key in enumerate(keys)]
 
 
-def edwards() -> list[_pkcs12.NamedKey]:
+def edwards() -> list[_pkcs12_writer.NamedKey]:
     return [pfx.named("ed25519", "edwards 25519"), pfx.named("ed448", "edwards 448")]
 
 
-def identities(keys: list[_pkcs12.NamedKey]) -> set[str]:
-    return {_pkcs12.public_key_sha256(named.key) for named in keys}
+def identities(keys: list[_pkcs12_writer.NamedKey]) -> set[str]:
+    return {public_key_sha256(named.key.public_key()) for named in keys}
 
 
 # --- running tools ---
@@ -85,7 +86,7 @@ def pem_blocks(text: str, label: str) -> list[bytes]:
 
 
 def certificate_identity(pem: bytes) -> str:
-    return _pkcs12.public_key_sha256(x509.load_pem_x509_certificate(pem).public_key())
+    return public_key_sha256(x509.load_pem_x509_certificate(pem).public_key())
 
 
 # --- they read ours: each returns the identities of the keys it found ---
@@ -94,7 +95,7 @@ def certificate_identity(pem: bytes) -> str:
 def openssl_reads(shop: Workshop, bundle: Path) -> set[str]:
     text = shop.run("openssl", "pkcs12", "-in", bundle, "-nodes", "-nocerts", "-passin", f"file:{shop.password_file}")
     keys = [serialization.load_pem_private_key(block, None) for block in pem_blocks(text, "PRIVATE KEY")]
-    return {_pkcs12.public_key_sha256(key) for key in keys}
+    return {public_key_sha256(key) for key in keys}
 
 
 def keytool_reads(shop: Workshop, bundle: Path) -> set[str]:
@@ -107,14 +108,14 @@ def certtool_reads(shop: Workshop, bundle: Path) -> set[str]:
     text = shop.run("certtool", "--p12-info", "--inder", "--infile", bundle, "--template", shop.template)
     shrouded = [serialization.load_pem_private_key(block, PASSWORD.encode()) for block in pem_blocks(text, "ENCRYPTED PRIVATE KEY")]
     certified = {certificate_identity(block) for block in pem_blocks(text, "CERTIFICATE")}
-    return {_pkcs12.public_key_sha256(key) for key in shrouded} & certified
+    return {public_key_sha256(key) for key in shrouded} & certified
 
 
 def pk12util_reads(shop: Workshop, bundle: Path) -> set[str]:
     """It names the keys and no more; their names are ours."""
     text = shop.run("pk12util", "-l", bundle, "-w", shop.password_file)
     names = set(re.findall(r"^Key\(shrouded\):\n\s+Friendly Name: (.+)$", text, re.M))
-    return {_pkcs12.public_key_sha256(named.key) for named in generations() + edwards() if named.name in names}
+    return {public_key_sha256(named.key.public_key()) for named in generations() + edwards() if named.name in names}
 
 
 DOTNET = """
@@ -155,10 +156,10 @@ NO_EDWARDS = {"pwsh"}
 Written = Iterator[tuple[str, bytes, set[str]]]
 
 
-def pem_files(shop: Workshop, named: _pkcs12.NamedKey) -> tuple[Path, Path]:
+def pem_files(shop: Workshop, named: _pkcs12_writer.NamedKey) -> tuple[Path, Path]:
     pem = named.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     certificate = x509.load_der_x509_certificate(named.certificates[0]).public_bytes(serialization.Encoding.PEM)
-    stem = _pkcs12.public_key_sha256(named.key)[:8]
+    stem = public_key_sha256(named.key.public_key())[:8]
     return shop.file(f"{stem}.key", pem), shop.file(f"{stem}.crt", certificate)
 
 
@@ -184,7 +185,7 @@ OPENSSL_OPTIONS = [
 
 
 def openssl_writes(shop: Workshop) -> Written:
-    def export(named: _pkcs12.NamedKey, options: list[str]) -> bytes:
+    def export(named: _pkcs12_writer.NamedKey, options: list[str]) -> bytes:
         key, certificate = pem_files(shop, named)
         out = shop.folder / "openssl.p12"
         password = f"file:{shop.password_file}"
@@ -199,7 +200,7 @@ def openssl_writes(shop: Workshop) -> Written:
 
 
 def keytool_writes(shop: Workshop) -> Written:
-    ours = shop.file("ours.p12", _pkcs12.write(generations() + edwards(), [], PASSWORD))
+    ours = shop.file("ours.p12", _pkcs12_writer.write(generations() + edwards(), [], PASSWORD))
     for name, options in (("defaults", []), ("legacy", ["-J-Dkeystore.pkcs12.legacy"])):
         store = shop.folder / f"keytool-{name}.p12"
         passwords = ["-srcstorepass:file", shop.password_file, "-deststorepass:file", shop.password_file]
@@ -222,12 +223,12 @@ def certtool_writes(shop: Workshop) -> Written:
 
 def pk12util_writes(shop: Workshop) -> Written:
     """An NSS database keeps certificates of one subject under one nickname, and so exports all their keys."""
-    subject = [_pkcs12.NamedKey(named.key, "all", named.certificates[:1]) for named in generations()]
+    subject = [_pkcs12_writer.NamedKey(named.key, "all", named.certificates[:1]) for named in generations()]
     database = f"sql:{shop.folder / 'nss'}"
     (shop.folder / "nss").mkdir(exist_ok=True)
     shop.run("certutil", "-N", "-d", database, "--empty-password")
     for number, named in enumerate(subject):
-        ours = shop.file(f"nss-{number}.p12", _pkcs12.write([named], [], PASSWORD))
+        ours = shop.file(f"nss-{number}.p12", _pkcs12_writer.write([named], [], PASSWORD))
         shop.run("pk12util", "-i", ours, "-d", database, "-w", shop.password_file)
     for cipher in ("AES-256-CBC", "PKCS #12 V2 PBE With SHA-1 And 3KEY Triple DES-CBC"):
         out = shop.folder / "nss.p12"
@@ -246,8 +247,8 @@ $collection = $loader::LoadPkcs12CollectionFromFile($args[1], $password, $flags)
 
 
 def pwsh_writes(shop: Workshop) -> Written:
-    keys = [_pkcs12.NamedKey(named.key, named.name, named.certificates[:1]) for named in generations()]
-    ours = shop.file("dotnet-in.p12", _pkcs12.write(keys, [], PASSWORD))
+    keys = [_pkcs12_writer.NamedKey(named.key, named.name, named.certificates[:1]) for named in generations()]
+    ours = shop.file("dotnet-in.p12", _pkcs12_writer.write(keys, [], PASSWORD))
     out = shop.folder / "dotnet-out.p12"
     script = shop.file("write.ps1", DOTNET_WRITES.encode())
     shop.run("pwsh", "-NoProfile", "-NonInteractive", "-File", script, shop.password_file, ours, out)
@@ -263,8 +264,8 @@ WRITERS: dict[str, Callable[[Workshop], Written]] = {
 }
 
 
-def read_ours(data: bytes) -> tuple[set[str], _pkcs12.Contents]:
-    contents = _pkcs12.read(data, PASSWORD)
+def read_ours(data: bytes) -> tuple[set[str], _pkcs12_reader.Contents]:
+    contents = _pkcs12_reader.read(data, PASSWORD)
     return {entry.public_key_sha256 for entry in contents.private_keys}, contents
 
 
@@ -293,11 +294,11 @@ def report(shop: Workshop) -> str:
         "| reader | three generations | Ed25519, Ed448 |",
         "|---|---|---|",
     ]
-    three = shop.file("three.p12", _pkcs12.write(generations(), [pfx.certificate(pfx.key("ec-secp256r1"), "Above", 1)], PASSWORD))
-    two = shop.file("edwards.p12", _pkcs12.write(edwards(), [], PASSWORD))
+    three = shop.file("three.p12", _pkcs12_writer.write(generations(), [pfx.certificate(pfx.key("ec-secp256r1"), "Above", 1)], PASSWORD))
+    two = shop.file("edwards.p12", _pkcs12_writer.write(edwards(), [], PASSWORD))
     tools = [tool for tool in TOOLS if shutil.which(tool)]
 
-    def found(tool: str, bundle: Path, keys: list[_pkcs12.NamedKey]) -> str:
+    def found(tool: str, bundle: Path, keys: list[_pkcs12_writer.NamedKey]) -> str:
         try:
             return f"{len(READERS[tool](shop, bundle) & identities(keys))} of {len(keys)} keys"
         except RuntimeError:

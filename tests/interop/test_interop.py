@@ -14,7 +14,7 @@ from tools import require_tool
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cross_read
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
 from support import pfx
 
 
@@ -32,7 +32,7 @@ def tool(request):
 @pytest.mark.parametrize("tool", cross_read.READERS, indirect=True)
 def test_a_tool_finds_every_key_of_three_generations(shop, tool):
     keys = cross_read.generations()
-    bundle = shop.file("three.p12", _pkcs12.write(keys, [pfx.certificate(pfx.key("ec-secp256r1"), "Above", 1)], cross_read.PASSWORD))
+    bundle = shop.file("three.p12", _pkcs12_writer.write(keys, [pfx.certificate(pfx.key("ec-secp256r1"), "Above", 1)], cross_read.PASSWORD))
     assert len(keys) == 3
     assert cross_read.READERS[tool](shop, bundle) == cross_read.identities(keys)
 
@@ -40,7 +40,7 @@ def test_a_tool_finds_every_key_of_three_generations(shop, tool):
 @pytest.mark.parametrize("tool", sorted(set(cross_read.READERS) - cross_read.NO_EDWARDS), indirect=True)
 def test_a_tool_finds_edwards_keys(shop, tool):
     keys = cross_read.edwards()
-    bundle = shop.file("edwards.p12", _pkcs12.write(keys, [], cross_read.PASSWORD))
+    bundle = shop.file("edwards.p12", _pkcs12_writer.write(keys, [], cross_read.PASSWORD))
     assert cross_read.READERS[tool](shop, bundle) == cross_read.identities(keys)
 
 
@@ -52,9 +52,9 @@ def test_every_key_that_a_tool_writes_is_read(shop, tool):
         assert found == expected, name
         assert not contents.unreadable, name
         assert contents.certificates, name
-        assert _pkcs12.opens(data, cross_read.PASSWORD), name
+        assert _pkcs12_reader.opens(data, cross_read.PASSWORD), name
         if 0 < contents.encryption.iterations < 100_000:
-            assert not _pkcs12.opens(data, "another"), name
+            assert not _pkcs12_reader.opens(data, "another"), name
         count += 1
     assert count
 
@@ -63,10 +63,10 @@ def test_every_key_that_a_tool_writes_is_read(shop, tool):
 def test_dotnet_opens_what_is_written_and_not_one_iteration_more(shop, monkeypatch, count):
     require_tool("pwsh")
     keys = [pfx.named("ec-secp256r1", f"generation {number}", number) for number in range(count)]
-    iterations = _pkcs12.iterations_for(count)
-    bundle = shop.file("most.p12", _pkcs12.write(keys, [], cross_read.PASSWORD))
+    iterations = _pkcs12_writer.iterations_for(count)
+    bundle = shop.file("most.p12", _pkcs12_writer.write(keys, [], cross_read.PASSWORD))
     assert cross_read.pwsh_reads(shop, bundle) == cross_read.identities(keys)
-    monkeypatch.setattr(_pkcs12, "iterations_for", lambda _count: iterations + 1)
-    bundle = shop.file("more.p12", _pkcs12.write(keys, [], cross_read.PASSWORD))
+    monkeypatch.setattr(_pkcs12_writer, "iterations_for", lambda _count: iterations + 1)
+    bundle = shop.file("more.p12", _pkcs12_writer.write(keys, [], cross_read.PASSWORD))
     with pytest.raises(RuntimeError, match="IterationLimit"):
         cross_read.pwsh_reads(shop, bundle)

@@ -21,16 +21,16 @@ from pathlib import Path
 CPU_SECONDS = 20
 
 
-def outcome(codec, data: bytes, password: str) -> dict:
+def outcome(errors, reader, data: bytes, password: str) -> dict:
     names = {
-        codec.PasswordWrong: "password_wrong",
-        codec.Malformed: "malformed",
-        codec.Unsupported: "unsupported",
-        codec.LimitExceeded: "limit_exceeded",
+        errors.PasswordWrong: "password_wrong",
+        errors.Malformed: "malformed",
+        errors.Unsupported: "unsupported",
+        errors.LimitExceeded: "limit_exceeded",
     }
     try:
-        contents = codec.read(data, password)
-    except codec.Pkcs12Error as exc:
+        contents = reader.read(data, password)
+    except errors.Pkcs12Error as exc:
         return {"verdict": names[type(exc)], "why": str(exc)}
     except Exception:
         return {"verdict": "crashed", "why": traceback.format_exc()}
@@ -42,14 +42,14 @@ def outcome(codec, data: bytes, password: str) -> dict:
         "key_bags": contents.key_bags,
         "unreadable_keys": sum(entry.kind == "private_key" for entry in contents.unreadable),
         "advisories": contents.advisories,
-        "opens": codec.opens(data, password),
+        "opens": reader.opens(data, password),
     }
 
 
 def main() -> None:
     collections, folder = sys.argv[1:]
     sys.path.insert(0, collections)
-    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12 as codec
+    from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_crypto, _pkcs12_reader
 
     warnings.simplefilter("ignore")
     for file, password in json.load(sys.stdin):
@@ -58,7 +58,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-            found = outcome(codec, data, password)
+            found = outcome(_pkcs12_crypto, _pkcs12_reader, data, password)
             found["mebibytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             os.write(writer, json.dumps(found).encode())
             os._exit(0)

@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Place,
     belongs,
@@ -79,12 +79,12 @@ def test_another_authority_is_said_to_be_one():
 
 
 def test_a_certificate_without_its_key():
-    data = _pkcs12.write([_pkcs12.NamedKey(key("a"), "a", [certificate("a")])], [generation("b", 1).certificate], PASSWORD)
+    data = _pkcs12_writer.write([_pkcs12_writer.NamedKey(key("a"), "a", [certificate("a")])], [generation("b", 1).certificate], PASSWORD)
     assert codes(verdict(data, [generation("a"), generation("b", 1)])) == ["key_missing"]
 
 
 def test_a_certificate_with_another_key():
-    data = _pkcs12.write([_pkcs12.NamedKey(key("stranger"), "a", [certificate("a")])], [], PASSWORD)
+    data = _pkcs12_writer.write([_pkcs12_writer.NamedKey(key("stranger"), "a", [certificate("a")])], [], PASSWORD)
     assert codes(verdict(data, [generation("a")])) == ["key_mismatch"]
     assert codes(verdict(data, [])) == ["key_mismatch"]
 
@@ -119,7 +119,7 @@ def test_seal_refuses_a_partial_backup():
 def test_two_certificates_on_one_key_need_one_key():
     first, second = generation("a"), generation("a", 1)
     data = seal([first, second], {first.public_key_sha256: key("a")}, [], PASSWORD)
-    assert len(_pkcs12.read(data, PASSWORD).private_keys) == 1
+    assert len(_pkcs12_reader.read(data, PASSWORD).private_keys) == 1
     assert verdict(data, [first, second]).restorable
 
 

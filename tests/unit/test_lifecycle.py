@@ -19,8 +19,8 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
 from ansible_collections.keyward.pki.plugins.module_utils._authority import Older, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._certificates import ca_request, subject_name
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import ca_request, subject_name
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

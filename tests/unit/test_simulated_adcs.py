@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from adcs import authority, windows_pfx
 from adcs.simulation import CONFIGURATION, Failure
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader
 from cryptography import x509
 from support.adcs import AdcsHost, Parent
 from tools import require_tool
@@ -82,7 +82,7 @@ def test_the_bundle_is_one_that_windows_writes(root: AdcsHost, algorithm: str, s
     root.backup_key(root.state / "backup", PASSWORD, force=False)
     data = (root.state / "backup" / "Ex!0027ample CA.p12").read_bytes()
     assert data.endswith(bytes(8))
-    contents = _pkcs12.read(data, PASSWORD)
+    contents = _pkcs12_reader.read(data, PASSWORD)
     assert (contents.key_bags, len(contents.certificates), contents.encryption.iterations) == (3, 4, 2000)
     shown = subprocess.run(
         [require_tool("openssl"), "pkcs12", "-legacy", "-info", "-nodes", "-passin", f"pass:{PASSWORD}"],
@@ -120,7 +120,7 @@ def test_a_subordinate_waits_for_its_certificate(host: AdcsHost) -> None:
     host.certify(parent)
     assert authority.version(host.certificate(host.generations[1])) == (1, 1)
     host.backup_key(host.state / "backup", PASSWORD, force=False)
-    contents = _pkcs12.read((host.state / "backup" / "Sub CA.p12").read_bytes(), PASSWORD)
+    contents = _pkcs12_reader.read((host.state / "backup" / "Sub CA.p12").read_bytes(), PASSWORD)
     assert x509.load_pem_x509_certificate(parent.certificate).subject in [
         x509.load_der_x509_certificate(each.der).subject for each in contents.certificates
     ]
@@ -320,7 +320,7 @@ def test_the_keys_go_out_and_come_back_through_the_cmdlets(root: AdcsHost) -> No
         "found": 4,
         "keys": 4,
     }
-    bundle = _pkcs12.read((root.system_root / "Temp" / "backup" / "one.p12").read_bytes(), PASSWORD)
+    bundle = _pkcs12_reader.read((root.system_root / "Temp" / "backup" / "one.p12").read_bytes(), PASSWORD)
     assert (bundle.key_bags, len(bundle.certificates)) == (1, 1)
     assert [line["parameters"]["Password"] for line in root.ran("Backup-CARoleService")] == ["SecureString"] * 2
     assert PASSWORD not in json.dumps(root.log)

@@ -14,17 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Authority,
-    Generation,
-    Place,
-    generation_of,
-    public_key_sha256,
-    short_subject,
-    slug,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, Place, generation_of, short_subject, slug
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
 try:
     from cryptography import __version__ as _cryptography

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 OWN = ROOT / "tests" / "data" / "pkcs12"
 BESIDE = Path(os.environ.get("KEYWARD_VECTORS") or ROOT.parent / "shared" / "vectors" / "pkcs12")
 VECTORS = BESIDE if (BESIDE / "INDEX.tsv").exists() else OWN

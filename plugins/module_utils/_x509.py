@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import typing as t
 from datetime import datetime, timedelta, timezone
@@ -14,7 +15,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
     from cryptography.x509.oid import AttributeOID, NameOID
 except ImportError:  # the modules say which library is missing
@@ -226,6 +227,12 @@ def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], lik
     unique = f"{now():%Y%m%dT%H%M%SZ}-{x509.random_serial_number() & 0xFFFFFFFF:08x}"
     builder = builder.add_attribute(AttributeOID.UNSTRUCTURED_NAME, unique.encode("ascii"))
     return builder.sign(key, _hash_for(key, like.signature_hash_algorithm if like else None))
+
+
+def public_key_sha256(public_key: t.Any) -> str:
+    """Hex SHA-256 of the SubjectPublicKeyInfo (DER), what C(openssl pkey -pubout -outform DER | sha256sum) prints."""
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def load(data: bytes) -> x509.Certificate:
