@@ -13,16 +13,26 @@ import hashlib
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    crl_number,
+    even_hex,
+    key_algorithm,
+    next_update,
+    pem,
+    proves,
+    public_key_sha256,
+    short_subject,
+    validity,
+)
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -114,33 +124,6 @@ class Generation:
         }
 
 
-def pem(der: bytes) -> str:
-    import base64
-
-    body = base64.b64encode(der).decode("ascii")
-    lines = [body[i : i + 64] for i in range(0, len(body), 64)]
-    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
-
-
-def key_algorithm(public_key: t.Any) -> str:
-    if isinstance(public_key, rsa.RSAPublicKey):
-        return f"RSA-{public_key.key_size}"
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        return f"EC {public_key.curve.name}"
-    if isinstance(public_key, ed25519.Ed25519PublicKey):
-        return "Ed25519"
-    if isinstance(public_key, ed448.Ed448PublicKey):
-        return "Ed448"
-    if isinstance(public_key, dsa.DSAPublicKey):
-        return f"DSA-{public_key.key_size}"
-    return type(public_key).__name__.replace("PublicKey", "")
-
-
-def _utc(certificate: x509.Certificate, name: str) -> str:
-    moment = getattr(certificate, f"{name}_utc", None) or getattr(certificate, name)  # *_utc: cryptography 42
-    return str(moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
-
-
 def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generation:
     """The generation that a DER certificate begins; C(known) are further fields. Raises ValueError where it is no certificate."""
     try:
@@ -153,14 +136,14 @@ def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generat
             identifier = None
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise ValueError("it is no X.509 certificate that can be read here") from exc
-    serial = f"{parsed.serial_number:x}"
+    start, end = validity(parsed)
     return Generation(
         index=index,
         certificate=certificate,
         subject=subject,
-        serial=serial if len(serial) % 2 == 0 else "0" + serial,
-        not_before=_utc(parsed, "not_valid_before"),
-        not_after=_utc(parsed, "not_valid_after"),
+        serial=even_hex(parsed.serial_number).lower(),
+        not_before=format_time(start),
+        not_after=format_time(end),
         sha1=hashlib.sha1(certificate, usedforsecurity=False).hexdigest(),
         sha256=hashlib.sha256(certificate).hexdigest(),
         subject_key_identifier=identifier,
@@ -195,6 +178,17 @@ class Authority:
         }
 
 
+def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> t.Dict[str, t.Any]:
+    """What is returned of a CRL that a generation verifies."""
+    return {
+        "certificate": generation.sha256,
+        "path": path,
+        "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+        "number": crl_number(parsed),
+        "next_update": next_update(parsed),
+    }
+
+
 def slug(text: str) -> str:
     """Lower-case ASCII letters, digits and single dashes, at most 40: a name for a directory that people recognise."""
     import unicodedata
@@ -206,13 +200,6 @@ def slug(text: str) -> str:
 def directory_name(authority: Authority) -> str:
     """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
     return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
-
-
-def short_subject(certificate: bytes) -> str:
-    """The common name of a certificate's subject, or its last attribute where it has none."""
-    subject = x509.load_der_x509_certificate(certificate).subject
-    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME) or list(subject)[-1:]
-    return str(names[-1].value) if names else ""
 
 
 def belongs(authority: Authority, generations: t.Iterable[Generation], known: Authority, known_keys: t.Collection[str]) -> t.Optional[str]:
@@ -302,25 +289,6 @@ def open_bundle(name: str, data: bytes, passwords: t.Sequence[t.Optional[str]], 
         except Pkcs12Error:
             pass
     return Bundle(name, fault=reason("password_wrong", name))
-
-
-def proves(private_key: t.Any, public_key: t.Any) -> bool:
-    """Whether the private key is the public key's: it signs, in memory, and the public key verifies."""
-    challenge = b"keyward.pki proof of possession"
-    try:
-        if isinstance(private_key, rsa.RSAPrivateKey):
-            public_key.verify(
-                private_key.sign(challenge, padding.PKCS1v15(), hashes.SHA256()), challenge, padding.PKCS1v15(), hashes.SHA256()
-            )
-        elif isinstance(private_key, ec.EllipticCurvePrivateKey):
-            public_key.verify(private_key.sign(challenge, ec.ECDSA(hashes.SHA256())), challenge, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(private_key, dsa.DSAPrivateKey):
-            public_key.verify(private_key.sign(challenge, hashes.SHA256()), challenge, hashes.SHA256())
-        else:
-            public_key.verify(private_key.sign(challenge), challenge)
-    except (InvalidSignature, ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -637,7 +605,7 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
     files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"]), str(f["opened_by"])) for f in shape["files"])
     if not files or any(not FILE_NAME.match(file.name) for file in files):
         raise ValueError("a file name that can't be")
-    datetime.strptime(shape["created"], "%Y-%m-%dT%H:%M:%SZ")
+    parse_time(shape["created"])
     who = shape["authority"]
     authority = Authority(**{name: who[name] for name in (*Authority.__dataclass_fields__,)})
     return Manifest(

@@ -15,6 +15,13 @@ from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_as_json, generation_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+
+try:
+    from cryptography import x509
+except ImportError:  # the modules say which library is missing
+    pass
 
 FORMAT, FORMAT_VERSION = "keyward.pki database set", 1
 ARCHIVE, MEMBERS = "database.tar.gz", "members.json"
@@ -108,7 +115,7 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])
     adcs = shape.get("adcs")
     for name in ("created", "as_of"):
-        datetime.strptime(shape[name], "%Y-%m-%dT%H:%M:%SZ")
+        parse_time(shape[name])
     if not are_files_of_a_set([file.name for file in files], adcs is not None):
         raise ValueError("other files")
     return SetManifest(
@@ -174,7 +181,7 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
         found.append(_set_reason("database_changed"))
     if state.configuration != newest.state.configuration:
         found.append(_set_reason("configuration_changed"))
-    created = datetime.strptime(newest.created, "%Y-%m-%dT%H:%M:%SZ")
+    created = parse_time(newest.created)
     # One from a clock that was far ahead would never grow old.
     if max_age is not None and abs(now - created) > timedelta(seconds=max_age):
         found.append(_set_reason("max_age"))
@@ -365,12 +372,19 @@ def compare(base: Numbers, published: Published, advance: t.Any, ca_expires: str
     return Outcome(result, (), tuple(missing) if advance is not None else (), advanced, len(entered))
 
 
-def even_hex(number: int) -> str:
-    """As openssl writes a number into its files: upper-case, an even number of digits."""
-    text = f"{number:X}"
-    return text if len(text) % 2 == 0 else "0" + text
-
-
 def index_time(moment: datetime) -> str:
     """A time as in an index.txt: ASN.1 UTCTime up to 2049, GeneralizedTime after (RFC 5280, 4.1.2.5)."""
     return f"{moment:%y%m%d%H%M%SZ}" if 1950 <= moment.year < 2050 else f"{moment:%Y%m%d%H%M%SZ}"
+
+
+_SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
+
+
+def one_line(name: x509.Name) -> str:
+    """A name as C(openssl ca) writes it into an index.txt: C(/C=DE/O=Example/CN=www), other bytes as C(\\xNN)."""
+    parts = []
+    for attribute in name:
+        short = _SHORT.get(attribute.oid.dotted_string) or attribute.rfc4514_attribute_name
+        value = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02X}" for byte in str(attribute.value).encode("utf-8"))
+        parts.append(f"/{short}={value}")
+    return "".join(parts)

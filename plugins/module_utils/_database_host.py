@@ -18,7 +18,6 @@ import stat
 import time
 import typing as t
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
@@ -29,7 +28,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     OpensslBackend,
     crl_path,
     older_files,
-    pem_certificates,
     request_path,
     staged_path,
 )
@@ -48,8 +46,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     age_in_seconds,
     compare,
     due_reasons,
-    even_hex,
     index_time,
+    one_line,
     parse_index,
     refuse_emptied,
     set_manifest_from_json,
@@ -83,15 +81,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
     digest_of,
     directory_for,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
 
 ATTEMPTS, PAUSE = 8, 0.5  # seconds
 _REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
 _CHUNK = 1024 * 1024
 LARGEST_INDEX = 1024 * 1024 * 1024
-
-
-def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- what there is -----------------------------------------------------------------------------------------------
@@ -297,7 +293,7 @@ def make_files(survey: Survey, folder: str, reading: Reading) -> MadeSet:
             time.sleep(PAUSE)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(archive)
-        as_of = now()
+        as_of = now_text()
         wanted = survey.wanted()
         half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial") and os.path.lexists(path + ".new")]
         if half_written and attempt < ATTEMPTS - 1:
@@ -357,7 +353,7 @@ def set_manifest(
         previous=newest.manifest.id if newest else None,
         kind="full",
         authority=authority,
-        created=now(),
+        created=now_text(),
         as_of=made.as_of,
         made=about,
         files=made.files,
@@ -370,7 +366,7 @@ def set_manifest(
 
 
 def set_name(manifest: SetManifest) -> str:
-    return f"{manifest.sequence:06d}-{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%S.%fZ')}"
+    return f"{manifest.sequence:06d}-{name_time()}"
 
 
 def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Answer:
@@ -397,7 +393,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
     newest = directory.newest if directory else None
     refuse_emptied(state, reading.generations, newest.manifest if newest else None)
     age = age_in_seconds(request["max_age"]) if request.get("max_age") else None
-    reasons = due_reasons(state, newest.manifest if newest else None, age, _x509.now())
+    reasons = due_reasons(state, newest.manifest if newest else None, age, now())
     answer: Answer = {
         "reasons": [reason.as_result() for reason in reasons],
         "set": set_result(newest.manifest, [newest.path]) if newest else None,
@@ -417,7 +413,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
             manifest = set_manifest(made, authority, reading.generations, directory, about)
             path = store.commit(staged, manifest, directory.name, set_name(manifest))
             removed = store.keep(directory, request.get("keep_full_sets"), manifest.authority.host)
-    event = {"event": "set", "at": now(), "controller": request["made"]["controller"], "host": request.get("host"), "set": manifest.id}
+    event = {"event": "set", "at": now_text(), "controller": request["made"]["controller"], "host": request.get("host"), "set": manifest.id}
     store.record(directory.name, event)
     return {
         **answer,
@@ -462,7 +458,7 @@ def restore_database(which: Which, request: Request, check: bool) -> Answer:
     if options.get("host_store") and answer["changed"] and not check:
         event = {
             "event": "restore",
-            "at": now(),
+            "at": now_text(),
             "controller": options["controller"],
             "host": request.get("host"),
             "set": stored.manifest.id,
@@ -696,7 +692,7 @@ class _Restore:
 
     def _ca_expires(self) -> str:
         text = self._stored.manifest.generations[-1].not_after
-        return index_time(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+        return index_time(parse_time(text))
 
     def _published(self, items: t.Sequence[_Item]) -> Published:
         """What the controller read, and certificates that lie on the host though the set does not know them."""
@@ -884,7 +880,7 @@ def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
     if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
         return []
     expires = index_time(_x509.validity(parsed)[1])
-    return [Issued(parsed.serial_number, expires, _x509.one_line(parsed.subject), os.path.basename(path))]
+    return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
 
 
 def _index_text(source: bytes, base: Numbers, result: Numbers) -> bytes:

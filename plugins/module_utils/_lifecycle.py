@@ -27,7 +27,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     OpensslBackend,
     load_key_file,
     older_path,
-    pem_certificates,
     request_path,
     staged_path,
 )
@@ -38,7 +37,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     generation_from_json,
     generation_of,
     open_bundle,
-    pem,
     slug,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
@@ -58,7 +56,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
 try:
     from cryptography import x509
@@ -205,8 +204,8 @@ class _Renewal:
             return self._answer()
         self._refuse_stated()
         start, end = _x509.validity(self._certificate)
-        days, now = self._request.get("days"), _x509.now()
-        refuse_endless(self._current, self._request, now, now + (timedelta(days=days) if days else end - start))
+        days, begin = self._request.get("days"), now()
+        refuse_endless(self._current, self._request, begin, begin + (timedelta(days=days) if days else end - start))
         if self._check:
             return self._answer(reasons, changed=True, renewed=True)
         key = self._new_key()
@@ -241,7 +240,7 @@ class _Renewal:
         if not reasons:
             return self._answer()
         self._refuse_stated()
-        refuse_endless(self._current, self._request, _x509.now(), datetime.max)
+        refuse_endless(self._current, self._request, now(), datetime.max)
         text = None
         if not self._check:
             key = self._new_key()
@@ -283,7 +282,7 @@ class _Renewal:
         refuse_wrong_answer(answer, expected, self._current.subject)
         days = self._request.get("remaining_days")
         _start, end = _x509.validity(x509.load_der_x509_certificate(answer.certificate))
-        if days is not None and end - _x509.now() < timedelta(days=days):
+        if days is not None and end - now() < timedelta(days=days):
             raise KeywardError(
                 "the certificate was not put in place",
                 f"it is valid until {answer.not_after}, fewer than remaining_days ({days}): each run would renew the CA again",

@@ -14,9 +14,10 @@ import typing as t
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import pem_certificates
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
 try:
     from cryptography import x509
@@ -33,7 +34,7 @@ def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any], back
     start += backdated
     found = []
     days, before = conditions.get("remaining_days"), conditions.get("issued_before")
-    if days is not None and end - _x509.now() < timedelta(days=days):
+    if days is not None and end - now() < timedelta(days=days):
         found.append(Finding("remaining_days", f"it is valid until {current.not_after}, fewer than {days} days", current.sha256))
     if before is not None and start < _time(before):
         found.append(Finding("issued_before", f"it began to be valid on {current.not_before}, before {before}", current.sha256))
@@ -97,7 +98,7 @@ def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
         why = f"its subject is {answer.subject}, and the CA's is {subject}"
     elif not _x509.is_ca(parsed):
         why = "it is no CA certificate (basicConstraints)"
-    elif not start <= _x509.now() + timedelta(minutes=5) or end <= _x509.now():
+    elif not start <= now() + timedelta(minutes=5) or end <= now():
         why = f"it is valid from {answer.not_before} to {answer.not_after}"
     if why:
         raise KeywardError(

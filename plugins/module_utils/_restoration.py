@@ -24,12 +24,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     generation_from_json,
     judge,
     open_bundle,
-    pem,
     refuse_foreign,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories, move_aside, owner_numbers, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, read_authority
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
 
 try:
     from cryptography import x509

@@ -25,21 +25,30 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
     OpensslBackend,
     crl_path,
     older_path,
-    pem_certificates,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, generation_of, pem
-from ansible_collections.keyward.pki.plugins.module_utils._database import even_hex
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, crl_result, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._openssl_command import run_openssl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    crl_number,
+    even_hex,
+    load_crl,
+    moment,
+    next_update,
+    pem,
+    pem_certificates,
+    public_key_sha256,
+    signed_by,
+)
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
+    from cryptography.hazmat.primitives.asymmetric import rsa
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -194,7 +203,7 @@ def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation], s
         parsed = x509.load_der_x509_certificate(answer.certificate)
         if answer.public_key_sha256 != key or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
             continue
-        if answer.not_after > f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}" and answer.serial.upper() in serials(database, b"V"):
+        if answer.not_after > now_text() and answer.serial.upper() in serials(database, b"V"):
             return answer
     return None
 
@@ -308,36 +317,6 @@ def crl(which: Which, request: Request, check: bool) -> Answer:
     return {**facts(reading), "changed": changed, "crls": [one.as_result() for one in made], "advisories": signing.advisories}
 
 
-def load_crl(data: bytes) -> t.Any:
-    """A CRL of PEM or DER bytes. Raises ValueError."""
-    load = x509.load_pem_x509_crl if b"-----BEGIN" in data[:4096] else x509.load_der_x509_crl
-    return load(data)
-
-
-def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> t.Dict[str, t.Any]:
-    """What is returned of a CRL that a generation verifies."""
-    return {
-        "certificate": generation.sha256,
-        "path": path,
-        "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
-        "number": _number_of(parsed),
-        "next_update": _next_update(parsed),
-    }
-
-
-def _number_of(parsed: t.Any) -> t.Optional[str]:
-    try:
-        number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except (x509.ExtensionNotFound, ValueError):
-        return None
-    return even_hex(number)
-
-
-def _next_update(parsed: t.Any) -> t.Optional[str]:
-    moment = getattr(parsed, "next_update_utc", None) or getattr(parsed, "next_update", None)
-    return str(moment.strftime("%Y-%m-%dT%H:%M:%SZ")) if moment else None
-
-
 class _Signing:
     def __init__(self, which: Which, backend: OpensslBackend, reading: Reading, files: Files) -> None:
         self._which, self._backend, self._reading, self._files = which, backend, reading, files
@@ -394,7 +373,7 @@ class _Signing:
             raise KeywardError(
                 "no CRL was signed", "the published CRL can't be read, neither as PEM nor as DER", "Give the last one"
             ) from None
-        signer = next((g for g in self._reading.generations if signed_by(last, g)), None)
+        signer = next((g for g in self._reading.generations if signed_by(last, g.certificate)), None)
         if signer is None:
             raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
         key = self._reading.private_keys.get(signer.public_key_sha256)
@@ -404,11 +383,10 @@ class _Signing:
             )
         path = self._path_of(signer)
         there = self._current(signer, path, {even_hex(entry.serial_number) for entry in last}, 0)
-        if there and int(there.as_result()["number"] or "0", 16) > int(_number_of(last) or "0", 16):
+        if there and int(there.as_result()["number"] or "0", 16) > int(crl_number(last) or "0", 16):
             return [there], False
-        start = _x509.now()
-        before = getattr(last, "last_update_utc", None) or last.last_update
-        after = getattr(last, "next_update_utc", None) or last.next_update
+        start = now()
+        before, after = moment(last, "last_update"), moment(last, "next_update")
         span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
         builder = x509.CertificateRevocationListBuilder(last.issuer, start, start + span)
         for extension in last.extensions:
@@ -427,12 +405,12 @@ class _Signing:
     def _able(self, expired: bool) -> t.List[Generation]:
         """The generations to sign with, the current one last. Raises KeywardError where a key is missing."""
         able = []
-        now = f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}"
+        today = now_text()
         for generation in self._reading.generations:
             if generation.exportable is False:
                 text = f"{generation.label}: its key is in a token, which signs its CRL by its own means"
                 self._found.append(Finding("key_in_token", text, generation.sha256))
-            elif not expired and generation.not_after < now:
+            elif not expired and generation.not_after < today:
                 text = f"{generation.label} has expired: no CRL is signed for it"
                 self._found.append(Finding("expired_generation", text, generation.sha256))
             elif generation.public_key_sha256 not in self._reading.private_keys:
@@ -459,7 +437,7 @@ class _Signing:
         passphrase = self._backend.passphrase(generation) if key_place.encrypted_at_rest else None
         run_openssl(arguments, f"{generation.label} could not sign a CRL", self._backend.directory, passphrase, self._lock)
         data = read_file(made, "the CRL", LARGEST_CRL)
-        if not signed_by(load_crl(data), generation):
+        if not signed_by(load_crl(data), generation.certificate):
             raise KeywardError(
                 f"{generation.label} could not sign a CRL",
                 "its certificate does not verify what its key signed",
@@ -485,27 +463,11 @@ class _Signing:
                 f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
                 "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
             )
-        until = f"{_x509.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
-        if not signed_by(parsed, generation) or (_next_update(parsed) or "") < until:
+        until = format_time(now() + timedelta(days=remaining_days))
+        if not signed_by(parsed, generation.certificate) or (next_update(parsed) or "") < until:
             return None
         listed = {even_hex(entry.serial_number) for entry in parsed}
         return _Crl(generation, path, data) if revoked <= listed else None
-
-
-def signed_by(parsed: t.Any, generation: Generation) -> bool:
-    """Whether the key of a generation signed a CRL."""
-    certificate = x509.load_der_x509_certificate(generation.certificate)
-    if parsed.issuer != certificate.subject:
-        return False
-    try:
-        key = certificate.public_key()
-        if not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-            return bool(parsed.is_signature_valid(key))
-        # An old cryptography refuses these keys there.
-        key.verify(parsed.signature, parsed.tbs_certlist_bytes)
-    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 # --- files in the place of others ---------------------------------------------------------------------------------

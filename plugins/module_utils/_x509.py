@@ -1,22 +1,26 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: making the keys, certificates and requests of a CA; may change in any release. No files and no Ansible here."""
+"""Private to keyward.pki: certificates, requests and CRLs in memory; may change in any release. No files and no Ansible here."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import re
 import typing as t
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
 
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+    from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
     from cryptography.x509.oid import AttributeOID, NameOID
 except ImportError:  # the modules say which library is missing
     pass
@@ -61,15 +65,15 @@ def _hash_for(key: t.Any, before: t.Any = None) -> t.Any:
     return hashes.SHA256()
 
 
-def now() -> datetime:
-    """UTC without a time zone and without fractions, as certificates have it."""
-    return datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
+def moment(thing: t.Any, name: str) -> t.Any:
+    """A time of a certificate, CRL or entry, UTC without a time zone; None where it has none."""
+    found = getattr(thing, f"{name}_utc", None) or getattr(thing, name, None)  # *_utc: cryptography 42
+    return found.replace(tzinfo=None) if found else None
 
 
 def validity(certificate: x509.Certificate) -> t.Tuple[datetime, datetime]:
     """(not before, not after), UTC without a time zone."""
-    times = [getattr(certificate, f"{name}_utc", None) or getattr(certificate, name) for name in ("not_valid_before", "not_valid_after")]
-    return times[0].replace(tzinfo=None), times[1].replace(tzinfo=None)
+    return moment(certificate, "not_valid_before"), moment(certificate, "not_valid_after")
 
 
 def subject_name(subject: t.Mapping[str, t.Any]) -> x509.Name:
@@ -164,7 +168,7 @@ def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> x5
             value = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
         builder = builder.add_extension(value, extension.critical)
     made = builder.sign(key, _hash_for(key, old.signature_hash_algorithm))
-    if _subject_bytes(made) != _subject_bytes(old):
+    if _subject_of(made) != _subject_of(old):
         raise KeywardError(
             "the CA was not renewed",
             "its subject is encoded in a way that can't be made again byte by byte, so what it issued would not chain to the new one",
@@ -195,25 +199,10 @@ def _identifier_like(old: x509.Certificate, key: t.Any) -> x509.SubjectKeyIdenti
     return own
 
 
-def _subject_bytes(certificate: x509.Certificate) -> bytes:
+def _subject_of(certificate: x509.Certificate) -> bytes:
     """The subject as it stands in the certificate: the sixth field of a self-signed TBSCertificate (RFC 5280, 4.1)."""
-    body = certificate.tbs_certificate_bytes
-    position = _content(body, 0)[0]
-    fields = []
-    while position < len(body):
-        _start, end = _content(body, position)
-        fields.append(body[position:end])
-        position = end
-    return fields[5 if fields[0][0] == 0xA0 else 4]
-
-
-def _content(data: bytes, position: int) -> t.Tuple[int, int]:
-    """(start, end) of the content of the DER element at a position."""
-    length, start = data[position + 1], position + 2
-    if length & 0x80:
-        start += length & 0x7F
-        length = int.from_bytes(data[position + 2 : start], "big")
-    return start, start + length
+    fields = _der.members(_der.first(certificate.tbs_certificate_bytes), 6)
+    return fields[5 if fields[0].tag == _der.CONSTRUCTED_0 else 4].whole
 
 
 def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None) -> t.Any:
@@ -229,18 +218,27 @@ def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], lik
     return builder.sign(key, _hash_for(key, like.signature_hash_algorithm if like else None))
 
 
-def public_key_sha256(public_key: t.Any) -> str:
-    """Hex SHA-256 of the SubjectPublicKeyInfo (DER), what C(openssl pkey -pubout -outform DER | sha256sum) prints."""
-    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
-
-
 def load(data: bytes) -> x509.Certificate:
     """The first certificate of PEM or DER bytes. Raises ValueError."""
     try:
         return x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
     except (TypeError, UnsupportedAlgorithm) as exc:
         raise ValueError("no certificate that can be read here") from exc
+
+
+def short_subject(certificate: bytes) -> str:
+    """The common name of a certificate's subject, or its last attribute where it has none."""
+    subject = x509.load_der_x509_certificate(certificate).subject
+    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME) or list(subject)[-1:]
+    return str(names[-1].value) if names else ""
+
+
+def is_certificate(der: bytes) -> bool:
+    try:
+        x509.load_der_x509_certificate(der)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -262,14 +260,131 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
-_SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
+# --- keys --------------------------------------------------------------------------------------------------------
 
 
-def one_line(name: x509.Name) -> str:
-    """A name as C(openssl ca) writes it into an index.txt: C(/C=DE/O=Example/CN=www), other bytes as C(\\xNN)."""
-    parts = []
-    for attribute in name:
-        short = _SHORT.get(attribute.oid.dotted_string) or attribute.rfc4514_attribute_name
-        value = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02X}" for byte in str(attribute.value).encode("utf-8"))
-        parts.append(f"/{short}={value}")
-    return "".join(parts)
+def public_key_sha256(public_key: t.Any) -> str:
+    """Hex SHA-256 of the SubjectPublicKeyInfo (DER), what C(openssl pkey -pubout -outform DER | sha256sum) prints."""
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def key_algorithm(public_key: t.Any) -> str:
+    if isinstance(public_key, rsa.RSAPublicKey):
+        return f"RSA-{public_key.key_size}"
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return f"EC {public_key.curve.name}"
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        return "Ed25519"
+    if isinstance(public_key, ed448.Ed448PublicKey):
+        return "Ed448"
+    if isinstance(public_key, dsa.DSAPublicKey):
+        return f"DSA-{public_key.key_size}"
+    return type(public_key).__name__.replace("PublicKey", "")
+
+
+def proves(private_key: t.Any, public_key: t.Any) -> bool:
+    """Whether the private key is the public key's: it signs, in memory, and the public key verifies."""
+    challenge = b"keyward.pki proof of possession"
+    try:
+        if isinstance(private_key, rsa.RSAPrivateKey):
+            public_key.verify(
+                private_key.sign(challenge, padding.PKCS1v15(), hashes.SHA256()), challenge, padding.PKCS1v15(), hashes.SHA256()
+            )
+        elif isinstance(private_key, ec.EllipticCurvePrivateKey):
+            public_key.verify(private_key.sign(challenge, ec.ECDSA(hashes.SHA256())), challenge, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(private_key, dsa.DSAPrivateKey):
+            public_key.verify(private_key.sign(challenge, hashes.SHA256()), challenge, hashes.SHA256())
+        else:
+            public_key.verify(private_key.sign(challenge), challenge)
+    except (InvalidSignature, ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+# --- PEM ---------------------------------------------------------------------------------------------------------
+
+_MARKER = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
+_CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
+
+
+def pem(der: bytes) -> str:
+    body = base64.b64encode(der).decode("ascii")
+    lines = [body[i : i + 64] for i in range(0, len(body), 64)]
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+def pem_blocks(data: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
+    """The (label, bytes from BEGIN to END) of each PEM block; text around them and unfinished ones are passed over."""
+    label, start = b"", 0
+    for marker in _MARKER.finditer(data):
+        if marker.group(1) == b"BEGIN":
+            label, start = marker.group(2), marker.start()
+        elif label and marker.group(2) == label:
+            yield label.decode("ascii"), data[start : marker.end()]
+            label = b""
+
+
+def pem_certificates(data: bytes) -> t.List[bytes]:
+    """The certificates (DER) in PEM text, in their order."""
+    return [first_element(pem_content(block)) for label, block in pem_blocks(data) if label in _CERTIFICATES]
+
+
+def pem_content(block: bytes) -> bytes:
+    """The DER of a block; nothing where it is damaged."""
+    try:
+        return binascii.a2b_base64(b"".join(line for line in block.splitlines() if b"-----" not in line))
+    except ValueError:
+        return b""
+
+
+def first_element(data: bytes) -> bytes:
+    """The first DER element: what a TRUSTED CERTIFICATE or a file adds behind the certificate is no part of it."""
+    try:
+        return _der.first(data).whole
+    except ValueError:
+        return data
+
+
+# --- CRLs --------------------------------------------------------------------------------------------------------
+
+
+def load_crl(data: bytes) -> t.Any:
+    """A CRL of PEM or DER bytes. Raises ValueError."""
+    load = x509.load_pem_x509_crl if b"-----BEGIN" in data[:4096] else x509.load_der_x509_crl
+    return load(data)
+
+
+def signed_by(parsed: t.Any, certificate: bytes) -> bool:
+    """Whether the key of a certificate (DER) signed a CRL."""
+    issuer = x509.load_der_x509_certificate(certificate)
+    if parsed.issuer != issuer.subject:
+        return False
+    try:
+        key = issuer.public_key()
+        if not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
+            return bool(parsed.is_signature_valid(key))
+        # An old cryptography refuses these keys there.
+        key.verify(parsed.signature, parsed.tbs_certlist_bytes)
+    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def crl_number(parsed: t.Any) -> t.Optional[str]:
+    try:
+        number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return even_hex(number)
+
+
+def next_update(parsed: t.Any) -> t.Optional[str]:
+    end = moment(parsed, "next_update")
+    return format_time(end) if end else None
+
+
+def even_hex(number: int) -> str:
+    """A serial or CRL number: upper-case, an even number of digits."""
+    text = f"{number:X}"
+    return text if len(text) % 2 == 0 else "0" + text

@@ -28,7 +28,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     age_in_seconds,
     are_files_of_a_set,
     due_reasons,
-    even_hex,
     index_time,
     refuse_emptied,
     set_manifest_from_json,
@@ -36,7 +35,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
     MadeSet,
     issued_in,
-    now,
     only_set,
     set_manifest,
     set_name,
@@ -46,7 +44,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore, StoredSet, digest_of, given_set
-from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL, load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, signed_by
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import (
@@ -90,7 +90,7 @@ class SetFlow(Flow):
 
     def _made(self) -> Result:
         versions = {"keyward.pki": COLLECTION_VERSION, "ansible-core": core_version, "python": platform.python_version()}
-        return {"at": now(), "controller": platform.node(), "versions": {**versions, "cryptography": version("cryptography")}}
+        return {"at": now_text(), "controller": platform.node(), "versions": {**versions, "cryptography": version("cryptography")}}
 
     @contextlib.contextmanager
     def _remote_directory(self) -> t.Iterator[str]:
@@ -150,7 +150,7 @@ class CaDatabaseBackup(SetFlow):
         newest = store.newest(directory) if directory else None
         identity = next((one.manifest.authority.id for one in store.sets if one.directory == directory), None)
         refuse_emptied(state, live.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _x509.now())
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, now())
         shown = set_result(newest.manifest, [newest.path(self.options["host_store"])]) if newest else None
         removed: list[str] = []
         if reasons and not self._check:
@@ -161,8 +161,8 @@ class CaDatabaseBackup(SetFlow):
                 previous=newest.manifest.id if newest else None,
                 kind="full",
                 authority=authority,
-                created=now(),
-                as_of=now(),
+                created=now_text(),
+                as_of=now_text(),
                 made={**self._made(), "reason": reasons[0].code},
                 files=(),
                 members=0,
@@ -189,7 +189,7 @@ class CaDatabaseBackup(SetFlow):
         return {"truncate_logs": self.options["truncate_logs"]}
 
     def _event(self, manifest: SetManifest) -> Result:
-        return {"event": "set", "at": now(), "controller": platform.node(), "host": self._host, "set": manifest.id}
+        return {"event": "set", "at": now_text(), "controller": platform.node(), "host": self._host, "set": manifest.id}
 
     def _here(self) -> Result:
         stores = self._stores()
@@ -203,7 +203,7 @@ class CaDatabaseBackup(SetFlow):
         newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
         advisories = [advisory for directory in directories for advisory in directory.advisories]
         refuse_emptied(state, live.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, self._age, _x509.now())
+        reasons = due_reasons(state, newest.manifest if newest else None, self._age, now())
         identity = directories[0].sets[0].manifest.authority.id if directories else None
         paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.sets)]
         shown = set_result(newest.manifest, paths) if newest else None
@@ -573,7 +573,7 @@ class CaDatabaseRestore(SetFlow):
             store = SetStore(os.path.dirname(folder))
         except KeywardError:
             return  # a set that lies in no store
-        event = {"event": "restore", "at": now(), "controller": platform.node(), "host": self._host, "set": chosen.manifest.id}
+        event = {"event": "restore", "at": now_text(), "controller": platform.node(), "host": self._host, "set": chosen.manifest.id}
         store.record(os.path.basename(folder), event)
 
     def _published(self, generations: t.Sequence[Generation]) -> Result:
@@ -585,7 +585,7 @@ class CaDatabaseRestore(SetFlow):
             if number is not None:
                 numbers.append(even_hex(number))
             for entry in parsed:
-                moment = getattr(entry, "revocation_date_utc", None) or entry.revocation_date
+                moment = _x509.moment(entry, "revocation_date")
                 why = next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
                 revocations[entry.serial_number] = [even_hex(entry.serial_number), index_time(moment), _REASONS.get(why or "")]
         issued = []
@@ -614,7 +614,7 @@ class CaDatabaseRestore(SetFlow):
             raise KeywardError(
                 f"the published CRL {path} can't be read", "it is no CRL, neither PEM nor DER", "Give another file"
             ) from None
-        if not any(signed_by(parsed, generation) for generation in generations):
+        if not any(signed_by(parsed, generation.certificate) for generation in generations):
             raise KeywardError(
                 f"the published CRL {path} can't be used", "no generation of this CA signed it", "Give the CRLs of this CA only"
             )

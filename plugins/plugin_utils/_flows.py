@@ -15,7 +15,6 @@ import platform
 import secrets
 import typing as t
 from dataclasses import replace
-from datetime import datetime, timezone
 from importlib.metadata import version
 
 from ansible import __version__ as core_version
@@ -49,6 +48,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise_as_asked
+from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
@@ -70,10 +70,6 @@ except ImportError:  # the modules say which library is missing
 
 COLLECTION_VERSION = "0.1.0"
 BUNDLE_NAME = "authority.p12"
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Live(t.NamedTuple):
@@ -158,7 +154,7 @@ class CaInfo(Flow):
             "generations": [generation.as_result() for generation in live.generations],
             "database": answer["database"],
             "pending_request": request_facts(answer["pending_request"]),
-            "advisories": findings(live.advisories, generation_advisories(live.generations, _now())),
+            "advisories": findings(live.advisories, generation_advisories(live.generations, now_text())),
         }
 
 
@@ -225,7 +221,7 @@ class StoresFlow(Flow):
 
     def _event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
         """What an authority's events/ keep of a task. No secret in it."""
-        return {"event": event, "at": _now(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
+        return {"event": event, "at": now_text(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
 
     def _authority_result(self, authority: Authority, known: KnownAuthority | None) -> Result:
         return replace(authority, id=known.id if known else None).as_result()
@@ -339,7 +335,7 @@ class CaKeyBackup(StoresFlow):
             "advisories": findings(
                 advisories,
                 (Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost),
-                generation_advisories(plan.expected, _now()),
+                generation_advisories(plan.expected, now_text()),
             ),
         }
         covered = plan.covered
@@ -520,7 +516,7 @@ class CaKeyBackup(StoresFlow):
 
     def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[StoredBackup, list[str], bool]:
         """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
-        now = datetime.now(timezone.utc)
+        moment = name_time()
         identity = secrets.token_hex(16)
         known_id = plan.match.id if plan.match else authority_id(plan.expected)
         authority = replace(plan.live.authority, id=known_id)
@@ -531,10 +527,10 @@ class CaKeyBackup(StoresFlow):
             sequence=next_sequence(self.stores, directory),
             previous=newest.manifest.id if newest else None,
             authority=authority,
-            created=_now(),
-            proved_at=_now(),
+            created=now_text(),
+            proved_at=now_text(),
             made={
-                "at": _now(),
+                "at": now_text(),
                 "controller": platform.node(),
                 "reason": plan.why,
                 "reference": self.options["reference"],
@@ -551,7 +547,7 @@ class CaKeyBackup(StoresFlow):
             ),
             generations=tuple(sealed.generations),
         )
-        name = f"{manifest.sequence:06d}-{now.strftime('%Y%m%dT%H%M%S.%fZ')}"
+        name = f"{manifest.sequence:06d}-{moment}"
         with contextlib.ExitStack() as stack:
             staged = []
             for store in self.stores:
@@ -635,7 +631,7 @@ class CaKeyBackupInfo(StoresFlow):
                     Finding("missing_in_store", f"{store.path} lacks {backup.name}")
                     for backup, store in (match.copies(self.stores) if match else [])
                 ),
-                generation_advisories(expected, _now()),
+                generation_advisories(expected, now_text()),
                 verdict.advisories if verdict else (),
             ),
         }
@@ -672,8 +668,7 @@ class CaKeyBackupInfo(StoresFlow):
         return [backup.manifest.id for backup in known.backups if backup.manifest.sequence < changed]
 
     def _age(self, backup: StoredBackup) -> int:
-        created = datetime.strptime(backup.manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-        return int((datetime.now(timezone.utc) - created).total_seconds())
+        return int((now() - parse_time(backup.manifest.created)).total_seconds())
 
 
 class ChosenBackup(t.NamedTuple):
@@ -802,7 +797,7 @@ class CaKeyVerify(BackupFlow):
             ],
             "encryption": _encryption_result(contents),
             "reasons": findings(verdict.reasons),
-            "advisories": findings(live.advisories if live else (), verdict.advisories, generation_advisories(expected, _now())),
+            "advisories": findings(live.advisories if live else (), verdict.advisories, generation_advisories(expected, now_text())),
         }
         if not verdict.restorable:
             error = KeywardError(
@@ -895,7 +890,7 @@ class CaKeyRestore(BackupFlow):
             "set_aside": outcome["set_aside"],
             "reasons": [],
             "advisories": findings(
-                live.advisories if live else (), verdict.advisories, trial, generation_advisories(chosen.generations, _now())
+                live.advisories if live else (), verdict.advisories, trial, generation_advisories(chosen.generations, now_text())
             ),
         }
         if outcome["changed"] and not self._check:

@@ -20,6 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
     refuse_wrong_answer,
     renewal_reasons,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
@@ -137,7 +138,7 @@ class CaRenew(LifecycleFlow):
             skew = timedelta(minutes=answer["adcs"]["clock_skew_minutes"])
             reasons = [] if waiting else renewal_reasons(current, asked, skew)
             if reasons:
-                refuse_endless(current, asked, _x509.now(), datetime.max)
+                refuse_endless(current, asked, now(), datetime.max)
         if not reasons:
             return {**answer, **state}
         state.update(due=True, reasons=[reason.as_result() for reason in reasons])

@@ -11,10 +11,11 @@ import typing as t
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation
+from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, crl_result
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._signing import crl_result, load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
 
 try:
     from cryptography import x509
@@ -39,7 +40,7 @@ def published_crls(found: t.Sequence[Result], generations: t.Sequence[Generation
             continue
     shown = []
     for generation in generations:
-        own = [crl_result(generation, path, crl) for path, crl in parsed if signed_by(crl, generation)]
+        own = [crl_result(generation, path, crl) for path, crl in parsed if signed_by(crl, generation.certificate)]
         if own:
             shown.append(max(own, key=lambda one: int(one["number"] or "0", 16)))
     return shown
@@ -47,10 +48,10 @@ def published_crls(found: t.Sequence[Result], generations: t.Sequence[Generation
 
 def crls_due(shown: t.Sequence[Result], generations: t.Sequence[Generation], remaining_days: int) -> list[Generation]:
     """The generations that are valid and have no CRL, or one that is valid for fewer days."""
-    now = f"{_x509.now():%Y-%m-%dT%H:%M:%SZ}"
-    until = f"{_x509.now() + timedelta(days=remaining_days):%Y-%m-%dT%H:%M:%SZ}"
+    today = now_text()
+    until = format_time(now() + timedelta(days=remaining_days))
     good = {one["certificate"] for one in shown if (one["next_update"] or "") >= until}
-    return [generation for generation in generations if generation.not_after >= now and generation.sha256 not in good]
+    return [generation for generation in generations if generation.not_after >= today and generation.sha256 not in good]
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,12 @@ class CrlDraft:
         digest: t.Any = hashes.SHA256()
         if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.key_size > 256:
             digest = hashes.SHA384() if public_key.curve.key_size <= 384 else hashes.SHA512()
-        start = _x509.now()
+        start = now()
         builder = x509.CertificateRevocationListBuilder(certificate.subject, start, start + timedelta(days=1))
         # The builder signs what it builds; the signature of this key of a moment is thrown away.
         unsigned = builder.sign(_stand_in(public_key.curve.name if isinstance(public_key, ec.EllipticCurvePublicKey) else None), digest)
-        whole, body = unsigned.public_bytes(serialization.Encoding.DER), unsigned.tbs_certlist_bytes
-        after = whole.index(body) + len(body)
-        algorithm = whole[after : len(whole) - len(_tlv(0x03, b"\0" + unsigned.signature))]
-        return cls(generation, body, algorithm, digest.name.upper())
+        body, algorithm, _signature = _der.members(_der.first(unsigned.public_bytes(serialization.Encoding.DER)), 3)
+        return cls(generation, body.whole, algorithm.whole, digest.name.upper())
 
     @property
     def order(self) -> Result:
@@ -100,8 +99,8 @@ class CrlDraft:
         if isinstance(public_key, ec.EllipticCurvePublicKey):
             half = len(signature) // 2
             signature = utils.encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
-        crl = load_crl(_tlv(0x30, self.to_sign + self.algorithm + _tlv(0x03, b"\0" + signature)))
-        if not signed_by(crl, self.generation):
+        crl = load_crl(_der.tlv(_der.SEQUENCE, self.to_sign, self.algorithm, _der.tlv(_der.BITS, b"\0", signature)))
+        if not signed_by(crl, self.generation.certificate):
             raise KeywardError(
                 f"{self.generation.label} could not sign a CRL",
                 "its certificate does not verify what its key signed",
@@ -115,10 +114,3 @@ def _stand_in(curve: str | None) -> t.Any:
     if curve is None:
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return ec.generate_private_key(getattr(ec, curve.upper())())
-
-
-def _tlv(tag: int, body: bytes) -> bytes:
-    if len(body) < 0x80:
-        return bytes((tag, len(body))) + body
-    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(length))) + length + body

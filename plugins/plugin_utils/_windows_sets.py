@@ -18,9 +18,11 @@ from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs
-from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, State, even_hex, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 Result = dict[str, t.Any]
 
@@ -120,7 +122,7 @@ class PublishedSince(t.NamedTuple):
 
 def published_since(manifest: SetManifest, crls: t.Sequence[t.Any], folder: str | None) -> PublishedSince:
     """C(crls): parsed, each by a generation of this CA; C(folder): certificates that are known to be issued."""
-    as_of = datetime.strptime(manifest.as_of, "%Y-%m-%dT%H:%M:%SZ")
+    as_of = parse_time(manifest.as_of)
     following = int(manifest.state.next_crl_number, 16) if manifest.state.next_crl_number else None
     newer, revocations = [], {}
     last = None
@@ -128,9 +130,9 @@ def published_since(manifest: SetManifest, crls: t.Sequence[t.Any], folder: str 
         number = next((e.value.crl_number for e in crl.extensions if hasattr(e.value, "crl_number")), None)
         last = max(last or 0, number) if number is not None else last
         later = [
-            (even_hex(entry.serial_number), _moment(entry, "revocation_date"), _reason(entry))
+            (even_hex(entry.serial_number), _x509.moment(entry, "revocation_date"), _reason(entry))
             for entry in crl
-            if _moment(entry, "revocation_date") > as_of
+            if _x509.moment(entry, "revocation_date") > as_of
         ]
         revocations.update({one[0]: one for one in later})
         if (number is not None and following is not None and number >= following) or later:
@@ -144,11 +146,6 @@ def published_since(manifest: SetManifest, crls: t.Sequence[t.Any], folder: str 
         text = f"{len(issued)} certificates were issued after the set was made: {where}"
         newer.append(Finding("published_certificates_newer", text))
     return PublishedSince(newer, list(revocations.values()), last)
-
-
-def _moment(thing: t.Any, name: str) -> datetime:
-    moment: datetime = getattr(thing, f"{name}_utc", None) or getattr(thing, name)
-    return moment.replace(tzinfo=None)
 
 
 def _reason(entry: t.Any) -> str | None:

@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
-import binascii
 import os
 import re
 import stat
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
 from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, Place, generation_of, short_subject, slug
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, Place, generation_of, slug
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    first_element,
+    is_certificate,
+    pem_blocks,
+    pem_certificates,
+    pem_content,
+    public_key_sha256,
+    short_subject,
+)
 
 try:
     from cryptography import __version__ as _cryptography
@@ -32,8 +40,6 @@ LARGEST_INPUT = 1024 * 1024  # certificate, key, request, serial
 MOST_CHAIN = 100
 
 _CURRENT, _OLDER = "the CA certificate", "the older certificate"
-_MARKER = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
-_CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 _CONTAINERS = {
     "PRIVATE KEY": "PKCS#8",
@@ -225,7 +231,7 @@ class OpensslBackend:
         if found:
             return found, "PEM"
         if data[:1] == b"\x30":
-            return [_first_element(data)], "DER"
+            return [first_element(data)], "DER"
         raise _unreadable(what)(f"{what} {path} can't be read", "no certificate is in it, neither PEM nor DER", "Give the right file")
 
     def _first_of(self, path: str, index: int = 0) -> Generation:
@@ -385,13 +391,13 @@ class OpensslBackend:
     def _chain(self, beside: t.Sequence[bytes]) -> t.Tuple[bytes, ...]:
         """The certificates of the CAs above: those of chain_file, or what follows the CA's own in its file."""
         if not self._which.chain_file:
-            return tuple(dict.fromkeys(der for der in beside[:MOST_CHAIN] if _is_certificate(der)))
+            return tuple(dict.fromkeys(der for der in beside[:MOST_CHAIN] if is_certificate(der)))
         path = self._stated_path(self._which.chain_file)
         try:
             found, _encoding = self._certificates_in(path, "the chain")
         except NothingThere:
             raise KeywardError(f"the chain {path} can't be read", "it does not exist", "Check chain_file, or leave it out") from None
-        if len(found) > MOST_CHAIN or not all(map(_is_certificate, found)):
+        if len(found) > MOST_CHAIN or not all(map(is_certificate, found)):
             raise KeywardError(
                 f"the chain {path} can't be read",
                 f"it has more than {MOST_CHAIN} certificates, or one that is damaged",
@@ -404,7 +410,7 @@ class OpensslBackend:
         for path in (request_path(certificate), f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(certificate), "careq.pem")):
             try:
                 data = read_file(path, "the request", LARGEST_INPUT)
-                blocks = [_decoded(block) for label, block in pem_blocks(data) if label in _REQUESTS]
+                blocks = [pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS]
                 request = x509.load_der_x509_csr(blocks[0] if blocks else data)
                 subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
             except (FileNotFoundError, KeywardError, ValueError, TypeError, UnsupportedAlgorithm):
@@ -634,70 +640,16 @@ def _place(path: str, encoding: str, container: t.Optional[str] = None, encrypte
 # --- contents ----------------------------------------------------------------------------------------------------
 
 
-def pem_blocks(data: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
-    """The (label, bytes from BEGIN to END) of each PEM block; text around them and unfinished ones are passed over."""
-    label, start = b"", 0
-    for marker in _MARKER.finditer(data):
-        if marker.group(1) == b"BEGIN":
-            label, start = marker.group(2), marker.start()
-        elif label and marker.group(2) == label:
-            yield label.decode("ascii"), data[start : marker.end()]
-            label = b""
-
-
-def pem_certificates(data: bytes) -> t.List[bytes]:
-    """The certificates (DER) in PEM text, in their order."""
-    return [_first_element(_decoded(block)) for label, block in pem_blocks(data) if label in _CERTIFICATES]
-
-
-def _decoded(block: bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(b"".join(line for line in block.splitlines() if b"-----" not in line))
-    except ValueError:
-        return b""
-
-
-def _elements(data: bytes, start: int, count: int) -> t.Iterator[t.Tuple[int, int, int]]:
-    """(tag, start of the content, end) of up to C(count) DER elements, one after the other. Raises ValueError, IndexError."""
-    for _number in range(count):
-        tag, length, content = data[start], data[start + 1], start + 2
-        if length & 0x80:
-            content += length & 0x7F
-            length = int.from_bytes(data[start + 2 : content], "big") if length != 0x80 else -1
-        if not 0 <= length <= len(data) - content:
-            raise ValueError("an element is longer than its file")
-        start = content + length
-        yield tag, content, start
-
-
-def _first_element(data: bytes) -> bytes:
-    """The first DER element: what a TRUSTED CERTIFICATE or a file adds behind the certificate is no part of it."""
-    try:
-        return data[: next(_elements(data, 0, 1))[2]]
-    except (ValueError, IndexError):
-        return data
-
-
-def _is_certificate(der: bytes) -> bool:
-    try:
-        x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
 def _der_container(data: bytes) -> t.Tuple[t.Optional[str], bool]:
     """(container, encrypted) of a DER private key; (None, False) where it is none."""
     try:
-        _tag, content, _end = next(_elements(data, 0, 1))
-        first, second = (tag for tag, _content, _end in _elements(data, content, 2))
-    except (ValueError, IndexError):
+        first, second = (value.tag for value in _der.members(_der.first(data), 2)[:2])
+    except ValueError:
         return None, False
-    if data[0] != 0x30:
-        return None, False
-    if (first, second) == (0x30, 0x04):
+    if (first, second) == (_der.SEQUENCE, _der.OCTETS):
         return "PKCS#8", True
-    return {(0x02, 0x30): "PKCS#8", (0x02, 0x02): "PKCS#1", (0x02, 0x04): "SEC1"}.get((first, second)), False
+    kinds = {_der.SEQUENCE: "PKCS#8", _der.INTEGER: "PKCS#1", _der.OCTETS: "SEC1"}
+    return kinds.get(second) if first == _der.INTEGER else None, False
 
 
 def _without_prime_tests() -> t.Dict[str, t.Any]:

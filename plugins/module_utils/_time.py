@@ -1,0 +1,34 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: this moment, and how times are written; may change in any release. Times are UTC without a time zone."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+_FORM = "%Y-%m-%dT%H:%M:%SZ"  # ISO 8601
+
+
+def now() -> datetime:
+    """Without fractions, as certificates have it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
+
+
+def format_time(moment: datetime) -> str:
+    """As results, manifests and events have it."""
+    return moment.strftime(_FORM)
+
+
+def parse_time(text: str) -> datetime:
+    """The other way. Raises ValueError, TypeError."""
+    return datetime.strptime(text, _FORM)
+
+
+def now_text() -> str:
+    return format_time(now())
+
+
+def name_time() -> str:
+    """This moment, with fractions, as the names of backups and sets have it."""
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
