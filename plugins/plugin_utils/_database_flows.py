@@ -548,7 +548,7 @@ class CaDatabaseRestore(SetFlow):
             "set_aside": answer["set_aside"],
             "next_serial": None,
             "next_crl_number": even_hex(following) if following is not None else None,
-            "advanced": {"serial": None, "crl_number": None},
+            "advanced": None,  # AD CS counts by itself
             "reentered": [
                 {"serial": serial, "revoked_at": entered[serial][0], "reason": entered[serial][1]} for serial in answer["reentered"]
             ],
