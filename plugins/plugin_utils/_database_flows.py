@@ -77,9 +77,6 @@ _REASONS = {
 class SetFlow(Flow):
     """What tasks share that look into stores of sets."""
 
-    def refusal(self, error: KeywardError) -> Result:
-        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
-
     def _one_of(self, *names: str) -> None:
         if len([name for name in names if self.options.get(name)]) != 1:
             raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")

@@ -154,6 +154,7 @@ class CaInfo(Flow):
             "generations": [generation.as_result() for generation in live.generations],
             "database": answer["database"],
             "pending_request": request_facts(answer["pending_request"]),
+            "reasons": [],
             "advisories": findings(live.advisories, generation_advisories(live.generations, now_text())),
         }
 
@@ -175,12 +176,12 @@ class CaStore(Flow):
     def _here(self) -> Result:
         return initialise_as_asked(self.options, self._check)
 
+    def refusal(self, error: KeywardError) -> Result:
+        return {"failed": True, "msg": str(error)}  # a store is no authority: it has no findings
+
 
 class StoresFlow(Flow):
     """What tasks share that look into stores."""
-
-    def refusal(self, error: KeywardError) -> Result:
-        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
     @functools.cached_property
     def stores(self) -> list[KeyStore]:

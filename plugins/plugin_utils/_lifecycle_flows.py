@@ -74,9 +74,6 @@ def _windows_name(name: x509.Name) -> str:
 class LifecycleFlow(Flow):
     """What tasks share that change a CA on its host: the host's answer in the shape of all results."""
 
-    def refusal(self, error: KeywardError) -> Result:
-        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
-
     RETURNED: t.ClassVar[tuple[str, ...]] = ()
 
     def _ask(self, request: t.Mapping[str, t.Any]) -> Result:
