@@ -100,6 +100,33 @@ class Generation:
     key_place: t.Optional[Place] = None
     key_storage: t.Optional[t.Mapping[str, t.Any]] = None  # on Windows: provider, provider_type, container, key_spec, machine_key
 
+    def as_json(self) -> dict[str, t.Any]:
+        """With its places, as manifests and the answers of hosts carry it. The certificate is PEM."""
+        shape = self.as_result()
+        del shape["covered"]
+        for name in ("certificate_place", "key_place"):
+            place = getattr(self, name)
+            shape[name] = dict(vars(place)) if place else None
+        shape["key_storage"] = dict(self.key_storage) if self.key_storage else None
+        return shape
+
+    @classmethod
+    def from_json(cls, shape: t.Mapping[str, t.Any]) -> Generation:
+        """The other way. The facts are read from the certificate, not believed. Raises ValueError, KeyError, TypeError."""
+        import base64
+
+        body = "".join(line for line in shape["certificate"].splitlines() if not line.startswith("-----"))
+        places = {name: Place(**shape[name]) if shape[name] else None for name in ("certificate_place", "key_place")}
+        return generation_of(
+            base64.b64decode(body, validate=True),
+            int(shape["index"]),
+            private_key=str(shape["private_key"]),
+            encrypted_at_rest=shape["encrypted_at_rest"],
+            exportable=shape["exportable"],
+            key_storage=shape.get("key_storage"),
+            **places,
+        )
+
     @property
     def label(self) -> str:
         return f"generation {self.index} ({self.subject}, SHA-256 {self.sha256[:16]}…)"
@@ -165,6 +192,16 @@ class Authority:
     config_file: t.Optional[str] = None
     host: t.Optional[str] = None
     id: t.Optional[str] = None
+
+    @classmethod
+    def from_json(cls, shape: t.Mapping[str, t.Any]) -> Authority:
+        """Of a manifest or an answer; a host that leaves it to others to read certificates gives no subject. Raises KeyError, TypeError."""
+        who: t.Dict[str, t.Any] = {name: shape.get(name) for name in cls.__dataclass_fields__}
+        texts = {name: str(who[name] or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
+        return cls(**{**who, **texts})
+
+    def as_json(self) -> dict[str, t.Any]:
+        return dict(vars(self))
 
     def as_result(self) -> dict[str, t.Any]:
         return {
@@ -566,36 +603,8 @@ class Manifest:
             "proved_at": self.proved_at,
             "made": dict(self.made),
             "files": [dict(vars(file)) for file in self.files],
-            "generations": [generation_as_json(generation) for generation in self.generations],
+            "generations": [generation.as_json() for generation in self.generations],
         }
-
-
-def generation_as_json(generation: Generation) -> t.Dict[str, t.Any]:
-    """A generation with its places, as manifests and the answers of hosts carry it. The certificate is PEM."""
-    shape = generation.as_result()
-    del shape["covered"]
-    for name in ("certificate_place", "key_place"):
-        place = getattr(generation, name)
-        shape[name] = dict(vars(place)) if place else None
-    shape["key_storage"] = dict(generation.key_storage) if generation.key_storage else None
-    return shape
-
-
-def generation_from_json(shape: t.Mapping[str, t.Any]) -> Generation:
-    """The other way. The facts are read from the certificate, not believed. Raises ValueError, KeyError, TypeError."""
-    import base64
-
-    body = "".join(line for line in shape["certificate"].splitlines() if not line.startswith("-----"))
-    places = {name: Place(**shape[name]) if shape[name] else None for name in ("certificate_place", "key_place")}
-    return generation_of(
-        base64.b64decode(body, validate=True),
-        int(shape["index"]),
-        private_key=str(shape["private_key"]),
-        encrypted_at_rest=shape["encrypted_at_rest"],
-        exportable=shape["exportable"],
-        key_storage=shape.get("key_storage"),
-        **places,
-    )
 
 
 def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
@@ -617,5 +626,5 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
         proved_at=str(shape["proved_at"]),
         made=dict(shape["made"]),
         files=files,
-        generations=tuple(generation_from_json(generation) for generation in shape["generations"]),
+        generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
     )

@@ -13,7 +13,7 @@ import typing as t
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_as_json, generation_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
@@ -103,7 +103,7 @@ class SetManifest:
             "members": self.members,
             "state": dict(vars(self.state)),
             "left_out": [dict(one) for one in self.left_out],
-            "generations": [generation_as_json(generation) for generation in self.generations],
+            "generations": [generation.as_json() for generation in self.generations],
             **({"adcs": dict(self.adcs)} if self.adcs is not None else {}),
         }
 
@@ -131,7 +131,7 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         members=int(shape["members"]),
         state=State(**shape["state"]),
         left_out=tuple(dict(one) for one in shape["left_out"]),
-        generations=tuple(generation_from_json(generation) for generation in shape["generations"]),
+        generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
         adcs=None if adcs is None else _facts_of_windows(adcs),
     )
 

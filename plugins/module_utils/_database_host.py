@@ -20,17 +20,8 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Reading, Which
-from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
-    LARGEST_INPUT,
-    Files,
-    OpensslBackend,
-    crl_path,
-    older_files,
-    request_path,
-    staged_path,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._database import (
     ARCHIVE,
@@ -53,16 +44,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    make_directories,
-    move_aside,
-    read_file,
-    set_owner_and_mode,
-    sync_directory,
-)
-from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
-from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import key_material
-from ansible_collections.keyward.pki.plugins.module_utils._set_archive import (
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     CHANGED,
     LARGEST_MEMBER,
     LeftOut,
@@ -74,6 +56,24 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_archive import (
     signature_of,
     write_archive,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
+    Files,
+    crl_path,
+    older_files,
+    request_path,
+    staged_path,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    make_directories,
+    move_aside,
+    read_file,
+    set_owner_and_mode,
+    sync_directory,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
     SetDirectory,
     SetStore,
@@ -96,7 +96,7 @@ LARGEST_INDEX = 1024 * 1024 * 1024
 class Survey:
     """The files of a CA that belong to a set, each with its part, and what they say."""
 
-    def __init__(self, backend: OpensslBackend, reading: Reading) -> None:
+    def __init__(self, backend: OpensslBackend, reading: Facts) -> None:
         self._backend, self._reading = backend, reading
         self._files = backend.files()
         config_file = backend.config_file
@@ -242,13 +242,13 @@ def _parse_number(data: bytes, path: str) -> int:
 # --- backup ------------------------------------------------------------------------------------------------------
 
 
-def back_up_database(which: Which, request: Request, check: bool) -> Answer:
+def back_up_database(which: Selector, request: Request, check: bool) -> Answer:
     """The database as it is; with C(request["make"]), a directory, a set's files made in it; with C(request["host_store"]) all of it here.
 
     C(request): max_age, keep_full_sets, made (for the manifest). Raises KeywardError.
     """
     backend = OpensslBackend(which)
-    reading = backend.read()
+    reading = backend.facts()
     survey = Survey(backend, reading)
     if request.get("make"):
         try:
@@ -285,7 +285,7 @@ class MadeSet:
         }
 
 
-def make_files(survey: Survey, folder: str, reading: Reading) -> MadeSet:
+def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
     """The archive and the list of its members, proved, in a directory. Raises KeywardError, OSError."""
     archive = os.path.join(folder, ARCHIVE)
     for attempt in range(ATTEMPTS):
@@ -380,12 +380,12 @@ def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Answer:
     }
 
 
-def _known(authority: Authority, reading: Reading, directory: t.Optional[SetDirectory]) -> Authority:
+def _known(authority: Authority, reading: Facts, directory: t.Optional[SetDirectory]) -> Authority:
     own = directory.sets[0].manifest.authority.id if directory and directory.sets else None
     return replace(authority, id=own or authority_id(reading.generations))
 
 
-def _into_host_store(survey: Survey, reading: Reading, state: State, request: Request, check: bool) -> Answer:
+def _into_host_store(survey: Survey, reading: Facts, state: State, request: Request, check: bool) -> Answer:
     store = SetStore(request["host_store"])
     store.refuse_if_not_writable()
     live = replace(reading.authority, host=request.get("host"))
@@ -427,7 +427,7 @@ def _into_host_store(survey: Survey, reading: Reading, state: State, request: Re
 # --- restore -----------------------------------------------------------------------------------------------------
 
 
-def restore_database(which: Which, request: Request, check: bool) -> Answer:
+def restore_database(which: Selector, request: Request, check: bool) -> Answer:
     """Put back what the host lacks of a set; without C(request["restore"]) only look, at the CA or at C(request["host_store"]).
 
     C(request["restore"]): manifest and either folder (of the set's files) or host_store; part, on_conflict, published, advance.
@@ -435,10 +435,10 @@ def restore_database(which: Which, request: Request, check: bool) -> Answer:
     """
     backend = OpensslBackend(which)
     if "restore" not in request and not request.get("host_store"):
-        return facts(backend.read())
-    reading: t.Optional[Reading] = None
+        return facts(backend.facts())
+    reading: t.Optional[Facts] = None
     with contextlib.suppress(NothingThere):
-        reading = backend.read()
+        reading = backend.facts()
     if "restore" not in request:
         stored = _of_host_store(SetStore(request["host_store"]), which, reading, request.get("host"))
         return {"changed": False, "manifest": stored.manifest.as_json()}
@@ -467,7 +467,7 @@ def restore_database(which: Which, request: Request, check: bool) -> Answer:
     return {**answer, "set": set_result(stored.manifest, [stored.path]), "manifest": stored.manifest.as_json()}
 
 
-def _of_host_store(store: SetStore, which: Which, reading: t.Optional[Reading], host: t.Optional[str]) -> StoredSet:
+def _of_host_store(store: SetStore, which: Selector, reading: t.Optional[Facts], host: t.Optional[str]) -> StoredSet:
     if reading:
         found = store.recognise(replace(reading.authority, host=host), reading.generations)
         directories = [found] if found else []
@@ -536,7 +536,7 @@ def _canonical(path: str) -> str:
 
 
 class _Restore:
-    def __init__(self, which: Which, backend: OpensslBackend, stored: StoredSet, options: t.Mapping[str, t.Any], check: bool) -> None:
+    def __init__(self, which: Selector, backend: OpensslBackend, stored: StoredSet, options: t.Mapping[str, t.Any], check: bool) -> None:
         self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
         self._archive = os.path.join(stored.path, ARCHIVE)
         self._members = read_members(os.path.join(stored.path, MEMBERS))

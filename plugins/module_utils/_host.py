@@ -16,17 +16,19 @@ import sys
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Older, Reading, Which, find_backend
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Older, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends import find
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
     Generation,
     belongs,
-    generation_as_json,
     refuse_unsealable,
     seal,
     uncovered,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest
 
 try:
     import cryptography
@@ -39,7 +41,7 @@ Request = t.Mapping[str, t.Any]
 Answer = t.Dict[str, t.Any]
 
 
-def run(argument_spec: t.Dict[str, t.Any], work: t.Callable[[Which, Request, bool], Answer]) -> None:
+def run(argument_spec: t.Dict[str, t.Any], work: t.Callable[[Selector, Request, bool], Answer]) -> None:
     """The whole of a module: arguments, one call, one result."""
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     request: Request = json.loads(base64.b64decode(module.params["controller"])) if module.params["controller"] else {}
@@ -57,10 +59,10 @@ def run(argument_spec: t.Dict[str, t.Any], work: t.Callable[[Which, Request, boo
     module.exit_json(**answer)
 
 
-def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Which:
+def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Selector:
     """The options that say which CA; those that hold secrets travel in the request."""
     older = request.get("older")
-    return Which(
+    return Selector(
         private_key_passphrase=request.get("private_key_passphrase"),
         older=None if older is None else tuple(Older(**entry) for entry in older),
         **{
@@ -70,29 +72,33 @@ def which_authority(parameters: t.Mapping[str, t.Any], request: Request) -> Whic
     )
 
 
-def facts(reading: Reading) -> Answer:
+def facts(reading: Facts) -> Answer:
     """What every task answers about the authority."""
     return {
         "changed": False,
         "authority": {**reading.authority.as_result(), "config_file": reading.authority.config_file},
-        "generations": [generation_as_json(generation) for generation in reading.generations],
-        "database": dict(reading.database),
-        "pending_request": dict(reading.pending_request) if reading.pending_request else None,
+        "generations": [generation.as_json() for generation in reading.generations],
+        "database": dump(reading.database),
+        "pending_request": _shown(reading.pending_request),
         "advisories": [advisory.as_result() for advisory in reading.advisories],
     }
 
 
-def read_authority(which: Which, request: Request, check: bool) -> Answer:
+def _shown(pending: t.Optional[PendingRequest]) -> t.Optional[Answer]:
+    return {name: value for name, value in vars(pending).items() if name != "request"} if pending else None
+
+
+def read_authority(which: Selector, request: Request, check: bool) -> Answer:
     """The authority as it is: C(ca_info), and the first look of every other task."""
-    return facts(find_backend(which).read())
+    return facts(find(which).facts())
 
 
-def back_up(which: Which, request: Request, check: bool) -> Answer:
+def back_up(which: Selector, request: Request, check: bool) -> Answer:
     """The authority as it is and, where a backup is due, every key that is here as bytes of one bundle (base64).
 
     C(request["known"]): the authorities whose newest backup names this inventory host, a hint without secrets.
     """
-    reading = find_backend(which).read()
+    reading = find(which).facts()
     answer = facts(reading)
     authority = Authority(**{**answer["authority"], "host": request.get("host")})
     known = _known_here(authority, reading.generations, request)

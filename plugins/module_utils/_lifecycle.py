@@ -20,26 +20,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
-    LARGEST_INPUT,
-    Files,
-    OpensslBackend,
-    load_key_file,
-    older_path,
-    request_path,
-    staged_path,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
     Generation,
     Place,
-    generation_from_json,
     generation_of,
     open_bundle,
     slug,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_template import configuration
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     StagedFile,
     make_directories,
@@ -48,7 +42,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     sync_directory,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
-from ansible_collections.keyward.pki.plugins.module_utils._openssl_layout import configuration
 from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
     given_certificates,
     refuse_endless,
@@ -91,19 +84,19 @@ class _Pair:
         return request_path(self.certificate)
 
 
-def renew(which: Which, request: Request, check: bool) -> Answer:
+def renew(which: Selector, request: Request, check: bool) -> Answer:
     """Renew the CA certificate when that is due, or go on with a renewal that was begun.
 
     C(request): reuse_key, remaining_days, issued_before (ISO 8601), days, certificate (PEM). Raises KeywardError.
     """
     backend = OpensslBackend(which)
-    reading = backend.read()
+    reading = backend.facts()
     pair = _pair_of(reading, backend.files())
     with _alone(os.path.dirname(pair.certificate), check):
         return _Renewal(which, reading, pair, request, check).carry_out()
 
 
-def _pair_of(reading: Reading, files: Files) -> _Pair:
+def _pair_of(reading: Facts, files: Files) -> _Pair:
     current = reading.generations[-1]
     refusal = None
     if current.exportable is False or files.private_key is None:
@@ -132,7 +125,7 @@ def _alone(directory: str, check: bool) -> t.Iterator[None]:
 
 
 class _Renewal:
-    def __init__(self, which: Which, reading: Reading, pair: _Pair, request: Request, check: bool) -> None:
+    def __init__(self, which: Selector, reading: Facts, pair: _Pair, request: Request, check: bool) -> None:
         self._which, self._reading, self._pair, self._request, self._check = which, reading, pair, request, check
         self._current = reading.generations[-1]
         self._certificate = x509.load_der_x509_certificate(self._current.certificate)
@@ -180,7 +173,7 @@ class _Renewal:
 
     def _answer(self, reasons: t.Sequence[Finding] = (), **more: t.Any) -> Answer:
         changed = bool(more.get("changed"))
-        reading = OpensslBackend(self._which).read() if changed and not self._check else self._reading
+        reading = OpensslBackend(self._which).facts() if changed and not self._check else self._reading
         return {
             **facts(reading),
             "due": bool(reasons),
@@ -393,19 +386,19 @@ def _read_if_there(path: str, what: str) -> t.Optional[bytes]:
 # --- installation ------------------------------------------------------------------------------------------------
 
 
-def install(which: Which, request: Request, check: bool) -> Answer:
+def install(which: Selector, request: Request, check: bool) -> Answer:
     """Make a CA where none is, or bring one back from a backup; without C(request["install"]) only look.
 
     C(request["install"]): kind, subject, key_type, key_size, curve, days, path_length, certificate. C(request["bundles"]), as
     for a restore: the CA is not made but brought back. Raises KeywardError, NothingThere where there is nothing to look at.
     """
     if "install" not in request:
-        return facts(OpensslBackend(which).read())
+        return facts(OpensslBackend(which).facts())
     return _Installation(which, request, check).carry_out()
 
 
 class _Installation:
-    def __init__(self, which: Which, request: Request, check: bool) -> None:
+    def __init__(self, which: Selector, request: Request, check: bool) -> None:
         if which.config_file is None:
             raise KeywardError("the CA can't be installed", "no config_file was given", "Give the path that its openssl.cnf is to have")
         self._which, self._request, self._check = which, request, check
@@ -446,7 +439,7 @@ class _Installation:
         root = self._options["kind"] == "root"
         return self._outcome(None, True, pending=not root and not self._options.get("certificate"))
 
-    def _outcome(self, reading: t.Optional[Reading], changed: bool, **more: t.Any) -> Answer:
+    def _outcome(self, reading: t.Optional[Facts], changed: bool, **more: t.Any) -> Answer:
         answer = facts(reading) if reading else {"authority": None, "generations": [], "advisories": []}
         return {**answer, "pending": False, "request": None, "request_file": None, "restored": [], **more, "changed": changed}
 
@@ -528,7 +521,7 @@ class _Installation:
         _put(files.certificate, text, 0o644)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(request_path(files.certificate))
-        return self._outcome(OpensslBackend(self._which).read(), True)
+        return self._outcome(OpensslBackend(self._which).facts(), True)
 
     def _requested(self, files: Files, key: t.Any, subject: t.Any, changed: bool) -> Answer:
         path = request_path(files.certificate)
@@ -561,14 +554,14 @@ class _Installation:
             self._backend,
             None,
             bundles,
-            [generation_from_json(shape) for shape in self._request["generations"]],
+            [Generation.from_json(shape) for shape in self._request["generations"]],
             known=Authority(**self._request["authority"]) if self._request.get("authority") else None,
             host=self._request.get("host"),
             set_conflicts_aside=False,
             allow_unencrypted_key=False,
             check=self._check,
         )
-        reading = None if self._check else OpensslBackend(self._which).read()
+        reading = None if self._check else OpensslBackend(self._which).facts()
         return self._outcome(reading, changed or outcome["changed"], restored=outcome["restored"])
 
 

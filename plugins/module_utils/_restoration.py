@@ -15,18 +15,19 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Backend, NothingThere, Reading, Which, find_backend
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends import find
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Authority,
     Bundle,
     Generation,
     Place,
-    generation_from_json,
     judge,
     open_bundle,
     refuse_foreign,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories, move_aside, owner_numbers, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, read_authority
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
@@ -52,20 +53,20 @@ class Missing:
         return {"kind": self.kind, "path": self.place.path, "certificate": self.generation.sha256}
 
 
-def restore(which: Which, request: Request, check: bool) -> Answer:
+def restore(which: Selector, request: Request, check: bool) -> Answer:
     """Put back the keys and certificates of the bundles that the authority on this host lacks."""
     if "bundles" not in request:
         return read_authority(which, request, check)
-    backend = find_backend(which)
-    reading: t.Optional[Reading]
+    backend = t.cast(FileCa, find(which))
+    reading: t.Optional[Facts]
     try:
-        reading = backend.read()
+        reading = backend.facts()
     except NothingThere:
         reading = None
     bundles = [
         open_bundle(file["name"], base64.b64decode(file["content"]), [file["password"]], file["sha256"]) for file in request["bundles"]
     ]
-    generations = [generation_from_json(shape) for shape in request["generations"]]
+    generations = [Generation.from_json(shape) for shape in request["generations"]]
     outcome = restore_generations(
         backend,
         reading,
@@ -81,8 +82,8 @@ def restore(which: Which, request: Request, check: bool) -> Answer:
 
 
 def restore_generations(
-    backend: Backend,
-    reading: t.Optional[Reading],
+    backend: FileCa,
+    reading: t.Optional[Facts],
     bundles: t.Sequence[Bundle],
     generations: t.Sequence[Generation],
     known: t.Optional[Authority],
@@ -124,8 +125,8 @@ def restore_generations(
 
 
 def _missing(
-    backend: Backend,
-    reading: t.Optional[Reading],
+    backend: FileCa,
+    reading: t.Optional[Facts],
     bundles: t.Sequence[Bundle],
     placed: t.Sequence[Generation],
     set_conflicts_aside: bool,

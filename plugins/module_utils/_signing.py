@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Reading, Which
-from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import (
-    LARGEST_INPUT,
-    Files,
-    OpensslBackend,
-    crl_path,
-    older_path,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, crl_result, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
-from ansible_collections.keyward.pki.plugins.module_utils._openssl_command import run_openssl
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     crl_number,
@@ -80,11 +76,11 @@ def _alone(directory: str) -> t.Iterator[int]:
 # --- certificates of subordinate CAs ------------------------------------------------------------------------------
 
 
-def sign(which: Which, request: Request, check: bool) -> Answer:
+def sign(which: Selector, request: Request, check: bool) -> Answer:
     """Have C(openssl ca) sign the request of a subordinate CA, once. C(request): request (PEM), days, extensions. Raises KeywardError."""
     asked = _request(request["request"])
     backend = OpensslBackend(which)
-    reading = backend.read()
+    reading = backend.facts()
     files = backend.files()
     current = reading.generations[-1]
     if not backend.config_file or not files.database or not files.new_certificates:
@@ -225,7 +221,7 @@ def serials(database: str, state: bytes) -> t.Set[str]:
 
 
 def _sign(
-    which: Which,
+    which: Selector,
     backend: OpensslBackend,
     files: Files,
     generations: t.Sequence[Generation],
@@ -302,10 +298,10 @@ class _Crl:
         return crl_result(self.generation, self.path, load_crl(self.data))
 
 
-def crl(which: Which, request: Request, check: bool) -> Answer:
+def crl(which: Selector, request: Request, check: bool) -> Answer:
     """A CRL by the key of each generation. C(request): scratch, days, remaining_days, published_crl (base64). Raises KeywardError."""
     backend = OpensslBackend(which)
-    reading = backend.read()
+    reading = backend.facts()
     files = backend.files()
     signing = _Signing(which, backend, reading, files)
     if request.get("published_crl"):
@@ -318,7 +314,7 @@ def crl(which: Which, request: Request, check: bool) -> Answer:
 
 
 class _Signing:
-    def __init__(self, which: Which, backend: OpensslBackend, reading: Reading, files: Files) -> None:
+    def __init__(self, which: Selector, backend: OpensslBackend, reading: Facts, files: Files) -> None:
         self._which, self._backend, self._reading, self._files = which, backend, reading, files
         self._found = list(reading.advisories)
         self._lock: t.Optional[int] = None

@@ -41,8 +41,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_host import 
     set_result,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore, StoredSet, digest_of, given_set
 from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
@@ -76,6 +76,9 @@ _REASONS = {
 
 class SetFlow(Flow):
     """What tasks share that look into stores of sets."""
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
     def _one_of(self, *names: str) -> None:
         if len([name for name in names if self.options.get(name)]) != 1:
@@ -545,7 +548,7 @@ class CaDatabaseRestore(SetFlow):
             "set_aside": answer["set_aside"],
             "next_serial": None,
             "next_crl_number": even_hex(following) if following is not None else None,
-            "advanced": None,  # AD CS counts by itself
+            "advanced": {"serial": None, "crl_number": None},
             "reentered": [
                 {"serial": serial, "revoked_at": entered[serial][0], "reason": entered[serial][1]} for serial in answer["reentered"]
             ],

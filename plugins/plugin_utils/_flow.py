@@ -59,7 +59,7 @@ class Flow(ActionBase):  # type: ignore[misc]
         raise NotImplementedError
 
     def refusal(self, error: KeywardError) -> Result:
-        return {"failed": True, "msg": str(error), "reasons": [finding.as_result() for finding in error.findings]}
+        return {"failed": True, "msg": str(error)}
 
     # --- arguments ---
 

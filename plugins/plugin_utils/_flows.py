@@ -31,8 +31,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     bundle_generations,
     directory_name,
     generation_advisories,
-    generation_as_json,
-    generation_from_json,
     generation_of,
     held_keys,
     is_backup_of,
@@ -82,7 +80,7 @@ class Live(t.NamedTuple):
 
 def live_of(answer: Result, host: str) -> Live:
     """Raises NothingOnHost where the host knows a CA and has none of its certificates."""
-    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    generations = [Generation.from_json(shape) for shape in answer["generations"]]
     who = {**answer["authority"], "host": host}
     if who["subject"] is None:  # a Windows host leaves it to us to read certificates
         if not generations and answer.get("pending_request"):
@@ -154,7 +152,6 @@ class CaInfo(Flow):
             "generations": [generation.as_result() for generation in live.generations],
             "database": answer["database"],
             "pending_request": request_facts(answer["pending_request"]),
-            "reasons": [],
             "advisories": findings(live.advisories, generation_advisories(live.generations, now_text())),
         }
 
@@ -176,12 +173,12 @@ class CaStore(Flow):
     def _here(self) -> Result:
         return initialise_as_asked(self.options, self._check)
 
-    def refusal(self, error: KeywardError) -> Result:
-        return {"failed": True, "msg": str(error)}  # a store is no authority: it has no findings
-
 
 class StoresFlow(Flow):
     """What tasks share that look into stores."""
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
     @functools.cached_property
     def stores(self) -> list[KeyStore]:
@@ -294,7 +291,7 @@ class CaKeyBackup(StoresFlow):
         return not _opens(newest, self._secret("password") or "") and _opens(newest, previous)
 
     def _prove(self, known: KnownAuthority) -> str:
-        """Which of the passwords opens the newest backup. A wrong one is an error, never a reason to write a new backup."""
+        """Selector of the passwords opens the newest backup. A wrong one is an error, never a reason to write a new backup."""
         password, previous, newest = self._secret("password"), self._secret("previous_password"), known.newest
         if newest is None or password is None or _opens(newest, password):
             return "password"
@@ -737,8 +734,7 @@ class BackupFlow(StoresFlow):
                 for name, data in chosen.files.items()
             ],
             "generations": [
-                {**generation_as_json(generation), "sha1": generation.sha1.upper(), "sha256": generation.sha256}
-                for generation in chosen.generations
+                {**generation.as_json(), "sha1": generation.sha1.upper(), "sha256": generation.sha256} for generation in chosen.generations
             ],
             "authority": vars(chosen.stored.manifest.authority) if chosen.stored else None,
             # What was imported into Windows is exported once more, under a password of this moment, to see whether it can be.
@@ -841,7 +837,7 @@ def _encryption_result(contents: t.Sequence[_pkcs12_reader.Contents]) -> Result 
 
 
 def _recorded_place(chosen: ChosenBackup) -> Result:
-    """Which CA, as the backup's manifest tells it."""
+    """Selector CA, as the backup's manifest tells it."""
     if not chosen.stored:
         raise KeywardError(
             "nothing was restored", "a PKCS #12 file does not say where its CA lives", "Give config_file, or directory and the files"

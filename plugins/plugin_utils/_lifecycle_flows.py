@@ -11,7 +11,7 @@ import typing as t
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_from_json, generation_of, judge
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_of, judge
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
@@ -47,7 +47,7 @@ _WINDOWS_ATTRIBUTES = {
 
 def _facts(answer: Result, host: str) -> Result:
     """The authority as it is after a task; a CA that waits for its first certificate has no generation, and a predicted one nothing."""
-    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    generations = [Generation.from_json(shape) for shape in answer["generations"]]
     who = answer["authority"]
     if who and who["subject"] is None and generations:  # a Windows host leaves it to us to read certificates
         who = {**who, "subject": generations[-1].subject}
@@ -73,6 +73,9 @@ def _windows_name(name: x509.Name) -> str:
 
 class LifecycleFlow(Flow):
     """What tasks share that change a CA on its host: the host's answer in the shape of all results."""
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
     RETURNED: t.ClassVar[tuple[str, ...]] = ()
 
@@ -119,7 +122,7 @@ class CaRenew(LifecycleFlow):
         order: Result = {"renew": True, "reuse_key": asked["reuse_key"], "certificate": None}
         if asked["certificate"] is not None:
             given = generation_of(given_certificates(asked["certificate"])[0])
-            known = given.sha256 in {generation_from_json(shape).sha256 for shape in answer["generations"]}
+            known = given.sha256 in {Generation.from_json(shape).sha256 for shape in answer["generations"]}
             if known and not answer["unfinished"]:
                 return {**answer, **state}
             # What was put in place, and the restart is missing: the CA may not know it before that.
@@ -317,7 +320,7 @@ class CaInstall(BackupFlow):
         """A CA that is there is never touched."""
         lost = [shape for shape in answer["generations"] if shape["private_key"] == "missing"]
         if lost:
-            labels = ", ".join(generation_from_json(shape).label for shape in lost)
+            labels = ", ".join(Generation.from_json(shape).label for shape in lost)
             raise KeywardError(
                 "nothing was installed",
                 f"there is a CA in this place, and private keys of it are missing: {labels}",

@@ -328,7 +328,7 @@ class KnownAuthority:
         ]
 
     def copies(self, stores: t.Sequence[KeyStore]) -> list[tuple[StoredBackup, KeyStore]]:
-        """Which store lacks a backup that another has: oldest first."""
+        """Selector store lacks a backup that another has: oldest first."""
         lacking = []
         for store in stores:
             there = self.holdings[store.path].names if store.path in self.holdings else []

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Which
-from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from support.openssl_shapes import SHAPES, Built, build, random_config
 from tools import require_tool
 
@@ -75,7 +75,7 @@ def _we_open(built: Built) -> list[str]:
     directory = None if built.shape.directory is None else str(built.directory)
     _opened = []
     try:
-        reading = OpensslBackend(Which(config_file=str(built.config), directory=directory, name=built.shape.section)).read()
+        reading = OpensslBackend(Selector(config_file=str(built.config), directory=directory, name=built.shape.section)).read()
         paths = iter(_opened)
     finally:
         _opened = None
@@ -93,7 +93,7 @@ def test_opens_the_same_files(built: Built) -> None:
     assert set(theirs) - set(ours) == {attributes}
     # Beyond them only a request that may be pending.
     assert {os.path.basename(path) for path in set(ours) - set(theirs)} <= {"careq.pem"}
-    # Which file of a folder comes first decides between two that say different things.
+    # Selector file of a folder comes first decides between two that say different things.
     configurations = [path for path in theirs if path not in named | {attributes}]
     assert [path for path in ours if path in configurations] == configurations
 
@@ -125,7 +125,7 @@ def test_a_ca_that_ca_pl_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         check=True,
         timeout=120,
     )
-    reading = OpensslBackend(Which(config_file=str(installed / "openssl.cnf"), directory=str(tmp_path))).read()
+    reading = OpensslBackend(Selector(config_file=str(installed / "openssl.cnf"), directory=str(tmp_path))).read()
     (generation,) = reading.generations
     assert (generation.subject, generation.private_key) == ("CN=Demo,O=Example,ST=Bayern,C=DE", "present")
     assert generation.key_place and generation.key_place.path == str(tmp_path / "demoCA/private/cakey.pem")

@@ -13,8 +13,6 @@ from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader,
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
     Place,
     belongs,
-    generation_as_json,
-    generation_from_json,
     judge,
     manifest_from_json,
     merge_generations,
@@ -196,9 +194,9 @@ def test_manifest_names_no_file_outside_its_directory(name):
 
 
 def test_facts_are_read_from_the_certificate_not_believed():
-    shape = generation_as_json(generation("a"))
+    shape = generation("a").as_json()
     shape["fingerprints"]["sha256"] = shape["public_key_sha256"] = "0" * 64
-    assert generation_from_json(shape) == replace(generation("a"))
+    assert type(generation("a")).from_json(shape) == replace(generation("a"))
 
 
 def test_slug():

@@ -28,9 +28,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _database_host
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Which
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, generation_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._database import (
     ARCHIVE,
     MEMBERS,
@@ -44,7 +44,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database import (
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._set_archive import LeftOut, prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, digest_of
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -69,8 +69,8 @@ def ca(tmp_path: Path) -> OpensslCa:
     return ca
 
 
-def which(ca: OpensslCa | Path) -> Which:
-    return Which(config_file=str((ca.directory if isinstance(ca, OpensslCa) else ca) / "openssl.cnf"))
+def which(ca: OpensslCa | Path) -> Selector:
+    return Selector(config_file=str((ca.directory if isinstance(ca, OpensslCa) else ca) / "openssl.cnf"))
 
 
 def make(ca: OpensslCa, folder: Path) -> SetManifest:
@@ -86,7 +86,7 @@ def make(ca: OpensslCa, folder: Path) -> SetManifest:
         answer["unfinished"],
     )
     authority = replace(Authority(**{**answer["authority"], "id": None}), id="0" * 64)
-    generations = [generation_from_json(shape) for shape in answer["generations"]]
+    generations = [Generation.from_json(shape) for shape in answer["generations"]]
     manifest = _database_host.set_manifest(made, authority, generations, SetDirectory(str(folder / "none")), {"at": "now"})
     assert set_manifest_from_json(json.loads(json.dumps(manifest.as_json()))) == manifest
     return manifest
@@ -708,4 +708,4 @@ def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> N
     lose_all_but_keys(ca)
     restore(ca, tmp_path / "set", manifest, part="configuration")
     restore(ca, tmp_path / "set", manifest)
-    assert OpensslBackend(which(ca)).read().generations[0].private_key == "present"
+    assert OpensslBackend(which(ca)).facts().generations[0].private_key == "present"

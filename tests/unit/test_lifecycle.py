@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
-from ansible_collections.keyward.pki.plugins.module_utils._authority import Older, Which
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Older, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import ca_request, subject_name
@@ -38,10 +38,10 @@ def _openssl() -> None:
     require_tool("openssl")
 
 
-def which(ca: OpensslCa | Path) -> Which:
+def which(ca: OpensslCa | Path) -> Selector:
     if isinstance(ca, OpensslCa):
-        return Which(config_file=str(ca.config_file), private_key_passphrase=ca.passphrase)
-    return Which(config_file=str(ca / "openssl.cnf"))
+        return Selector(config_file=str(ca.config_file), private_key_passphrase=ca.passphrase)
+    return Selector(config_file=str(ca / "openssl.cnf"))
 
 
 def renew(ca: OpensslCa | Path, *, check: bool = False, **request: Any) -> dict[str, Any]:
@@ -59,11 +59,11 @@ def sign(parent: Path, request: str, **more: Any) -> dict[str, Any]:
 
 
 def fingerprints(ca: OpensslCa | Path) -> list[str]:
-    return [generation.sha256 for generation in OpensslBackend(which(ca)).read().generations]
+    return [generation.sha256 for generation in OpensslBackend(which(ca)).facts().generations]
 
 
 def keys_present(ca: OpensslCa | Path) -> set[str]:
-    return {generation.private_key for generation in OpensslBackend(which(ca)).read().generations}
+    return {generation.private_key for generation in OpensslBackend(which(ca)).facts().generations}
 
 
 def state(directory: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -157,7 +157,7 @@ def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> 
 def test_where_older_generations_are_stated_nothing_is_renewed(tmp_path: Path) -> None:
     """The current one would not be among them afterwards: no key backup and no CRL would know it."""
     ca = OpensslCa(tmp_path / "ca")
-    stated = Which(config_file=str(ca.config_file), older=tuple(Older(str(path)) for path in ca.renew_keeping()[:1]))
+    stated = Selector(config_file=str(ca.config_file), older=tuple(Older(str(path)) for path in ca.renew_keeping()[:1]))
     before = state(ca.directory)
     request = {"remaining_days": 1, "issued_before": None, "days": 20_000, "certificate": None, "reuse_key": True}
     assert not _lifecycle.renew(stated, request, False)["changed"]
@@ -244,7 +244,7 @@ def test_a_subordinate_is_installed_and_renewed_through_requests(tmp_path: Path)
         before = state(sub)
         again = renew(sub, **due)
         assert (again["changed"], again["request"]) == (False, asked["request"]) and state(sub) == before
-        assert OpensslBackend(which(sub)).read().pending_request
+        assert OpensslBackend(which(sub)).facts().pending_request
         signed = sign(root, asked["request"])
         assert signed["changed"], "each request is another, though the key is the same"
         assert renew(sub, **due, certificate=answer)["pending"], "the old certificate is no answer"
@@ -315,14 +315,14 @@ def test_what_is_installed_issues_at_once(tmp_path: Path, options: dict[str, Any
 
 @pytest.mark.parametrize("name", ["My CA", "ca-1", "ca_1.x"])
 def test_a_name_that_openssl_takes(tmp_path: Path, name: str) -> None:
-    made = Which(config_file=str(tmp_path / "openssl.cnf"), name=name)
+    made = Selector(config_file=str(tmp_path / "openssl.cnf"), name=name)
     assert _lifecycle.install(made, {"install": NEW}, False)["authority"]["name"] == name
     openssl("ca", "-config", tmp_path / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl.pem")
 
 
 @pytest.mark.parametrize("name", ["x]y", "ünï", "a\nb", " a", "a#b"])
 def test_a_name_that_openssl_does_not_take(tmp_path: Path, name: str) -> None:
-    made = Which(config_file=str(tmp_path / "ca" / "openssl.cnf"), name=name)
+    made = Selector(config_file=str(tmp_path / "ca" / "openssl.cnf"), name=name)
     for check in (True, False):
         message = refused(lambda check=check: _lifecycle.install(made, {"install": NEW}, check))
         assert "can't be that of a section" in message and not (tmp_path / "ca").exists()

@@ -15,11 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._authority import NothingThere, Older, Reading, Which
-from ansible_collections.keyward.pki.plugins.module_utils._backends import openssl as backend_module
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend, absolute, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Older, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import key_files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import absolute
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest
 from support.openssl_ca import OpensslCa, openssl
 from support.openssl_shapes import make_pair
 from tools import require_tool
@@ -53,15 +56,15 @@ def three(ca: OpensslCa) -> OpensslCa:
     return ca
 
 
-def read(ca: OpensslCa, **known: object) -> Reading:
-    return OpensslBackend(Which(config_file=str(ca.config_file), **known)).read()  # type: ignore[arg-type]
+def read(ca: OpensslCa, **known: object) -> Facts:
+    return OpensslBackend(Selector(config_file=str(ca.config_file), **known)).facts()  # type: ignore[arg-type]
 
 
-def codes(reading: Reading) -> list[str]:
+def codes(reading: Facts) -> list[str]:
     return [advisory.code for advisory in reading.advisories]
 
 
-def key_names(reading: Reading) -> list[str | None]:
+def key_names(reading: Facts) -> list[str | None]:
     return [generation.key_place and os.path.basename(generation.key_place.path) for generation in reading.generations]
 
 
@@ -100,7 +103,7 @@ def test_a_new_ca(ca: OpensslCa) -> None:
     assert generation.certificate_place and generation.certificate_place.path == str(ca.certificate)
     assert (generation.certificate_place.mode, generation.certificate_place.container) == ("0644", None)
     assert list(reading.private_keys) == [generation.public_key_sha256]
-    assert reading.database == {
+    assert vars(reading.database) == {
         "path": str(ca.directory / "index.txt"),
         "exists": True,
         "entries": 1,
@@ -204,7 +207,7 @@ def test_stated_generations(ca: OpensslCa, tmp_path: Path) -> None:
     assert by_name["a.crt"].certificate_place and by_name["a.crt"].certificate_place.path == str(ca.directory / "a.crt")
     assert not reading.advisories
 
-    backend = OpensslBackend(Which(config_file=str(ca.config_file), older=stated, private_key_passphrase="usual"))
+    backend = OpensslBackend(Selector(config_file=str(ca.config_file), older=stated, private_key_passphrase="usual"))
     assert backend.passphrase(by_name["b.crt"]) == "another one"
     assert backend.passphrase(by_name["a.crt"]) == backend.passphrase(by_name["cacert.pem"]) == "usual"
 
@@ -240,16 +243,16 @@ def test_a_stated_certificate_that_is_gone_is_reported(three: OpensslCa) -> None
 
 
 def test_without_a_configuration(three: OpensslCa) -> None:
-    which = Which(directory=str(three.directory), certificate_file="cacert.pem", private_key_file="private/cakey.pem")
-    reading = OpensslBackend(which).read()
+    which = Selector(directory=str(three.directory), certificate_file="cacert.pem", private_key_file="private/cakey.pem")
+    reading = OpensslBackend(which).facts()
     assert [g.sha256 for g in reading.generations] == [g.sha256 for g in read(three).generations]
     assert (reading.authority.name, reading.authority.directory) == ("cacert.pem", str(three.directory))
     assert reading.authority.config_file is None
-    assert reading.database == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None}
+    assert vars(reading.database) == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None}
 
-    bare = Which(certificate_file=str(three.certificate), private_key_file=str(three.private_key), name="ours")
-    assert OpensslBackend(bare).read().authority.directory == str(three.directory)
-    assert OpensslBackend(bare).read().authority.name == "ours"
+    bare = Selector(certificate_file=str(three.certificate), private_key_file=str(three.private_key), name="ours")
+    assert OpensslBackend(bare).facts().authority.directory == str(three.directory)
+    assert OpensslBackend(bare).facts().authority.name == "ours"
 
 
 def test_options_go_before_the_configuration(three: OpensslCa) -> None:
@@ -263,7 +266,7 @@ def test_paths_count_from_the_directory(make_ca: MakeCa, tmp_path: Path, monkeyp
     ca = make_ca(relative=True)
     ca.config_file = ca.config_file.rename(tmp_path / "openssl.cnf")
     monkeypatch.chdir(tmp_path)
-    reading = OpensslBackend(Which(config_file="../openssl.cnf", directory="ca")).read()
+    reading = OpensslBackend(Selector(config_file="../openssl.cnf", directory="ca")).facts()
     (generation,) = reading.generations
     assert (reading.authority.directory, reading.authority.config_file) == (str(ca.directory), str(ca.config_file))
     assert generation.key_place and generation.key_place.path == str(ca.private_key)
@@ -405,7 +408,7 @@ def test_a_key_file_that_can_not_be_read(ca: OpensslCa) -> None:
     for make, why in (
         (lambda: ca.private_key.symlink_to(ca.private_key.name), "links lead in a circle"),
         (lambda: os.mkfifo(ca.private_key), "it is no regular file"),
-        (lambda: ca.private_key.write_bytes(content + b"\n" * backend_module.LARGEST_INPUT), "of at most 1048576 bytes"),
+        (lambda: ca.private_key.write_bytes(content + b"\n" * key_files.LARGEST_INPUT), "of at most 1048576 bytes"),
         (lambda: ca.private_key.write_bytes(b""), "it holds no private key"),
         (lambda: ca.private_key.write_bytes(b"\x30\x80\x02"), "it holds no private key"),
         (lambda: ca.private_key.write_bytes(content.replace(b"MI", b"MM")), "it is damaged, or of a kind"),
@@ -492,8 +495,8 @@ def test_a_key_in_a_token(three: OpensslCa, value: str) -> None:
     assert current.public_key_sha256 not in reading.private_keys
     assert "pin-value" not in repr(reading)
     # The backup was made when the key was still a file: it isn't put back beside the token.
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
-    backend.read()
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
+    backend.facts()
     recorded = replace(current, key_place=Place(str(three.private_key)))
     assert backend.places([recorded], str(three.directory))[current.sha256].key_place is None
 
@@ -547,16 +550,16 @@ def test_database(ca: OpensslCa) -> None:
     (ca.directory / "index.txt").write_bytes((ca.directory / "index.txt").read_bytes().rstrip(b"\n"))
     (ca.directory / "serial").write_text("0a1B\n")
     (ca.directory / "crlnumber").unlink()
-    assert read(ca).database["entries"] == 2
-    assert read(ca).database["serial"] == "0a1B"
-    assert read(ca).database["crl_number"] is None
+    assert read(ca).database.entries == 2
+    assert read(ca).database.serial == "0a1B"
+    assert read(ca).database.crl_number is None
     (ca.directory / "serial").write_text("not a number\n")
     (ca.directory / "index.txt").unlink()
-    assert read(ca).database == {
+    assert vars(read(ca).database) == {
         **{"path": str(ca.directory / "index.txt"), "exists": False, "entries": None, "serial": None, "crl_number": None},
     }
     os.mkfifo(ca.directory / "index.txt")
-    assert read(ca).database["entries"] is None
+    assert read(ca).database.entries is None
 
 
 def test_pending_request(ca: OpensslCa, tmp_path: Path) -> None:
@@ -570,10 +573,10 @@ def test_pending_request(ca: OpensslCa, tmp_path: Path) -> None:
         shutil.copy(_request(ca, tmp_path, tmp_path / "new.key", "/CN=Somebody else"), place)
         assert read(ca).pending_request is None
         shutil.copy(_request(ca, tmp_path, tmp_path / "new.key"), place)
-        assert read(ca).pending_request == {"path": str(place), **expected}
+        assert read(ca).pending_request == PendingRequest(str(place), **expected)
         openssl("req", "-in", place, "-outform", "DER", "-out", tmp_path / "der")
         shutil.copy(tmp_path / "der", place)
-        assert read(ca).pending_request == {"path": str(place), **expected}
+        assert read(ca).pending_request == PendingRequest(str(place), **expected)
         place.write_text("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")
 
 
@@ -584,7 +587,7 @@ def test_nothing_there(ca: OpensslCa) -> None:
     with pytest.raises(NothingThere, match=rf"the CA certificate {ca.directory}/gone.pem can't be read: it does not exist"):
         read(ca, certificate_file="gone.pem")
     with pytest.raises(NothingThere, match=r"the configuration /nowhere/openssl.cnf can't be read: it does not exist"):
-        OpensslBackend(Which(config_file="/nowhere/openssl.cnf")).read()
+        OpensslBackend(Selector(config_file="/nowhere/openssl.cnf")).facts()
 
 
 @pytest.mark.parametrize(
@@ -631,29 +634,29 @@ def test_a_file_that_is_no_certificate(ca: OpensslCa, content: bytes) -> None:
 
 def test_neither_configuration_nor_files() -> None:
     with pytest.raises(KeywardError, match="neither config_file nor private_key_file is given"):
-        OpensslBackend(Which(certificate_file="/x.pem")).read()
+        OpensslBackend(Selector(certificate_file="/x.pem")).facts()
 
 
 def test_no_secret_in_what_is_shown(make_ca: MakeCa) -> None:
     ca = make_ca(passphrase="canary-passphrase")
     for passphrase in ("canary-passphrase", "canary-wrong"):
-        backend = OpensslBackend(Which(config_file=str(ca.config_file), private_key_passphrase=passphrase))
-        reading = backend.read()
+        backend = OpensslBackend(Selector(config_file=str(ca.config_file), private_key_passphrase=passphrase))
+        reading = backend.facts()
         assert "canary" not in repr(reading) + "".join(a.message for a in reading.advisories)
         assert "PrivateKey object" not in repr(reading)
 
 
 def test_nothing_is_touched_and_each_key_is_loaded_once(three: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
-    really = backend_module.serialization.load_pem_private_key
+    really = key_files.serialization.load_pem_private_key
     monkeypatch.setattr(
-        backend_module.serialization,
+        key_files.serialization,
         "load_pem_private_key",
         lambda data, password, **known: loaded.append(data) or really(data, password, **known),
     )
     before = {path: os.stat(path) for path in three.directory.rglob("*")}
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
-    backend.places(backend.read().generations, None)
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
+    backend.places(backend.facts().generations, None)
     assert len(loaded) == 2
     after = {path: os.stat(path) for path in three.directory.rglob("*")}
     assert {p: (s.st_mtime_ns, s.st_ino) for p, s in before.items()} == {p: (s.st_mtime_ns, s.st_ino) for p, s in after.items()}
@@ -677,8 +680,8 @@ THREE_PATHS = [("cacert.0.pem", "private/cakey.0.pem"), ("cacert.1.pem", "privat
 
 def test_places_on_the_same_host(three: OpensslCa) -> None:
     generations = read(three).generations
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
-    live = backend.read()
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
+    live = backend.facts()
     placed = backend.places(generations, str(three.directory))
     assert paths(placed, generations, three.directory) == THREE_PATHS
     assert [placed[g.sha256].certificate_place for g in generations] == [g.certificate_place for g in live.generations]
@@ -686,8 +689,8 @@ def test_places_on_the_same_host(three: OpensslCa) -> None:
 
     for path in three.private_key.parent.glob("cakey*"):
         path.unlink()
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
-    backend.read()
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
+    backend.facts()
     placed = backend.places(generations, str(three.directory))
     assert paths(placed, generations, three.directory) == THREE_PATHS
     assert [placed[g.sha256].private_key for g in generations] == ["missing"] * 3
@@ -698,14 +701,14 @@ def test_places_on_the_same_host(three: OpensslCa) -> None:
 def test_places_where_nothing_is_left(three: OpensslCa, tmp_path: Path) -> None:
     generations = read(three).generations
     shutil.rmtree(three.directory)
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
     with pytest.raises(NothingThere):
-        backend.read()
+        backend.facts()
     assert paths(backend.places(generations, str(three.directory)), generations, three.directory) == THREE_PATHS
     # Another directory of the new host; and one where only the files are stated.
-    elsewhere = OpensslBackend(Which(config_file=str(tmp_path / "new" / "openssl.cnf")))
+    elsewhere = OpensslBackend(Selector(config_file=str(tmp_path / "new" / "openssl.cnf")))
     assert paths(elsewhere.places(generations, str(three.directory)), generations, tmp_path / "new") == THREE_PATHS
-    stated = OpensslBackend(Which(certificate_file=str(tmp_path / "x/c.crt"), private_key_file=str(tmp_path / "x/k.key")))
+    stated = OpensslBackend(Selector(certificate_file=str(tmp_path / "x/c.crt"), private_key_file=str(tmp_path / "x/k.key")))
     assert paths(stated.places(generations, None), generations, tmp_path / "x")[-1] == ("c.crt", "k.key")
     assert paths(stated.places(generations, None), generations, three.directory)[:2] == THREE_PATHS[:2]
 
@@ -716,7 +719,7 @@ def test_places_where_only_the_configuration_is_left(three: OpensslCa, tmp_path:
     new.mkdir()
     text = three.config_file.read_text().replace(f"dir = {three.directory}", "dir = .")
     (new / "openssl.cnf").write_text(text.replace("cacert.pem", "certs/authority.crt").replace("cakey.pem", "authority.key"))
-    backend = OpensslBackend(Which(config_file=str(new / "openssl.cnf")))
+    backend = OpensslBackend(Selector(config_file=str(new / "openssl.cnf")))
     assert paths(backend.places(generations, str(three.directory)), generations, new) == [
         *THREE_PATHS[:2],
         ("certs/authority.crt", "private/authority.key"),
@@ -733,9 +736,9 @@ def test_places_of_a_ca_renewed_in_place(ca: OpensslCa) -> None:
     for present in (True, False):
         if not present:
             shutil.rmtree(ca.directory)
-        backend = OpensslBackend(Which(config_file=str(ca.config_file)))
+        backend = OpensslBackend(Selector(config_file=str(ca.config_file)))
         if present:
-            backend.read()
+            backend.facts()
         assert paths(backend.places(backup, str(ca.directory)), backup, ca.directory) == THREE_PATHS
 
 
@@ -751,7 +754,7 @@ def test_places_never_give_two_keys_one_path(three: OpensslCa) -> None:
         public_key_sha256="f" * 64,  # a key of its own
     )
     backup = [clash, squatter, two]
-    placed = OpensslBackend(Which(config_file="/nowhere/openssl.cnf")).places(backup, None)
+    placed = OpensslBackend(Selector(config_file="/nowhere/openssl.cnf")).places(backup, None)
     assert paths(placed, backup, three.directory) == [
         ("cacert.3.pem", "private/cakey.3.pem"),
         ("cacert.0.pem", "private/cakey.0.pem"),
@@ -763,8 +766,8 @@ def test_places_when_the_host_was_renewed_since(ca: OpensslCa) -> None:
     """What is here already stays where it is; only what is not goes where it was."""
     backup = read(ca).generations
     ca.renew_keeping()
-    backend = OpensslBackend(Which(config_file=str(ca.config_file)))
-    backend.read()
+    backend = OpensslBackend(Selector(config_file=str(ca.config_file)))
+    backend.facts()
     placed = backend.places(backup, str(ca.directory))
     assert paths(placed, backup, ca.directory) == [("cacert.0.pem", "private/cakey.0.pem")]
     assert placed[backup[0].sha256].private_key == "present"
@@ -774,8 +777,8 @@ def test_places_when_the_current_key_lies_elsewhere(ca: OpensslCa) -> None:
     """The configuration names one file for the current key: a copy of it elsewhere is no help."""
     backup = read(ca).generations
     ca.private_key.rename(ca.private_key.with_name("cakey.0.pem"))
-    backend = OpensslBackend(Which(config_file=str(ca.config_file)))
-    assert [g.private_key for g in backend.read().generations] == ["present"]
+    backend = OpensslBackend(Selector(config_file=str(ca.config_file)))
+    assert [g.private_key for g in backend.facts().generations] == ["present"]
     placed = backend.places(backup, str(ca.directory))
     assert paths(placed, backup, ca.directory) == [("cacert.pem", "private/cakey.pem")]
     assert placed[backup[0].sha256].private_key == "missing"
@@ -786,7 +789,7 @@ def test_places_keep_how_a_file_was(make_ca: MakeCa, tmp_path: Path) -> None:
     ca.private_key.chmod(0o640)
     (generation,) = read(ca, private_key_passphrase="at rest").generations
     recorded = replace(generation, key_place=replace(generation.key_place, owner="nobody"))  # type: ignore[type-var]
-    backend = OpensslBackend(Which(config_file=str(tmp_path / "new/openssl.cnf")))
+    backend = OpensslBackend(Selector(config_file=str(tmp_path / "new/openssl.cnf")))
     place = backend.places([recorded], str(ca.directory))[generation.sha256].key_place
     assert place and place == replace(recorded.key_place, path=str(tmp_path / "new/private/cakey.pem"))  # type: ignore[type-var]
     assert (place.owner, place.mode, place.encrypted_at_rest) == ("nobody", "0640", True)
@@ -797,10 +800,10 @@ def test_places_of_a_backup_that_knows_none(three: OpensslCa) -> None:
     shutil.rmtree(three.private_key.parent)
     for path in three.directory.glob("cacert*"):
         path.unlink()
-    backend = OpensslBackend(Which(config_file=str(three.config_file)))
+    backend = OpensslBackend(Selector(config_file=str(three.config_file)))
     assert paths(backend.places(bare, None), bare, three.directory) == THREE_PATHS
     with pytest.raises(KeywardError, match="the backup does not say where its keys were"):
-        OpensslBackend(Which(config_file="/nowhere/openssl.cnf")).places(bare, None)
+        OpensslBackend(Selector(config_file="/nowhere/openssl.cnf")).places(bare, None)
 
 
 def test_places_say_what_lies_there(make_ca: MakeCa, tmp_path: Path) -> None:
@@ -809,10 +812,10 @@ def test_places_say_what_lies_there(make_ca: MakeCa, tmp_path: Path) -> None:
     backup = read(ca, private_key_passphrase="at rest").generations
     ca.certificate.unlink()
     for passphrase, state in (("at rest", "present"), (None, "inaccessible"), ("wrong", "inaccessible")):
-        backend = OpensslBackend(Which(config_file=str(ca.config_file), private_key_passphrase=passphrase))
+        backend = OpensslBackend(Selector(config_file=str(ca.config_file), private_key_passphrase=passphrase))
         assert backend.places(backup, str(ca.directory))[backup[0].sha256].private_key == state
     make_pair(tmp_path / "x.pem", ca.private_key)
     assert backend.places(backup, str(ca.directory))[backup[0].sha256].private_key == "inaccessible"  # read once
-    backend = OpensslBackend(Which(config_file=str(ca.config_file)))
+    backend = OpensslBackend(Selector(config_file=str(ca.config_file)))
     assert backend.places(backup, str(ca.directory))[backup[0].sha256].private_key == "missing"
     assert stat.S_IMODE(os.stat(ca.private_key).st_mode) == 0o600

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._backends import _openssl_config
-from ansible_collections.keyward.pki.plugins.module_utils._backends._openssl_config import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import openssl_cnf
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +165,7 @@ def test_nothing_waits_for_a_pipe(tmp_path: Path) -> None:
 def test_limits(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(KeywardError, match=r"can't be read: it is larger than 1048576 bytes"):
-        load(tmp_path, "#" * (_openssl_config.LARGEST_CONFIG + 1))
+        load(tmp_path, "#" * (openssl_cnf.LARGEST_CONFIG + 1))
     with pytest.raises(KeywardError, match="files include each other more than 100 deep"):
         load(tmp_path, ".include openssl.cnf\n")
     (tmp_path / "x.cnf").touch()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import OVERLAP, WINDOW, key_material, private_key_in
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import OVERLAP, WINDOW, key_material, private_key_in
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,

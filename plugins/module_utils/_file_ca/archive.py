@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from zlib import error as zlib_error
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._private_key_search import private_key_in
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024

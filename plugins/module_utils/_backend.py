@@ -1,0 +1,102 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what every CA software must answer, and which CA is meant; may change in any release.
+
+A backend knows its software, and no store. It tells what is there and does one order; it decides nothing. What consists of
+files derives from C(FileCa) in _file_ca/base.py; software with an interface of its own implements C(Backend) directly.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
+
+
+class NothingThere(KeywardError):
+    """Nothing tells which authority this is: its configuration or its current certificate does not exist, or the latter is damaged."""
+
+
+@dataclass(frozen=True)
+class Older:
+    """An older generation, as a user states it. The private key file is None where its key is lost."""
+
+    certificate_file: str
+    private_key_file: t.Optional[str] = None
+    private_key_passphrase: t.Optional[str] = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Which CA on this host: the options of that name, as given. Paths may be relative; C(~) is not expanded."""
+
+    backend: str = "auto"
+    config_file: t.Optional[str] = None
+    directory: t.Optional[str] = None
+    name: t.Optional[str] = None
+    private_key_passphrase: t.Optional[str] = field(default=None, repr=False)
+    certificate_file: t.Optional[str] = None
+    private_key_file: t.Optional[str] = None
+    chain_file: t.Optional[str] = None
+    older: t.Optional[t.Tuple[Older, ...]] = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a backend found. C(generations): oldest first, the current one last; their private keys by public_key_sha256.
+
+    C(unfinished): a complete renewal waits to take its place, or one was begun. C(chain): certificates (DER) of the CAs above.
+    """
+
+    authority: Authority
+    generations: t.Tuple[Generation, ...]
+    private_keys: t.Mapping[str, t.Any] = field(repr=False)
+    chain: t.Tuple[bytes, ...]
+    database: DatabaseFacts
+    pending_request: t.Optional[PendingRequest]
+    unfinished: bool = False
+    advisories: t.Tuple[Finding, ...] = ()
+
+
+class Backend(t.Protocol):
+    """What runs a CA. Each raises KeywardError; NothingThere where there is no such CA. C(check): touch nothing, predict."""
+
+    NAME: t.ClassVar[str]  # the value of the option backend
+    ABILITIES: t.ClassVar[Abilities]
+
+    def __init__(self, selector: Selector) -> None: ...
+
+    @classmethod
+    def claims(cls, selector: Selector) -> bool:
+        """Whether these options mean a CA of this software (backend: auto)."""
+
+    def facts(self) -> Facts:
+        """The authority as it is."""
+
+    def export_keys(self, order: keys.ExportKeys, check: bool) -> keys.Exported:
+        """Every private key that can leave, where a generation is there that the order does not cover."""
+
+    def import_keys(self, order: keys.ImportKeys, check: bool) -> keys.Imported:
+        """Put back what is missing of the order's generations and keys."""
+
+    def install(self, order: lifecycle.Install, check: bool) -> lifecycle.Changed:
+        """Make a CA where none is, or go on with one that waits for its first certificate."""
+
+    def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
+        """Renew the CA certificate, or finish a renewal that was begun. Refuses where C(order.of) is no longer the newest generation."""
+
+    def answer(self, order: lifecycle.Answer, check: bool) -> lifecycle.Changed:
+        """Put a parent's certificate for the pending request in place."""
+
+    def sign(self, order: lifecycle.Sign, check: bool) -> lifecycle.Signed:
+        """The certificate for the request of a subordinate CA; issued once."""
+
+    def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
+        """The CRLs of the generations that the order names."""

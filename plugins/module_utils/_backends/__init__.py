@@ -1,0 +1,35 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the CA software that is known, each named in one static import; may change in any release.
+
+Modules are shipped to hosts by their imports: what is not imported here does not arrive there.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
+BACKENDS = (OpensslBackend,)
+
+
+def find(selector: Selector) -> Backend:
+    """The backend that the options name. Raises KeywardError."""
+    for backend in BACKENDS:
+        if selector.backend == backend.NAME or (selector.backend == "auto" and backend.claims(selector)):
+            return t.cast(Backend, backend(selector))
+    if selector.backend != "auto":
+        raise KeywardError(
+            "the authority can't be found",
+            f"backend is {selector.backend}, and this is no Windows host",
+            "Run the task on the Windows host of the CA, over winrm, psrp or ssh with its shell type",
+        )
+    raise KeywardError(
+        "the authority can't be found",
+        "no place was named: on a POSIX host there is no list of CAs to look in",
+        "Give config_file (the openssl.cnf of the CA), or directory with certificate_file and private_key_file",
+    )

@@ -1,0 +1,82 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: a module on the host of a CA: one order, one backend, one answer; may change in any release.
+
+The action plugin of the same name gives each module one more argument, C(controller): a JSON document in base64 with the order
+and the secrets of the task. It is one opaque value, because Ansible cuts every no_log value out of what a module returns: a
+passphrase such as C(demo) would turn C(/etc/demoCA) into C(/etc/********CA).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.keyward.pki.plugins.module_utils import _backends
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
+
+try:
+    import cryptography
+
+    CRYPTOGRAPHY_VERSION = int(cryptography.__version__.split(".", maxsplit=1)[0])
+except ImportError:
+    CRYPTOGRAPHY_VERSION = 0
+
+_SELECTING = ("backend", "config_file", "directory", "name", "certificate_file", "private_key_file", "chain_file")
+
+
+def run(argument_spec: t.Dict[str, t.Any], *orders: t.Any) -> None:
+    """The whole of a module that carries out C(Look) and these orders: arguments, one order, one answer."""
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    failure: t.Dict[str, t.Any] = {}
+    try:
+        if CRYPTOGRAPHY_VERSION < 36:
+            raise KeywardError(
+                "the authority can't be read on this host",
+                f"its Python, {sys.executable}, has no cryptography package of release 36 or newer",
+                "Install it (python3-cryptography), or let ansible_python_interpreter name a Python that has it",
+            )
+        document = json.loads(base64.b64decode(module.params["controller"])) if module.params["controller"] else {"order": Look.NAME}
+        kind = next(each for each in (Look, *orders) if document["order"] == each.NAME)
+        backend = _backends.find(_selector(module.params, document))
+        failure["abilities"] = dump(backend.ABILITIES)
+        answer = perform(backend, parse(kind, document), module.check_mode)
+    except KeywardError as exc:
+        reasons = [finding.as_result() for finding in exc.findings]
+        module.fail_json(msg=str(exc), reasons=reasons, nothing_there=isinstance(exc, NothingThere), **failure)
+    module.exit_json(**{"changed": False, **dump(answer)})
+
+
+def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
+    """Carry an order out. Raises KeywardError."""
+    if isinstance(order, Look):
+        return told(backend)
+    *parts, method = order.NAME.split(".")
+    does: t.Any = backend
+    for part in parts:  # database.copy
+        does = getattr(does, part)()
+    return getattr(does, method)(order, check)
+
+
+def told(backend: Backend) -> Told:
+    """What a look answers."""
+    facts = backend.facts()
+    names = ("authority", "generations", "database", "pending_request", "unfinished", "advisories")
+    return Told(abilities=backend.ABILITIES, **{name: getattr(facts, name) for name in names})
+
+
+def _selector(parameters: t.Mapping[str, t.Any], document: t.Mapping[str, t.Any]) -> Selector:
+    """The options that say which CA; those that hold secrets travel beside the order."""
+    older = document.get("older")
+    return Selector(
+        private_key_passphrase=document.get("private_key_passphrase"),
+        older=None if older is None else tuple(Older(**entry) for entry in older),
+        **{name: parameters[name] for name in _SELECTING},
+    )

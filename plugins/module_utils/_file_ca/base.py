@@ -1,0 +1,139 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: a CA that consists of files, whatever software signs with them; may change in any release.
+
+A backend of such a CA derives from C(FileCa) and answers where its files are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, slug
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, GenerationFiles, absolute, request_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+except ImportError:  # the modules say which library is missing
+    pass
+
+_REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
+
+
+class FileCa:
+    """What every CA of files shares. C(directory): where its relative paths count from."""
+
+    NAME: t.ClassVar[str]
+    ABILITIES: t.ClassVar[Abilities] = Abilities()
+
+    def __init__(self, selector: Selector) -> None:
+        self.selector = selector
+        self.config_file: t.Optional[str] = None
+        if selector.config_file is not None:
+            self.config_file = absolute(selector.directory or "", selector.config_file)
+            base = selector.directory or os.path.dirname(self.config_file)
+        else:
+            base = selector.directory or os.path.dirname(selector.certificate_file or "")
+        self.directory = absolute("", base)
+        self._stated_from = self.directory if selector.directory or self.config_file else os.getcwd()
+        self._generation_files = GenerationFiles(selector, self.stated_path)
+        self.key_file: t.Callable[[str, t.Optional[str]], t.Optional[KeyFile]] = self._generation_files.key_file
+        self.passphrase: t.Callable[[Generation], t.Optional[str]] = self._generation_files.passphrase
+        self.known_facts: t.Optional[Facts] = None
+
+    def files(self) -> Files:
+        """Where its files are. Raises KeywardError, NothingThere where what says so does not exist."""
+        raise NotImplementedError
+
+    def stated_path(self, path: str) -> str:
+        return absolute(self._stated_from, path)
+
+    def facts(self) -> Facts:
+        """The authority as it is on this host. Raises KeywardError where it can't be told, NothingThere where it is gone."""
+        files = self.files()
+        found = self._generation_files.read(files)
+        current = found.generations[-1]
+        self.known_facts = Facts(
+            authority=Authority(
+                backend=self.NAME,
+                name=files.section,
+                sanitized_name=slug(short_subject(current.certificate)),
+                subject=current.subject,
+                directory=self.directory,
+                config_file=self.config_file,
+            ),
+            generations=found.generations,
+            private_keys=found.private_keys,
+            chain=found.chain,
+            database=_database(files),
+            pending_request=self._pending_request(files.certificate, found.generations),
+            unfinished=found.unswitched,
+            advisories=tuple(found.advisories),
+        )
+        return self.known_facts
+
+    def places(self, generations: t.Sequence[Generation], directory: t.Optional[str]) -> t.Dict[str, Generation]:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import places
+
+        return places(self, generations, directory)
+
+    def _pending_request(self, certificate: str, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
+        stem = os.path.splitext(certificate)[0]
+        for path in (request_path(certificate), f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(certificate), "careq.pem")):
+            try:
+                data = read_file(path, "the request", LARGEST_INPUT)
+                blocks = [pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS]
+                request = x509.load_der_x509_csr(blocks[0] if blocks else data)
+                subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
+            except (FileNotFoundError, KeywardError, ValueError, TypeError, UnsupportedAlgorithm):
+                continue
+            unanswered = path == request_path(certificate) or all(digest != generation.public_key_sha256 for generation in generations)
+            if subject == generations[-1].subject and unanswered:
+                return PendingRequest(path, subject, digest)
+        return None
+
+
+def _database(files: Files) -> DatabaseFacts:
+    return DatabaseFacts(
+        path=files.database,
+        exists=bool(files.database and os.path.exists(files.database)),
+        entries=_lines_in(files.database),
+        serial=_hex_in(files.serial),
+        crl_number=_hex_in(files.crl_number),
+    )
+
+
+def _lines_in(path: t.Optional[str]) -> t.Optional[int]:
+    if not path:
+        return None
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return None
+            lines, last = 0, b"\n"
+            for piece in iter(lambda: stream.read(LARGEST_INPUT), b""):
+                lines, last = lines + piece.count(b"\n"), piece[-1:]
+            return lines + (last != b"\n")
+    except OSError:
+        return None
+
+
+def _hex_in(path: t.Optional[str]) -> t.Optional[str]:
+    if not path:
+        return None
+    try:
+        text = read_file(path, "the number", LARGEST_INPUT).strip()
+    except (FileNotFoundError, KeywardError):
+        return None
+    return text.decode("ascii") if re.match(rb"[0-9A-Fa-f]+\Z", text) else None

@@ -1,0 +1,141 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: private key files, PEM or DER, in the forms that they have at rest; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Place
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, public_key_sha256
+
+try:
+    from cryptography import __version__ as _cryptography
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+except ImportError:  # the modules say which library is missing
+    pass
+
+LARGEST_INPUT = 1024 * 1024  # certificate, key, request, serial
+
+_CONTAINERS = {
+    "PRIVATE KEY": "PKCS#8",
+    "ENCRYPTED PRIVATE KEY": "PKCS#8",
+    "RSA PRIVATE KEY": "PKCS#1",
+    "EC PRIVATE KEY": "SEC1",
+    "DSA PRIVATE KEY": "OpenSSL DSA",
+}
+# Files that only point to a key: pkcs11-provider, tpm2-openssl, tpm2-tss-engine.
+_POINTERS = ("PKCS#11 PROVIDER URI", "TSS2 PRIVATE KEY", "TSS2 KEY BLOB")
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """One file of a private key. C(key) is None where it can't be had, and C(why) says why not."""
+
+    path: str
+    key: t.Any = field(default=None, repr=False)
+    digest: t.Optional[str] = None  # of the public key
+    why: t.Optional[str] = None
+    remedy: str = ""
+    encrypted: t.Optional[bool] = None
+    in_token: bool = False
+    place: t.Optional[Place] = None
+
+
+def place_of(path: str, encoding: str, container: t.Optional[str] = None, encrypted: t.Optional[bool] = None) -> t.Optional[Place]:
+    import grp
+    import pwd
+
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    try:
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        owner = str(status.st_uid)
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    return Place(path, owner, group, f"{stat.S_IMODE(status.st_mode):04o}", encrypted, encoding, container)
+
+
+def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]:
+    """The private key of a PEM or DER file, or why it can't be had; None where the file does not exist."""
+    try:
+        data = read_file(path, "the private key", LARGEST_INPUT)
+    except FileNotFoundError:
+        return None
+    except KeywardError as exc:
+        cause = exc.__cause__
+        if isinstance(cause, NotADirectoryError):
+            return None
+        why = os_cause(cause) if isinstance(cause, OSError) else f"it is no regular file of at most {LARGEST_INPUT} bytes"
+        return KeyFile(path, why=why, remedy="Let the user that runs this task read it (become)")
+    encoding, container, encrypted = "PEM", None, False
+    for label, block in pem_blocks(data):
+        if label in _POINTERS:
+            return KeyFile(path, in_token=True)
+        if label.endswith("PRIVATE KEY"):
+            data, container = block, _CONTAINERS.get(label, label)
+            encrypted = label.startswith("ENCRYPTED") or b"Proc-Type: 4,ENCRYPTED" in block
+            break
+    else:
+        encoding = "DER"
+        container, encrypted = _der_container(data)
+    if container is None:
+        return KeyFile(path, why="it holds no private key, neither PEM nor DER", remedy="Check that this is the right file")
+    known = KeyFile(path, encrypted=encrypted, place=place_of(path, encoding, container, encrypted))
+    if encrypted and not passphrase:
+        return replace(known, why="it is encrypted at rest", remedy="Give private_key_passphrase")
+    load = serialization.load_pem_private_key if encoding == "PEM" else serialization.load_der_private_key
+    try:
+        key = load(data, passphrase.encode("utf-8") if encrypted and passphrase else None, **_without_prime_tests())
+        if isinstance(key, rsa.RSAPrivateKey) and not _consistent(key):
+            raise ValueError
+        return replace(known, key=key, digest=public_key_sha256(key.public_key()))
+    except (ValueError, TypeError, ZeroDivisionError, UnsupportedAlgorithm, NotImplementedError) as exc:
+        if encrypted and "password" in str(exc).lower():
+            return replace(known, why="the passphrase does not open it", remedy="Give the right private_key_passphrase")
+        why = "it is damaged, or of a kind that can't be read here, such as an elliptic curve with explicit parameters"
+        return replace(known, why=f"with this passphrase {why}" if encrypted else why, remedy="Check it with openssl pkey -check")
+
+
+def _der_container(data: bytes) -> t.Tuple[t.Optional[str], bool]:
+    """(container, encrypted) of a DER private key; (None, False) where it is none."""
+    try:
+        parts = _der.members(_der.first(data), 2)
+    except ValueError:
+        return None, False
+    first, second = parts[0].tag, parts[1].tag
+    if (first, second) == (0x30, 0x04):
+        return "PKCS#8", True
+    return {(0x02, 0x30): "PKCS#8", (0x02, 0x02): "PKCS#1", (0x02, 0x04): "SEC1"}.get((first, second)), False
+
+
+def _without_prime_tests() -> t.Dict[str, t.Any]:
+    """cryptography tests the primes of an RSA key that it loads: 0.3 s for 4096 bits, at each run. Damage shows in _consistent."""
+    return {"unsafe_skip_rsa_key_validation": True} if int(_cryptography.split(".", 1)[0]) >= 39 else {}
+
+
+def _consistent(key: rsa.RSAPrivateKey) -> bool:
+    """Whether the numbers of an RSA key belong together (RFC 8017, 3.2)."""
+    numbers = key.private_numbers()
+    p, q, d, e = numbers.p, numbers.q, numbers.d, numbers.public_numbers.e
+    return (
+        p * q == numbers.public_numbers.n
+        and (d * e) % (p - 1) == 1
+        and (d * e) % (q - 1) == 1
+        and (numbers.dmp1, numbers.dmq1) == (d % (p - 1), d % (q - 1))
+        and (numbers.iqmp * q) % p == 1
+    )

@@ -1,0 +1,78 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the order to tell an authority as it is, and what a host tells; may change in any release."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Most
+
+
+@dataclass(frozen=True)
+class Look:
+    """Tell the authority as it is. Nothing is changed."""
+
+    NAME: t.ClassVar[str] = "look"
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What the software of a CA can do. The controller follows these, and never asks who answered.
+
+    keys_in_hand: it hands a key over as bytes, and takes one back; otherwise the software writes and reads PKCS #12 files itself.
+    """
+
+    keys_in_hand: bool = True
+
+
+@dataclass(frozen=True)
+class DatabaseFacts:
+    """What is issued, in short. Numbers are hex text; None where it can't be told without opening the database."""
+
+    path: t.Optional[str]
+    exists: bool
+    entries: t.Optional[int] = None
+    serial: t.Optional[str] = None
+    crl_number: t.Optional[str] = None
+
+
+@dataclass(frozen=True)
+class PendingRequest:
+    """A request that waits for a parent's answer. C(request): PEM, where the host leaves it to the controller to read it."""
+
+    path: t.Optional[str]
+    subject: t.Optional[str] = None
+    public_key_sha256: t.Optional[str] = None
+    request: t.Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """The authority of a host. C(generations): oldest first, the current one last, a complete one that waits for its place included.
+
+    C(unfinished): a renewal was begun and has not taken its place. C(own): what only the judgement of this backend reads.
+    """
+
+    authority: Authority
+    generations: t.Annotated[t.Tuple[Generation, ...], Most(1000)]
+    abilities: Abilities = Abilities()
+    database: DatabaseFacts = DatabaseFacts(None, False)
+    pending_request: t.Optional[PendingRequest] = None
+    unfinished: bool = False
+    advisories: t.Tuple[Finding, ...] = ()
+    own: t.Optional[t.Dict[str, t.Any]] = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an order was not carried out, composed on the host in three parts. C(nothing_there): there is no such CA."""
+
+    msg: str
+    nothing_there: bool
+    reasons: t.Tuple[Finding, ...] = ()
+    abilities: Abilities = Abilities()

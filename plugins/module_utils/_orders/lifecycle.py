@@ -1,0 +1,142 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the orders that make, renew and use a CA, and their answers; may change in any release."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys, PutBack
+
+LARGEST_TEXT = 1024 * 1024  # characters of a request, a certificate and its chain (PEM)
+Text = t.Annotated[str, Most(LARGEST_TEXT)]
+LARGEST_CRL = 256 * 1024 * 1024  # bytes
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute of a subject, in its order: a dotted object identifier and its value."""
+
+    oid: Name
+    value: t.Annotated[str, Most(4096)]
+
+
+@dataclass(frozen=True)
+class Install:
+    """Make a CA where none is. C(keys): bring one back instead. C(own): terms that only this backend reads."""
+
+    NAME: t.ClassVar[str] = "install"
+
+    kind: t.Annotated[str, OneOf(("root", "subordinate"))]
+    subject: t.Annotated[t.Tuple[Attribute, ...], Most(100)]
+    key_type: Hex
+    key_size: int
+    curve: Hex
+    days: int
+    path_length: t.Optional[int] = None
+    certificate: t.Optional[Text] = None
+    keys: t.Optional[ImportKeys] = None
+    own: t.Optional[t.Dict[str, t.Any]] = None
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Renew the CA certificate, or finish a renewal that was begun.
+
+    C(of): SHA-256 of the newest generation that this was decided on; where there is another by now, nothing is done.
+    """
+
+    NAME: t.ClassVar[str] = "renew"
+
+    of: Hex
+    reuse_key: bool
+    days: t.Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Put the parent's certificate for the pending request in place (PEM; those of the CAs above may follow). C(of): as in C(Renew)."""
+
+    NAME: t.ClassVar[str] = "answer"
+
+    of: t.Optional[Hex] = None  # None: the CA waits for its first certificate
+    certificate: Text = ""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A CA after an order, or as it would be (check). C(authority): None where nothing can be told yet."""
+
+    changed: bool
+    authority: t.Optional[Authority] = None
+    generations: t.Annotated[t.Tuple[Generation, ...], Most(1000)] = ()
+    pending: bool = False
+    request: t.Optional[Text] = None
+    request_file: t.Optional[Path] = None
+    restored: t.Tuple[PutBack, ...] = ()
+    reboot_required: bool = False
+    advisories: t.Tuple[Finding, ...] = ()
+    own: t.Optional[t.Dict[str, t.Any]] = None
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): a section's name."""
+
+    NAME: t.ClassVar[str] = "sign"
+
+    request: Text
+    days: t.Optional[int] = None
+    extensions: t.Annotated[str, Most(255)] = ""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """C(certificate) is None where it would be issued (check). C(chain): PEM, the issuer first."""
+
+    changed: bool
+    authority: Authority
+    generations: t.Annotated[t.Tuple[Generation, ...], Most(1000)]
+    certificate: t.Optional[Text] = None
+    serial: t.Optional[Name] = None
+    chain: t.Annotated[t.Tuple[str, ...], Most(101)] = ()
+    advisories: t.Tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Crls:
+    """Tell the CRL of each generation, having signed those of the generations in C(sign) (SHA-256). C(of): as in C(Renew).
+
+    C(days): None for what the configuration says. C(published): sign this last published CRL again instead, with the next number.
+    """
+
+    NAME: t.ClassVar[str] = "crls"
+
+    of: t.Optional[Hex] = None
+    sign: t.Annotated[t.Tuple[Hex, ...], Most(1000)] = ()
+    scratch: bool = False
+    days: t.Optional[int] = None
+    published: t.Annotated[t.Optional[bytes], Most(LARGEST_CRL)] = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Crl:
+    """A CRL at its place, or in none (scratch). C(certificate): whose it is, where the host can tell. C(lacks): revocations."""
+
+    content: t.Annotated[bytes, Most(LARGEST_CRL)] = field(repr=False)
+    path: t.Optional[Path] = None
+    certificate: t.Optional[Hex] = None
+    lacks: int = 0
+
+
+@dataclass(frozen=True)
+class Crled(Told):
+    """C(crls): in no order."""
+
+    crls: t.Annotated[t.Tuple[Crl, ...], Most(1000)] = ()

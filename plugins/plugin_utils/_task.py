@@ -1,0 +1,211 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the way every task goes to a host and back with its secrets guarded; may change in any release.
+
+A task decides. It sends one order (module_utils/_orders) at a time, and gets one answer, parsed and bounded here before any other
+code sees it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import typing as t
+from dataclasses import replace
+
+from ansible import __version__ as core_version
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.json_utils import _filter_non_json_lines
+from ansible.plugins.action import ActionBase
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, dump, parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, Told
+
+Result = dict[str, t.Any]
+Answer = t.TypeVar("Answer")
+
+
+class NothingOnHost(KeywardError):
+    """Nothing of the authority is on the host. C(abilities): of the software that would run it there."""
+
+    abilities = Abilities()
+
+
+class Task(ActionBase):  # type: ignore[misc]
+    """What all action plugins share: validate, send orders with their secrets guarded, answer in one shape."""
+
+    NAME: t.ClassVar[str]
+    ARGUMENTS: t.ClassVar[_arguments.Spec]
+
+    # They travel to the host in one opaque value, see module_utils/_execute.py.
+    SECRETS = ("password", "previous_password", "private_key_passphrase", "older")
+
+    def run(self, tmp: None = None, task_vars: Result | None = None) -> Result:
+        result: Result = super().run(tmp, task_vars)
+        self._task_vars = task_vars or {}
+        self._passed_on: Result = {}
+        try:
+            self.options = self._validated()
+            outcome = self.perform()
+        except KeywardError as exc:
+            outcome = self.refusal(exc)
+        result.update(self._passed_on)
+        result.update(outcome)
+        return result
+
+    def perform(self) -> Result:
+        raise NotImplementedError
+
+    def refusal(self, error: KeywardError) -> Result:
+        return {"failed": True, "msg": str(error), "reasons": findings(error.findings)}
+
+    # --- arguments ---
+
+    def _validated(self) -> Result:
+        if "controller" in self._task.args:
+            raise KeywardError("the option controller can't be set", "the action plugin fills it in", "Leave it out")
+        validation = ArgumentSpecValidator(self.ARGUMENTS).validate(dict(self._task.args))
+        if validation.unsupported_parameters:
+            unknown = ", ".join(sorted(path if isinstance(path, str) else ".".join(path) for path in validation.unsupported_parameters))
+            known = ", ".join(sorted(set(self.ARGUMENTS) - {"controller"}))
+            raise KeywardError(f"{self.NAME} can't run", f"it has no option {unknown}", f"Its options are {known}")
+        if validation.error_messages:
+            raise KeywardError(f"{self.NAME} can't run", validation.errors.msg, f"See ansible-doc keyward.pki.{self.NAME}")
+        return dict(validation.validated_parameters)
+
+    def _secret(self, name: str) -> str | None:
+        value = self.options.get(name)
+        return None if value is None else str(value)
+
+    @property
+    def _passwords(self) -> list[str | None]:
+        return [password for password in (self._secret("password"), self._secret("previous_password")) if password is not None]
+
+    def _required(self, name: str, why: str) -> t.Any:
+        value = self.options.get(name)
+        if value in (None, "", []):
+            raise KeywardError(f"{self.NAME} can't run", f"no {name} was given", why)
+        return value
+
+    @property
+    def _host(self) -> str:
+        return str(self._task.delegate_to or self._task_vars.get("inventory_hostname", ""))
+
+    @property
+    def _check(self) -> bool:
+        return bool(self._task.check_mode)
+
+    # --- the host ---
+
+    def look(self, place: t.Mapping[str, t.Any] | None = None) -> Told:
+        """The authority of the host. Raises KeywardError, NothingOnHost."""
+        return t.cast(Told, self.completed(self.send(Look(), Told, place)))
+
+    def completed(self, told: t.Any) -> t.Any:
+        """An answer that tells an authority, with what only the controller knows: its inventory host, and what its certificates say.
+
+        Raises NothingOnHost where a CA is configured and none of its certificates is there.
+        """
+        who = replace(told.authority, host=self._host)
+        if not who.subject and told.generations:
+            who = replace(who, subject=told.generations[-1].subject)
+        elif not told.generations:
+            why = ("none of its certificates is on the host", "Put them back (ca_key_restore)")
+            if told.pending_request:
+                why = ("it waits for its first certificate", "Give ca_install the answer to its request")
+            error = NothingOnHost(f"the CA {who.name} can't be read", *why)
+            error.abilities = told.abilities
+            raise error
+        return replace(told, authority=who)
+
+    def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None) -> Answer:
+        """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said."""
+        answer = self._executed(order, place)
+        for name in ("ansible_facts", "warnings", "deprecations"):
+            if answer.get(name):
+                self._passed_on[name] = answer[name]
+        try:
+            if answer.get("failed"):
+                raise self._said(answer)
+            return parse(answers, answer)
+        except Misshapen as exc:
+            raise KeywardError(
+                f"{self.NAME} can't go on",
+                f"the host {self._host} answered in a way that no release of the collection does ({exc})",
+                "Look into that host; if it and its stores are sound, report this as a bug",
+            ) from exc
+
+    def _executed(self, order: t.Any, place: t.Mapping[str, t.Any] | None) -> Result:
+        self._refuse_unguarded_transport()
+        secret = {name: self.options[name] for name in ("private_key_passphrase", "older") if self.options.get(name) is not None}
+        document = json.dumps({**dump(order), **secret, "order": order.NAME})
+        # The implementations of a name share the options that say which CA; all else is in the order.
+        told = {*_arguments.WHICH_AUTHORITY}
+        arguments = {name: value for name, value in self._task.args.items() if name in told and name not in self.SECRETS}
+        arguments.update(place or {})
+        arguments["controller"] = base64.b64encode(document.encode("utf-8")).decode("ascii")
+        context = self._connection._play_context
+        before, context.no_log = context.no_log, True
+        try:
+            return t.cast(
+                Result,
+                self._execute_module(module_name=f"keyward.pki.{self.NAME}", module_args=arguments, task_vars=self._task_vars),
+            )
+        finally:
+            context.no_log = before
+
+    def _said(self, answer: Result) -> KeywardError:
+        if "nothing_there" in answer:
+            failure = parse(Failure, answer)
+            kind = NothingOnHost if failure.nothing_there else KeywardError
+            error = kind.quoted(failure.msg, failure.reasons)
+            if isinstance(error, NothingOnHost):
+                error.abilities = failure.abilities
+            return error
+        # What a broken module prints may hold anything: only the name of its error is passed on.
+        printed = "\n".join(str(answer.get(name, "")) for name in ("module_stderr", "module_stdout", "exception", "msg"))
+        names = re.findall(r"^([A-Za-z_.]*(?:Error|Exception))\b", printed, re.MULTILINE)
+        return KeywardError(
+            f"{self.NAME} broke on the host {self._host}",
+            f"the module ended with {names[-1]}" if names else "it gave no readable answer",
+            "Check the host's Python interpreter, its temporary directory and become; if they are sound, report this as a bug",
+        )
+
+    # --- the transport ---
+
+    def _is_pipelining_enabled(self, module_style: str, wrap_async: bool = False) -> bool:
+        # Without pipelining a module's arguments lie in a file on the host, whatever ansible.cfg says.
+        return module_style == "new" and not wrap_async
+
+    def _parse_returned_data(self, res: Result, *args: t.Any, **kwargs: t.Any) -> Result:
+        # What is printed behind a module's answer may hold anything, and core would quote it in a warning.
+        try:
+            res = {**res, "stdout": _filter_non_json_lines(res.get("stdout", ""), objects_only=True)[0]}
+        except ValueError:
+            pass  # no answer at all: see _said
+        answer: Result = super()._parse_returned_data(res, *args, **kwargs)
+        return answer
+
+    def _refuse_unguarded_transport(self) -> None:
+        connection = self._connection
+        become = getattr(connection, "become", None)
+        transport = getattr(connection, "transport", "this connection")
+        why = None
+        if not (connection.has_pipelining or connection.always_pipeline_modules):
+            why = f"the connection {transport} can't pipeline, so the secrets would lie in a file on the host"
+        elif become is not None and not getattr(become, "pipelining", True):
+            why = f"become method {become.name} can't pipeline, so the secrets would lie in a file on the host"
+        elif ".ps1" in connection.module_implementation_preferences and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
+            why = f"ansible-core {core_version} prints what a Windows host answers, at -vvv even with no_log"
+        if why:
+            raise KeywardError(
+                "nothing was sent to the host", why, "Use ssh, local, or for Windows ansible-core 2.19 or newer; become with sudo"
+            )
+
+
+def findings(*groups: t.Iterable[Finding]) -> list[Result]:
+    """Each reason or advisory once, as results carry them."""
+    return [finding.as_result() for finding in dict.fromkeys(finding for group in groups for finding in group)]
