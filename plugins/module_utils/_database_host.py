@@ -22,27 +22,7 @@ from dataclasses import dataclass, replace
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, refuse_foreign
-from ansible_collections.keyward.pki.plugins.module_utils._database import (
-    ARCHIVE,
-    MEMBERS,
-    Issued,
-    Numbers,
-    Outcome,
-    Published,
-    Revocation,
-    SetFile,
-    SetManifest,
-    State,
-    age_in_seconds,
-    compare,
-    due_reasons,
-    index_time,
-    one_line,
-    parse_index,
-    refuse_emptied,
-    set_manifest_from_json,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons, refuse_emptied
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     CHANGED,
@@ -63,6 +43,18 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     request_path,
     staged_path,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
+    Issued,
+    Numbers,
+    Outcome,
+    Published,
+    Revocation,
+    compare,
+    index_text,
+    index_time,
+    one_line,
+    parse_index,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
@@ -73,7 +65,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     set_owner_and_mode,
     sync_directory,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    ARCHIVE,
+    MEMBERS,
+    SetFile,
+    SetManifest,
+    State,
+    set_manifest_from_json,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
     SetDirectory,
     SetStore,
@@ -82,6 +83,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
     directory_for,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
 
 ATTEMPTS, PAUSE = 8, 0.5  # seconds
@@ -728,7 +730,7 @@ class _Restore:
                 if replaced
                 else read_file(next(item.path for item in items if item.member.part == "index"), "the database", LARGEST_INDEX)
             )
-            texts["index"] = _index_text(source, base, result)
+            texts["index"] = index_text(source, base, result)
         if result.next_serial != base.next_serial:
             texts["serial"] = f"{even_hex(result.next_serial or 0)}\n".encode("ascii")
         if result.next_crl_number != base.next_crl_number:
@@ -881,19 +883,6 @@ def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
         return []
     expires = index_time(_x509.validity(parsed)[1])
     return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
-
-
-def _index_text(source: bytes, base: Numbers, result: Numbers) -> bytes:
-    lines = source.decode("utf-8", "surrogateescape").split("\n")
-    known = {row.text: row for row in base.rows.values()}
-    out = []
-    for line in lines:
-        row = known.get(line)
-        out.append(result.rows[int(row.serial, 16)].text if row else line)
-    added = [result.rows[serial].text for serial in result.rows if serial not in base.rows]
-    if out and out[-1] == "":
-        out.pop()
-    return "".join(f"{line}\n" for line in [*out, *added]).encode("utf-8", "surrogateescape")
 
 
 def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, data: t.Optional[bytes]) -> str:

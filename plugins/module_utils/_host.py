@@ -18,17 +18,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Older, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends import find
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Authority,
-    Generation,
-    belongs,
-    refuse_unsealable,
-    seal,
-    uncovered,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import uncovered
 
 try:
     import cryptography
@@ -109,10 +103,12 @@ def back_up(which: Selector, request: Request, check: bool) -> Answer:
     sealable = [generation for generation in reading.generations if generation.public_key_sha256 in reading.private_keys]
     complete = not uncovered(reading.generations, {*known["fingerprints"], *(generation.sha256 for generation in sealable)})
     if due and sealable and complete:
+        from ansible_collections.keyward.pki.plugins.module_utils._sealing import refuse_unsealable, seal
+
         refuse_unsealable(sealable, reading.private_keys)
-    if due and sealable and complete and request.get("password") and not check:
-        bundle = seal(sealable, reading.private_keys, reading.chain, request["password"])
-        answer["bundle"] = base64.b64encode(bundle).decode("ascii")
+        if request.get("password") and not check:
+            bundle = seal(sealable, reading.private_keys, reading.chain, request["password"])
+            answer["bundle"] = base64.b64encode(bundle).decode("ascii")
     return answer
 
 

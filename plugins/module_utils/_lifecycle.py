@@ -22,14 +22,6 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Authority,
-    Generation,
-    Place,
-    generation_of,
-    open_bundle,
-    slug,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, load_key_file
@@ -41,8 +33,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
     sync_directory,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Place, generation_of, slug
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
-from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
     refuse_endless,
     refuse_wrong_answer,
@@ -50,6 +43,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
 try:

@@ -17,19 +17,12 @@ from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends import find
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Authority,
-    Bundle,
-    Generation,
-    Place,
-    judge,
-    open_bundle,
-    refuse_foreign,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories, move_aside, owner_numbers, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, read_authority
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, judge, open_bundle, refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
 
 try:

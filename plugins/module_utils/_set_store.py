@@ -21,10 +21,10 @@ import shutil
 import stat
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs, directory_name
-from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, open_store, refuse_open_to_the_world
 
 MANIFEST = "manifest.json"

@@ -19,13 +19,14 @@ from datetime import timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place, crl_result, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, crl_result, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
@@ -202,22 +203,6 @@ def _answered(files: Files, asked: t.Any, generations: t.Sequence[Generation], s
         if answer.not_after > now_text() and answer.serial.upper() in serials(database, b"V"):
             return answer
     return None
-
-
-def serials(database: str, state: bytes) -> t.Set[str]:
-    """The serial numbers (upper-case hex) of the rows of an index.txt in a state: V, R or E."""
-    found = set()
-    try:
-        with open(database, "rb") as stream:
-            for line in stream:
-                fields = line.rstrip(b"\n").split(b"\t")
-                if fields[0] == state and len(fields) > 3:
-                    found.add(fields[3].decode("ascii", "replace").upper())
-    except OSError as exc:
-        raise KeywardError(
-            f"the database {database} can't be read", os_cause(exc), "Let the user that runs this task read it (become)"
-        ) from exc
-    return found
 
 
 def _sign(

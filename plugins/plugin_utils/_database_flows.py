@@ -18,20 +18,6 @@ from importlib.metadata import version
 from ansible import __version__ as core_version
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, authority_id, directory_name, refuse_foreign
-from ansible_collections.keyward.pki.plugins.module_utils._database import (
-    ARCHIVE,
-    MEMBERS,
-    SetFile,
-    SetManifest,
-    State,
-    age_in_seconds,
-    are_files_of_a_set,
-    due_reasons,
-    index_time,
-    refuse_emptied,
-    set_manifest_from_json,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
     MadeSet,
     issued_in,
@@ -40,12 +26,25 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_host import 
     set_name,
     set_result,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons, refuse_emptied
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import index_time
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    ARCHIVE,
+    MEMBERS,
+    SetFile,
+    SetManifest,
+    State,
+    are_files_of_a_set,
+    set_manifest_from_json,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore, StoredSet, digest_of, given_set
 from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, signed_by
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of

@@ -19,34 +19,34 @@ from importlib.metadata import version
 
 from ansible import __version__ as core_version
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     Authority,
-    Bundle,
-    BundleFile,
     Generation,
-    Manifest,
-    Verdict,
     authority_id,
     belongs,
-    bundle_generations,
     directory_name,
     generation_advisories,
     generation_of,
-    held_keys,
     is_backup_of,
-    judge,
-    key_storage,
     merge_generations,
-    open_bundle,
-    password_fault,
-    reason,
-    refuse_foreign,
-    seal,
-    uncovered,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._sealing import password_fault, seal
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise_as_asked
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
+    Bundle,
+    Verdict,
+    bundle_generations,
+    held_keys,
+    judge,
+    key_storage,
+    open_bundle,
+    reason,
+    refuse_foreign,
+    uncovered,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import (

@@ -11,16 +11,17 @@ import typing as t
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, generation_of, judge
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._renewal import (
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
     refuse_endless,
     refuse_wrong_answer,
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities

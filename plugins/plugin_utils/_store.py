@@ -21,15 +21,10 @@ import secrets
 import shutil
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    FILE_NAME,
-    Authority,
-    Generation,
-    Manifest,
-    manifest_from_json,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest, manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import (
     MARKER,
     StoreDirectory,

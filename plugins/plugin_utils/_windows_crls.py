@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, crl_result
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, crl_result
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
 

@@ -17,10 +17,10 @@ import typing as t
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation, belongs
-from ansible_collections.keyward.pki.plugins.module_utils._database import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 

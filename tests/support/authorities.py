@@ -10,15 +10,9 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Authority,
-    BundleFile,
-    Generation,
-    Manifest,
-    authority_id,
-    generation_of,
-    seal,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -12,8 +12,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority
-from ansible_collections.keyward.pki.plugins.module_utils._database import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_flows import CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaInfo

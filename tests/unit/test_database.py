@@ -22,7 +22,6 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,11 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _database_host
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._database import (
-    ARCHIVE,
-    MEMBERS,
-    Numbers,
-    Row,
-    SetManifest,
-    State,
-    age_in_seconds,
-    due_reasons,
-    parse_index,
-    set_manifest_from_json,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, digest_of
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -664,43 +653,6 @@ def test_another_place(ca: OpensslCa, tmp_path: Path) -> None:
     assert (moved / "newcerts" / "1000.pem").read_bytes() == (ca.directory / "newcerts" / "1000.pem").read_bytes()
     other = OpensslCa(tmp_path / "other", name="Another CA")
     assert "another authority" in refused(lambda: restore(other, tmp_path / "set", manifest))
-
-
-# --- the domain ---
-
-
-def test_due() -> None:
-    state = State("d", "c", 1, "01", "01")
-    manifest = SetManifest(
-        "i", 1, None, "full", Authority("openssl", "n", "n", "s", "/"), "2026-01-01T00:00:00Z", "x", {}, (), 1, state, (), ()
-    )
-    at = datetime(2026, 1, 2, 0, 0, 1)
-    assert [one.code for one in due_reasons(state, None, None, at)] == ["no_set"]
-    assert due_reasons(state, manifest, None, at) == [] == due_reasons(state, manifest, 2 * 86400, at)
-    assert [one.code for one in due_reasons(state, manifest, 86400, at)] == ["max_age"]
-    ahead = replace(manifest, created="2026-01-02T00:00:09Z")
-    assert due_reasons(state, ahead, 86400, at) == [], "two clocks that differ a little"
-    assert [one.code for one in due_reasons(state, replace(ahead, created="2099-01-01T00:00:00Z"), 86400, at)] == ["max_age"]
-    changed = [one.code for one in due_reasons(replace(state, database="x", configuration="y"), manifest, None, at)]
-    assert changed == ["database_changed", "configuration_changed"]
-    assert [age_in_seconds(text) for text in ("12h", "7d", "4w")] == [43200, 604800, 2419200]
-    for text in ("", "7", "0d", "7m", "-1d", "7d "):
-        assert "is no age" in refused(lambda text=text: age_in_seconds(text))
-
-
-def test_rows() -> None:
-    text = "V\t270101000000Z\t\t1000\tunknown\t/CN=a\nR\t270101000000Z\t260101000000Z,superseded\t1001\tunknown\t/CN=b\n"
-    rows = parse_index(text, "index.txt")
-    assert "".join(f"{row.text}\n" for row in rows.values()) == text
-    revoked = replace(rows[0x1000], state="R", revoked="260202000000Z")
-    assert revoked.covers(rows[0x1000]) and not rows[0x1000].covers(revoked) and rows[0x1001].covers(rows[0x1001])
-    assert not replace(rows[0x1001], revoked="x").covers(rows[0x1001])
-    assert not Numbers(rows, 0x1002, 1).covers(Numbers({**rows, 0x1000: revoked}, 0x1002, 1))
-    assert Numbers({**rows, 0x1000: revoked}, 0x1003, 1).covers(Numbers(rows, 0x1002, None))
-    for damaged in ("V\tx", "X\t1\t\t1\tu\ts\n", "V\t1\t\tzz\tu\ts\n"):
-        with contextlib.suppress(AssertionError):
-            assert "its line 1" in refused(lambda damaged=damaged: parse_index(damaged, "index.txt"))
-    assert Row("V", "e", "", "01", "unknown", "/CN=x").text.count("\t") == 5
 
 
 def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Older, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import key_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest
 from support.openssl_ca import OpensslCa, openssl
 from support.openssl_shapes import make_pair

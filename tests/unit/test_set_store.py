@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._database import ARCHIVE, MEMBERS, SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.authorities import authority, generation

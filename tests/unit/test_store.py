@@ -12,8 +12,8 @@ import subprocess
 import threading
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise, initialise_as_asked, open_store
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     GivenBackup,

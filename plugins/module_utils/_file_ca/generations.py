@@ -14,10 +14,10 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile, load_key_file, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_element, is_certificate, pem_certificates
 
 MOST_CHAIN = 100

@@ -11,9 +11,9 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Place
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, public_key_sha256
 
 try:

@@ -10,9 +10,9 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import older_path
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa

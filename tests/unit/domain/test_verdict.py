@@ -1,33 +1,19 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The domain: generations, coverage and the one verdict."""
+"""The one verdict."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
-from ansible_collections.keyward.pki.plugins.module_utils._bundle import (
-    Place,
-    belongs,
-    judge,
-    manifest_from_json,
-    merge_generations,
-    open_bundle,
-    password_fault,
-    refuse_foreign,
-    seal,
-    slug,
-    uncovered,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, open_bundle, refuse_foreign, uncovered
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
-from support.authorities import PASSWORD, authority, certificate, generation, key, manifest, sealed
+from support.authorities import PASSWORD, authority, certificate, generation, key, sealed
 
 
 def verdict(data, expected, passwords=(PASSWORD,), sha256=None):
@@ -108,12 +94,6 @@ def test_weak_encryption_and_trailing_bytes_are_advisories():
     assert [advisory.code for advisory in found.advisories] == ["trailing_bytes"]
 
 
-def test_seal_refuses_a_partial_backup():
-    with pytest.raises(KeywardError) as caught:
-        seal([generation("a"), generation("b", 1)], {generation("a").public_key_sha256: key("a")}, [], PASSWORD)
-    assert [finding.code for finding in caught.value.findings] == ["key_missing"]
-
-
 def test_two_certificates_on_one_key_need_one_key():
     first, second = generation("a"), generation("a", 1)
     data = seal([first, second], {first.public_key_sha256: key("a")}, [], PASSWORD)
@@ -123,42 +103,6 @@ def test_two_certificates_on_one_key_need_one_key():
 
 def test_uncovered_counts_certificates_not_keys():
     assert uncovered([generation("a"), generation("a", 1)], {generation("a").sha256}) == [generation("a", 1)]
-
-
-def test_a_lost_generation_stays_and_keeps_its_index():
-    merged = merge_generations([generation("a")], [generation("b", 0)])
-    assert [(each.index, each.private_key) for each in merged] == [(0, "missing"), (1, "present")]
-    assert merged[-1].public_key_sha256 == generation("b").public_key_sha256
-
-
-def test_merging_again_changes_nothing():
-    once = merge_generations([generation("a")], [generation("b", 0)])
-    assert [each.sha256 for each in merge_generations(once, [generation("b", 0)])] == [each.sha256 for each in once]
-
-
-def test_a_key_that_the_host_lost_stays_known_as_it_was():
-    """Or a key that was encrypted at rest would come back in the clear."""
-    place = Place("/ca/private/cakey.pem", "ca", "ca", "0640", encrypted_at_rest=True)
-    before = replace(generation("a"), key_place=place, encrypted_at_rest=True, exportable=True)
-    now = replace(generation("a"), private_key="missing", key_place=None, encrypted_at_rest=None, exportable=None)
-    (kept, _current) = merge_generations([before], [now, generation("b", 1)])
-    assert kept == replace(before, private_key="missing")
-
-
-@pytest.mark.parametrize(
-    ("known", "keys", "why"),
-    [
-        ({}, {generation("a").public_key_sha256}, "key"),
-        ({"host": "elsewhere"}, {generation("a").public_key_sha256}, "key"),
-        ({}, set(), "place"),
-        ({"host": "elsewhere"}, set(), None),
-        ({"directory": "/elsewhere"}, set(), None),
-        ({"name": "other"}, set(), None),
-        ({"subject": "CN=Other"}, set(), None),
-    ],
-)
-def test_what_makes_two_the_same_authority(known, keys, why):
-    assert belongs(authority(), [generation("a")], authority(**known), keys) == why
 
 
 def test_a_foreign_backup_is_refused_and_named():
@@ -172,34 +116,3 @@ def test_a_backup_without_a_manifest_needs_a_shared_key():
     with pytest.raises(KeywardError):
         refuse_foreign(authority(), [generation("a")], None, [generation("b")])
     refuse_foreign(authority(), [generation("a")], None, [generation("a")])
-
-
-def test_passwords_that_protect_nothing_are_refused():
-    assert password_fault("x" * 19)
-    assert password_fault("ä" * 20)
-    assert password_fault("x" * 20) is None
-
-
-def test_manifest_survives_json():
-    written = manifest(sealed("a", "b"), "a", "b")
-    assert manifest_from_json(json.loads(json.dumps(written.as_json()))) == written
-
-
-@pytest.mark.parametrize("name", ["../x.p12", "/etc/passwd", ".hidden", "", "a/b", "a\n"])
-def test_manifest_names_no_file_outside_its_directory(name):
-    shape = manifest(sealed("a"), "a").as_json()
-    shape["files"][0]["name"] = name
-    with pytest.raises(ValueError):
-        manifest_from_json(shape)
-
-
-def test_facts_are_read_from_the_certificate_not_believed():
-    shape = generation("a").as_json()
-    shape["fingerprints"]["sha256"] = shape["public_key_sha256"] = "0" * 64
-    assert type(generation("a")).from_json(shape) == replace(generation("a"))
-
-
-def test_slug():
-    assert slug("Müller & Söhne — Root CA (2026)") == "muller-sohne-root-ca-2026"
-    assert slug("../../etc") == "etc"
-    assert slug("日本") == "ca"

@@ -1,0 +1,264 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: generations of a CA, whose they are, and how they are told; may change in any release.
+
+No files and no Ansible here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    crl_number,
+    even_hex,
+    key_algorithm,
+    next_update,
+    pem,
+    public_key_sha256,
+    validity,
+)
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file lies on its host, and as what. For a private key also how it is kept at rest."""
+
+    path: str
+    owner: t.Optional[str] = None
+    group: t.Optional[str] = None
+    mode: t.Optional[str] = None  # octal digits, "0600"
+    encrypted_at_rest: t.Optional[bool] = None
+    encoding: str = "PEM"  # or DER
+    container: t.Optional[str] = None  # PKCS#8, PKCS#1 or SEC1; None for a certificate
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One CA certificate together with the key it certifies. Its SHA-256 fingerprint is its identity."""
+
+    index: int
+    certificate: bytes  # DER
+    subject: str  # RFC 4514
+    serial: str  # hex
+    not_before: str  # ISO 8601, UTC
+    not_after: str
+    sha1: str
+    sha256: str
+    subject_key_identifier: t.Optional[str]
+    public_key_sha256: str
+    key_algorithm: str
+    private_key: str = "missing"  # present, missing, inaccessible
+    encrypted_at_rest: t.Optional[bool] = None
+    exportable: t.Optional[bool] = None
+    certificate_place: t.Optional[Place] = None
+    key_place: t.Optional[Place] = None
+    key_storage: t.Optional[t.Mapping[str, t.Any]] = None  # on Windows: provider, provider_type, container, key_spec, machine_key
+
+    def as_json(self) -> dict[str, t.Any]:
+        """With its places, as manifests and the answers of hosts carry it. The certificate is PEM."""
+        shape = self.as_result()
+        del shape["covered"]
+        for name in ("certificate_place", "key_place"):
+            place = getattr(self, name)
+            shape[name] = dict(vars(place)) if place else None
+        shape["key_storage"] = dict(self.key_storage) if self.key_storage else None
+        return shape
+
+    @classmethod
+    def from_json(cls, shape: t.Mapping[str, t.Any]) -> Generation:
+        """The other way. The facts are read from the certificate, not believed. Raises ValueError, KeyError, TypeError."""
+        import base64
+
+        body = "".join(line for line in shape["certificate"].splitlines() if not line.startswith("-----"))
+        places = {name: Place(**shape[name]) if shape[name] else None for name in ("certificate_place", "key_place")}
+        return generation_of(
+            base64.b64decode(body, validate=True),
+            int(shape["index"]),
+            private_key=str(shape["private_key"]),
+            encrypted_at_rest=shape["encrypted_at_rest"],
+            exportable=shape["exportable"],
+            key_storage=shape.get("key_storage"),
+            **places,
+        )
+
+    @property
+    def label(self) -> str:
+        return f"generation {self.index} ({self.subject}, SHA-256 {self.sha256[:16]}…)"
+
+    def as_result(self, covered: t.Optional[str] = None) -> dict[str, t.Any]:
+        """The shape that every module returns."""
+        return {
+            "index": self.index,
+            "subject": self.subject,
+            "serial": self.serial,
+            "not_before": self.not_before,
+            "not_after": self.not_after,
+            "fingerprints": {"sha1": self.sha1, "sha256": self.sha256},
+            "subject_key_identifier": self.subject_key_identifier,
+            "public_key_sha256": self.public_key_sha256,
+            "key_algorithm": self.key_algorithm,
+            "certificate": pem(self.certificate),
+            "private_key": self.private_key,
+            "encrypted_at_rest": self.encrypted_at_rest,
+            "exportable": self.exportable,
+            "covered": covered,
+        }
+
+
+def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generation:
+    """The generation that a DER certificate begins; C(known) are further fields. Raises ValueError where it is no certificate."""
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        public_key = parsed.public_key()
+        subject = parsed.subject.rfc4514_string()
+        try:
+            identifier = parsed.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+        except (x509.ExtensionNotFound, ValueError):
+            identifier = None
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+        raise ValueError("it is no X.509 certificate that can be read here") from exc
+    start, end = validity(parsed)
+    return Generation(
+        index=index,
+        certificate=certificate,
+        subject=subject,
+        serial=even_hex(parsed.serial_number).lower(),
+        not_before=format_time(start),
+        not_after=format_time(end),
+        sha1=hashlib.sha1(certificate, usedforsecurity=False).hexdigest(),
+        sha256=hashlib.sha256(certificate).hexdigest(),
+        subject_key_identifier=identifier,
+        public_key_sha256=public_key_sha256(public_key),
+        key_algorithm=key_algorithm(public_key),
+        **known,
+    )
+
+
+def generation_advisories(generations: t.Iterable[Generation], now: str) -> t.List[Finding]:
+    """What is worth saying of generations themselves; C(now) is ISO 8601, UTC."""
+    return [
+        Finding("expired_generation", f"{generation.label} expired on {generation.not_after}", generation.sha256)
+        for generation in generations
+        if generation.not_after < now
+    ]
+
+
+def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generation]) -> t.List[Generation]:
+    """Every generation that is or was there, each once: indices of earlier ones stay, new ones follow, the current one is last."""
+    merged = {generation.sha256: replace(generation, private_key="missing") for generation in earlier}
+    following = max((generation.index for generation in earlier), default=-1) + 1
+    for generation in live:
+        known = merged.get(generation.sha256)
+        kept: t.Dict[str, t.Any] = {}
+        if known is None:
+            index = max(following, generation.index) if not earlier else following
+            following = index + 1
+        else:
+            index = known.index
+            if generation.private_key == "missing":  # a restore brings the key back as it was
+                kept = {name: getattr(known, name) for name in ("key_place", "encrypted_at_rest", "exportable")}
+            if generation.key_storage is None:  # only a bundle tells it
+                kept["key_storage"] = known.key_storage
+        merged[generation.sha256] = replace(generation, index=index, **kept)
+    current = live[-1].sha256 if live else None
+    return sorted(merged.values(), key=lambda generation: (generation.sha256 == current, generation.index))
+
+
+def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> t.Dict[str, t.Any]:
+    """What is returned of a CRL that a generation verifies."""
+    return {
+        "certificate": generation.sha256,
+        "path": path,
+        "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+        "number": crl_number(parsed),
+        "next_update": next_update(parsed),
+    }
+
+
+# --- authorities -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Authority:
+    """What is said of an authority in results and manifests. C(id) is None until its first backup is stored."""
+
+    backend: str
+    name: str
+    sanitized_name: str
+    subject: str
+    directory: str
+    config_file: t.Optional[str] = None
+    host: t.Optional[str] = None
+    id: t.Optional[str] = None
+
+    @classmethod
+    def from_json(cls, shape: t.Mapping[str, t.Any]) -> Authority:
+        """Of a manifest or an answer; a host that leaves it to others to read certificates gives no subject. Raises KeyError, TypeError."""
+        who: t.Dict[str, t.Any] = {name: shape.get(name) for name in cls.__dataclass_fields__}
+        texts = {name: str(who[name] or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
+        return cls(**{**who, **texts})
+
+    def as_json(self) -> dict[str, t.Any]:
+        return dict(vars(self))
+
+    def as_result(self) -> dict[str, t.Any]:
+        return {
+            "id": self.id,
+            "backend": self.backend,
+            "name": self.name,
+            "sanitized_name": self.sanitized_name,
+            "subject": self.subject,
+            "host": self.host,
+            "directory": self.directory,
+        }
+
+
+def authority_id(generations: t.Sequence[Generation]) -> str:
+    """The id that an authority gets with its first backup: the SHA-256 of its oldest CA certificate."""
+    return min(generations, key=lambda generation: (generation.not_before, generation.index, generation.sha256)).sha256
+
+
+def slug(text: str) -> str:
+    """Lower-case ASCII letters, digits and single dashes, at most 40: a name for a directory that people recognise."""
+    import unicodedata
+
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:40].strip("-") or "ca"
+
+
+def directory_name(authority: Authority) -> str:
+    """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
+    return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
+
+
+def belongs(authority: Authority, generations: t.Iterable[Generation], known: Authority, known_keys: t.Collection[str]) -> t.Optional[str]:
+    """Why a live CA is the known authority: C(key), a shared CA public key; C(place), renewed by hand in place; None, it is another."""
+    if any(generation.public_key_sha256 in known_keys for generation in generations):
+        return "key"
+    same_place = (authority.host, authority.directory, authority.name) == (known.host, known.directory, known.name)
+    if same_place and authority.backend == known.backend and authority.subject == known.subject:
+        return "place"
+    return None
+
+
+def is_backup_of(
+    live: Authority, live_generations: t.Sequence[Generation], known: t.Optional[Authority], generations: t.Sequence[Generation]
+) -> bool:
+    """Whether a backup (of C(known), where a manifest says so, with C(generations)) is the live authority's."""
+    keys = {generation.public_key_sha256 for generation in generations}
+    why = belongs(live, live_generations, known or live, keys)
+    return why == "key" or (known is not None and why == "place")

@@ -1,0 +1,60 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Generations: what is told of them, whose they are, and how they are merged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Place, belongs, merge_generations, slug
+from support.authorities import authority, generation
+
+
+def test_a_lost_generation_stays_and_keeps_its_index():
+    merged = merge_generations([generation("a")], [generation("b", 0)])
+    assert [(each.index, each.private_key) for each in merged] == [(0, "missing"), (1, "present")]
+    assert merged[-1].public_key_sha256 == generation("b").public_key_sha256
+
+
+def test_merging_again_changes_nothing():
+    once = merge_generations([generation("a")], [generation("b", 0)])
+    assert [each.sha256 for each in merge_generations(once, [generation("b", 0)])] == [each.sha256 for each in once]
+
+
+def test_a_key_that_the_host_lost_stays_known_as_it_was():
+    """Or a key that was encrypted at rest would come back in the clear."""
+    place = Place("/ca/private/cakey.pem", "ca", "ca", "0640", encrypted_at_rest=True)
+    before = replace(generation("a"), key_place=place, encrypted_at_rest=True, exportable=True)
+    now = replace(generation("a"), private_key="missing", key_place=None, encrypted_at_rest=None, exportable=None)
+    (kept, _current) = merge_generations([before], [now, generation("b", 1)])
+    assert kept == replace(before, private_key="missing")
+
+
+@pytest.mark.parametrize(
+    ("known", "keys", "why"),
+    [
+        ({}, {generation("a").public_key_sha256}, "key"),
+        ({"host": "elsewhere"}, {generation("a").public_key_sha256}, "key"),
+        ({}, set(), "place"),
+        ({"host": "elsewhere"}, set(), None),
+        ({"directory": "/elsewhere"}, set(), None),
+        ({"name": "other"}, set(), None),
+        ({"subject": "CN=Other"}, set(), None),
+    ],
+)
+def test_what_makes_two_the_same_authority(known, keys, why):
+    assert belongs(authority(), [generation("a")], authority(**known), keys) == why
+
+
+def test_facts_are_read_from_the_certificate_not_believed():
+    shape = generation("a").as_json()
+    shape["fingerprints"]["sha256"] = shape["public_key_sha256"] = "0" * 64
+    assert type(generation("a")).from_json(shape) == replace(generation("a"))
+
+
+def test_slug():
+    assert slug("Müller & Söhne — Root CA (2026)") == "muller-sohne-root-ca-2026"
+    assert slug("../../etc") == "etc"
+    assert slug("日本") == "ca"

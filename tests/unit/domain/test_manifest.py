@@ -1,0 +1,25 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Manifests: what is written is read, and nothing that leads elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import manifest_from_json
+from support.authorities import manifest, sealed
+
+
+def test_manifest_survives_json():
+    written = manifest(sealed("a", "b"), "a", "b")
+    assert manifest_from_json(json.loads(json.dumps(written.as_json()))) == written
+
+
+@pytest.mark.parametrize("name", ["../x.p12", "/etc/passwd", ".hidden", "", "a/b", "a\n"])
+def test_manifest_names_no_file_outside_its_directory(name):
+    shape = manifest(sealed("a"), "a").as_json()
+    shape["files"][0]["name"] = name
+    with pytest.raises(ValueError):
+        manifest_from_json(shape)

@@ -1,0 +1,68 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who may import whom: the codec knows no files, the domain no Ansible and no CA software, and the reader nothing of the writer."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import COLLECTIONS, ROOT
+
+OURS = "ansible_collections.keyward.pki.plugins.module_utils"
+FOLDER = ROOT / "plugins" / "module_utils"
+CODEC = {"_der", "_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_x509"}
+DOMAIN = {"_generation", "_verdict", "_sealing", "_manifest", "_renewal_policy", "_database_policy"}
+BELOW = {"_errors", "_time"}
+
+
+def imports(name: str) -> set[str]:
+    """The modules that a file of module_utils names, anywhere in it; ours without their package."""
+    found = set()
+    for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == OURS:
+            found |= {f"{OURS}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return {each.removeprefix(f"{OURS}.") for each in found}
+
+
+def reached(name: str) -> set[str]:
+    """Our modules that come with a module, itself included."""
+    found, waiting = set(), {name}
+    while waiting:
+        found |= waiting
+        waiting = {each for one in waiting for each in imports(one) if (FOLDER / f"{each}.py").exists()} - found
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(CODEC | DOMAIN))
+def test_codec_and_domain_know_no_files_and_no_ansible(name: str) -> None:
+    others = {each for each in imports(name) if each.split(".")[0] not in sys.stdlib_module_names | {"cryptography"}}
+    assert others <= (CODEC | DOMAIN | BELOW if name in DOMAIN else CODEC | BELOW)
+    assert not {"pathlib", "io", "shutil", "tempfile", "subprocess"} & imports(name)
+    called = {node.func.id for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))) if is_call(node)}
+    assert "open" not in called
+
+
+def is_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def test_what_proves_a_bundle_shares_only_primitives_with_what_wrote_it() -> None:
+    assert reached("_pkcs12_reader") & reached("_pkcs12_writer") == {"_der", "_pkcs12_crypto"}
+    assert "_pkcs12_writer" not in reached("_verdict")
+    assert "_pkcs12_reader" not in reached("_pkcs12_writer")
+
+
+def test_a_look_loads_neither_reader_nor_writer() -> None:
+    program = "import sys; import ansible_collections.keyward.pki.plugins.modules.ca_info; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(COLLECTIONS)}, capture_output=True, text=True, check=True)
+    loaded = {name.removeprefix(f"{OURS}.") for name in done.stdout.split() if name.startswith(OURS)}
+    assert "_host" in loaded
+    assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", "_restoration", "_lifecycle", "_signing"}
