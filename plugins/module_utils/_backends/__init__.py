@@ -11,10 +11,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
-BACKENDS = (OpensslBackend,)
+BACKENDS = (EasyrsaBackend, OpensslBackend)
 
 
 def find(selector: Selector) -> Backend:

@@ -77,7 +77,7 @@ class FileCa:
             private_keys=found.private_keys,
             chain=found.chain,
             database=_database(files),
-            pending_request=self._pending_request(files.certificate, found.generations),
+            pending_request=self._pending_request(files, found.generations),
             unfinished=found.unswitched,
             advisories=tuple(found.advisories),
         )
@@ -88,9 +88,10 @@ class FileCa:
 
         return places(self, generations, directory)
 
-    def _pending_request(self, certificate: str, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
-        stem = os.path.splitext(certificate)[0]
-        for path in (request_path(certificate), f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(certificate), "careq.pem")):
+    def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
+        waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]
+        others = (f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(files.certificate), "careq.pem"))
+        for path in (waiting, *([files.request] if files.request else others)):
             try:
                 data = read_file(path, "the request", LARGEST_INPUT)
                 blocks = [pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS]
@@ -98,7 +99,7 @@ class FileCa:
                 subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
             except (FileNotFoundError, KeywardError, ValueError, TypeError, UnsupportedAlgorithm):
                 continue
-            unanswered = path == request_path(certificate) or all(digest != generation.public_key_sha256 for generation in generations)
+            unanswered = path == waiting or all(digest != generation.public_key_sha256 for generation in generations)
             if subject == generations[-1].subject and unanswered:
                 return PendingRequest(path, subject, digest)
         return None

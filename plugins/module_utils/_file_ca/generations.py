@@ -26,7 +26,10 @@ _CURRENT, _OLDER = "the CA certificate", "the older certificate"
 
 @dataclass(frozen=True)
 class Files:
-    """What the options and the configuration name. C(private_key) is None and C(token) its value where the key is no file."""
+    """What the options and the configuration name. C(private_key) is None and C(token) its value where the key is no file.
+
+    C(older_certificates): the list of older certificates (PEM, newest first) that the software keeps. C(request): where it leaves its own.
+    """
 
     section: str
     certificate: str
@@ -39,6 +42,8 @@ class Files:
     certificates: t.Optional[str] = None
     crl_directory: t.Optional[str] = None
     crl: t.Optional[str] = None
+    older_certificates: t.Optional[str] = None
+    request: t.Optional[str] = None
 
 
 class Found(t.NamedTuple):
@@ -108,8 +113,8 @@ class GenerationFiles:
         """Older generations that lie beside the current files, and all key files: the current one first, then by number."""
         older: t.List[Generation] = []
         seen = {current.sha256}
-        for number, path in older_files(files.certificate):
-            generation = self.first_of(path, number)
+        beside = [(path, self.first_of(path, number)) for number, path in older_files(files.certificate)]
+        for path, generation in [*beside, *self._listed(files)]:
             if generation.subject != current.subject:
                 advisories.append(
                     Finding(
@@ -121,7 +126,8 @@ class GenerationFiles:
                 )
             elif generation.sha256 not in seen:
                 seen.add(generation.sha256)
-                older.append(generation)
+                older.append(generation if generation.certificate_place else _numbered(generation, older))
+        older.sort(key=lambda generation: generation.index)
         last = older[-1].index + 1 if older else 0
         candidates: t.List[t.Tuple[t.Optional[int], KeyFile]] = []
         if files.token:
@@ -136,6 +142,15 @@ class GenerationFiles:
                 if key_file:
                     candidates.append((number, key_file))
         return older, candidates
+
+    def _listed(self, files: Files) -> t.List[t.Tuple[str, Generation]]:
+        """What the software itself keeps of older generations, oldest first. None has a file of its own."""
+        path = files.older_certificates
+        if not path or not os.path.exists(path):
+            return []
+        listed = [self._generation(der, path, "PEM", _OLDER) for der in reversed(self._certificates_in(path, _OLDER)[0])]
+        listed.sort(key=lambda generation: generation.not_before)
+        return [(path, replace(generation, certificate_place=None)) for generation in listed]
 
     def _unswitched(
         self,
@@ -269,6 +284,15 @@ class GenerationFiles:
             if entry.private_key_passphrase and any(path in places for path in stated):
                 return entry.private_key_passphrase
         return self._selector.private_key_passphrase
+
+
+def _numbered(generation: Generation, others: t.Sequence[Generation]) -> Generation:
+    """A generation whose place tells no number gets the first that is free after those that began to be valid before it."""
+    taken = {other.index for other in others}
+    index = max((other.index for other in others if other.not_before < generation.not_before), default=-1) + 1
+    while index in taken:
+        index += 1
+    return replace(generation, index=index)
 
 
 def _unreadable(what: str) -> t.Type[KeywardError]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import typing as t
+from types import MappingProxyType
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -40,14 +41,15 @@ _SWITCH = {"on": True, "true": True, "off": False, "false": False}
 class OpensslConfig:
     """The sections of one configuration file. C(files): every file that was opened for it, in order."""
 
-    def __init__(self, path: str, directory: str) -> None:
-        """Read C(path) as a process does whose working directory is C(directory); both absolute.
+    def __init__(self, path: str, directory: str, environment: t.Mapping[str, str] = MappingProxyType({})) -> None:
+        """Read C(path) as a process does whose working directory is C(directory); both absolute. C(environment): added to this one's.
 
         Raises FileNotFoundError where C(path) does not exist, KeywardError where OpenSSL would refuse it.
         """
         self.path = path
         self.files: t.List[str] = []
         self._directory = directory
+        self._environment = {**os.environb, **{os.fsencode(name): os.fsencode(value) for name, value in environment.items()}}
         # One character is one byte in here; only what leaves is decoded.
         self._sections: t.Dict[str, t.Dict[str, str]] = {"default": {}}
         self._include_directory: t.Optional[str] = None
@@ -71,7 +73,7 @@ class OpensslConfig:
     def _lookup(self, section: str, name: str) -> t.Optional[str]:
         value = self._sections.get(section, {}).get(name)
         if value is None and section == "ENV":
-            found = os.environb.get(name.encode("latin-1"))
+            found = self._environment.get(name.encode("latin-1"))
             value = None if found is None else found.decode("latin-1")
         return self._sections["default"].get(name) if value is None else value
 
