@@ -65,7 +65,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     set_owner_and_mode,
     sync_directory,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     ARCHIVE,
@@ -75,12 +75,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     State,
     set_manifest_from_json,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._set_store import (
-    SetDirectory,
-    SetStore,
-    StoredSet,
+from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    MANIFEST,
+    SETS,
+    AuthorityDirectory,
+    Store,
+    Stored,
     digest_of,
-    directory_for,
+    document,
+    read_stored,
+    recognise,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
@@ -343,7 +347,7 @@ def set_manifest(
     made: MadeSet,
     authority: Authority,
     generations: t.Iterable[Generation],
-    directory: SetDirectory,
+    directory: AuthorityDirectory,
     about: Answer,
     adcs: t.Optional[Answer] = None,
 ) -> SetManifest:
@@ -367,6 +371,48 @@ def set_manifest(
     )
 
 
+def keep(store: Store, name: str, count: t.Optional[int], host: t.Optional[str]) -> t.List[str]:
+    """Remove the sets of a host beyond its newest C(count) intact ones; their paths. The last intact one always stays.
+
+    C(host): its name in the inventory. A host that shows the public certificates of another's CA removes none of that CA's sets.
+    """
+    if count is None:
+        return []
+    intact = 0
+    removed = []
+    for one in store.authority(name).all:
+        if one.manifest.authority.host != host:
+            continue
+        if intact >= max(count, 1):
+            removed.append(store.remove(one))
+        elif one.damage is None:
+            intact += 1
+    return removed
+
+
+def of_place(store: Store, host: t.Optional[str], place: t.Mapping[str, t.Any]) -> t.List[AuthorityDirectory]:
+    """Where nothing of a CA is left on the host: those whose newest set names this host and the place that was given."""
+    found = []
+    for one in store.authorities():
+        authority = one.latest.manifest.authority if one.latest else None
+        named = ("config_file", "directory", "name")
+        if authority and authority.host == host and all(place.get(n) in (None, getattr(authority, n)) for n in named):
+            found.append(one)
+    return found
+
+
+def given_set(path: str) -> Stored:
+    """What the option C(set) names: a set's directory, or an authority's directory (its newest). Raises KeywardError."""
+    if os.path.exists(os.path.join(path, MANIFEST)):
+        return read_stored(path, SETS)
+    newest = AuthorityDirectory(path, SETS).newest
+    if newest is None:
+        raise KeywardError(
+            f"{path} is no set", "no intact set lies in it", "Give a set's directory, or an authority's directory in a store"
+        )
+    return newest
+
+
 def set_name(manifest: SetManifest) -> str:
     return f"{manifest.sequence:06d}-{name_time()}"
 
@@ -382,16 +428,16 @@ def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Answer:
     }
 
 
-def _known(authority: Authority, reading: Facts, directory: t.Optional[SetDirectory]) -> Authority:
-    own = directory.sets[0].manifest.authority.id if directory and directory.sets else None
+def _known(authority: Authority, reading: Facts, directory: t.Optional[AuthorityDirectory]) -> Authority:
+    own = directory.latest.manifest.authority.id if directory and directory.latest else None
     return replace(authority, id=own or authority_id(reading.generations))
 
 
 def _into_host_store(survey: Survey, reading: Facts, state: State, request: Request, check: bool) -> Answer:
-    store = SetStore(request["host_store"])
+    store = Store(request["host_store"], SETS)
     store.refuse_if_not_writable()
     live = replace(reading.authority, host=request.get("host"))
-    directory = store.recognise(live, reading.generations)
+    directory = recognise(store.authorities(), live, reading.generations)
     newest = directory.newest if directory else None
     refuse_emptied(state, reading.generations, newest.manifest if newest else None)
     age = age_in_seconds(request["max_age"]) if request.get("max_age") else None
@@ -407,14 +453,15 @@ def _into_host_store(survey: Survey, reading: Facts, state: State, request: Requ
     if not reasons or check:
         return answer
     authority = _known(live, reading, directory)
-    with store.staging() as staged:
-        made = make_files(survey, staged, reading)
+    with store.stage() as staged:
+        with staged.guarded():
+            made = make_files(survey, staged.path, reading)
         with store.locked():
-            directory = directory_for(store, authority, reading.generations)
+            directory = store.authority(directory.name if directory else directory_name(authority))
             about = {**request["made"], "reason": reasons[0].code}
             manifest = set_manifest(made, authority, reading.generations, directory, about)
-            path = store.commit(staged, manifest, directory.name, set_name(manifest))
-            removed = store.keep(directory, request.get("keep_full_sets"), manifest.authority.host)
+            path = staged.commit(document(manifest.as_json()), directory.name, set_name(manifest))
+            removed = keep(store, directory.name, request.get("keep_full_sets"), manifest.authority.host)
     event = {"event": "set", "at": now_text(), "controller": request["made"]["controller"], "host": request.get("host"), "set": manifest.id}
     store.record(directory.name, event)
     return {
@@ -442,13 +489,13 @@ def restore_database(which: Selector, request: Request, check: bool) -> Answer:
     with contextlib.suppress(NothingThere):
         reading = backend.facts()
     if "restore" not in request:
-        stored = _of_host_store(SetStore(request["host_store"]), which, reading, request.get("host"))
+        stored = _of_host_store(Store(request["host_store"], SETS), which, reading, request.get("host"))
         return {"changed": False, "manifest": stored.manifest.as_json()}
     options: t.Mapping[str, t.Any] = request["restore"]
     if options.get("host_store"):
-        stored = _of_host_store(SetStore(options["host_store"]), which, reading, request.get("host"))
+        stored = _of_host_store(Store(options["host_store"], SETS), which, reading, request.get("host"))
     else:
-        stored = StoredSet(options["folder"], set_manifest_from_json(options["manifest"]))
+        stored = Stored(options["folder"], set_manifest_from_json(options["manifest"]), SETS)
     if stored.damage:
         raise KeywardError(
             "nothing was restored", f"the set can't be used: {stored.damage}", "Use another set, or another copy of this one"
@@ -465,21 +512,21 @@ def restore_database(which: Selector, request: Request, check: bool) -> Answer:
             "host": request.get("host"),
             "set": stored.manifest.id,
         }
-        SetStore(options["host_store"]).record(os.path.basename(os.path.dirname(stored.path)), event)
+        Store(options["host_store"], SETS).record(os.path.basename(os.path.dirname(stored.path)), event)
     return {**answer, "set": set_result(stored.manifest, [stored.path]), "manifest": stored.manifest.as_json()}
 
 
-def _of_host_store(store: SetStore, which: Selector, reading: t.Optional[Facts], host: t.Optional[str]) -> StoredSet:
+def _of_host_store(store: Store, which: Selector, reading: t.Optional[Facts], host: t.Optional[str]) -> Stored:
     if reading:
-        found = store.recognise(replace(reading.authority, host=host), reading.generations)
+        found = recognise(store.authorities(), replace(reading.authority, host=host), reading.generations)
         directories = [found] if found else []
     else:
-        directories = store.of_place(host, {"config_file": which.config_file, "directory": which.directory, "name": which.name})
+        directories = of_place(store, host, {"config_file": which.config_file, "directory": which.directory, "name": which.name})
     newest = only_set(directories, host)
     return newest
 
 
-def only_set(directories: t.Sequence[SetDirectory], host: t.Optional[str]) -> StoredSet:
+def only_set(directories: t.Sequence[AuthorityDirectory], host: t.Optional[str]) -> Stored:
     """The newest intact set of the only authority. Raises KeywardError."""
     if len(directories) > 1:
         raise KeywardError(
@@ -538,7 +585,7 @@ def _canonical(path: str) -> str:
 
 
 class _Restore:
-    def __init__(self, which: Selector, backend: OpensslBackend, stored: StoredSet, options: t.Mapping[str, t.Any], check: bool) -> None:
+    def __init__(self, which: Selector, backend: OpensslBackend, stored: Stored, options: t.Mapping[str, t.Any], check: bool) -> None:
         self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
         self._archive = os.path.join(stored.path, ARCHIVE)
         self._members = read_members(os.path.join(stored.path, MEMBERS))

@@ -20,7 +20,10 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
     MadeSet,
+    given_set,
     issued_in,
+    keep,
+    of_place,
     only_set,
     set_manifest,
     set_name,
@@ -41,8 +44,17 @@ from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     are_files_of_a_set,
     set_manifest_from_json,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore, StoredSet, digest_of, given_set
 from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    SETS,
+    AuthorityDirectory,
+    Staged,
+    Store,
+    Stored,
+    digest_of,
+    document,
+    recognise,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, signed_by
@@ -83,8 +95,8 @@ class SetFlow(Flow):
         if len([name for name in names if self.options.get(name)]) != 1:
             raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
 
-    def _stores(self) -> list[SetStore]:
-        found = {store.path: store for store in (SetStore(path) for path in self.options["stores"])}
+    def _stores(self) -> list[Store]:
+        found = {store.path: store for store in (Store(path, SETS) for path in self.options["stores"])}
         return list(found.values())
 
     def _made(self) -> Result:
@@ -197,14 +209,14 @@ class CaDatabaseBackup(SetFlow):
         answer = self.on_host({})
         live = live_of(answer, self._host)
         state = state_of(answer["state"]) if "adcs" in answer else State(**answer["state"])
-        known = {store.path: store.recognise(live.authority, live.generations) for store in stores}
+        known = {store.path: recognise(store.authorities(), live.authority, live.generations) for store in stores}
         directories = [directory for directory in known.values() if directory]
-        newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.manifest.rank, default=None)
+        newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.rank, default=None)
         advisories = [advisory for directory in directories for advisory in directory.advisories]
         refuse_emptied(state, live.generations, newest.manifest if newest else None)
         reasons = due_reasons(state, newest.manifest if newest else None, self._age, now())
-        identity = directories[0].sets[0].manifest.authority.id if directories else None
-        paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.sets)]
+        identity = next((one.latest.manifest.authority.id for one in directories if one.latest), None)
+        paths = [os.path.join(d.path, newest.name) for d in directories if newest and any(one.name == newest.name for one in d.all)]
         shown = set_result(newest.manifest, paths) if newest else None
         lacking = [store for store in stores if newest and not reasons and not self._has(known[store.path], newest)]
         left_out: list[LeftOut] = []
@@ -221,33 +233,33 @@ class CaDatabaseBackup(SetFlow):
             shown["paths"] += [store.copy(newest, directories[0].name) for store in lacking]
         return self._result(live, identity, state, reasons, shown, left_out, removed, advisories, bool(lacking))
 
-    def _has(self, directory: SetDirectory | None, one: StoredSet) -> bool:
-        return bool(directory and any(other.name == one.name and other.damage is None for other in directory.sets))
+    def _has(self, directory: AuthorityDirectory | None, one: Stored) -> bool:
+        return bool(directory and any(other.name == one.name and other.damage is None for other in directory.all))
 
     def _store(
-        self, stores: t.Sequence[SetStore], authority: Authority, live: Live, name: str, reasons: t.Sequence[Finding], look: Result
+        self, stores: t.Sequence[Store], authority: Authority, live: Live, name: str, reasons: t.Sequence[Finding], look: Result
     ) -> tuple[SetManifest, list[str], list[str], MadeSet]:
         first, *others = stores
-        with first.staging() as staged:
-            made, adcs = self._fetched(first, staged, look)
+        with first.stage() as staged:
+            made, adcs = self._fetched(staged, look)
             if adcs is None:
-                prove_archive(os.path.join(staged, ARCHIVE), read_members(os.path.join(staged, MEMBERS)))
+                prove_archive(os.path.join(staged.path, ARCHIVE), read_members(os.path.join(staged.path, MEMBERS)))
             with first.locked():
-                directory = SetDirectory(os.path.join(first.path, name))
-                taken = [SetDirectory(os.path.join(store.path, name)).next_sequence for store in stores]
+                directory = first.authority(name)
+                taken = [store.authority(name).next_sequence for store in stores]
                 about = {**self._made(), "reason": reasons[0].code}
                 manifest = set_manifest(made, authority, live.generations, directory, about, adcs)
                 manifest = replace(manifest, sequence=max(taken))
-                paths = [first.commit(staged, manifest, name, set_name(manifest))]
-        stored = StoredSet(paths[0], manifest)
+                paths = [staged.commit(document(manifest.as_json()), name, set_name(manifest))]
+        stored = Stored(paths[0], manifest, SETS)
         paths += [store.copy(stored, name) for store in others]
         removed = []
         for store in stores:
-            removed += store.keep(SetDirectory(os.path.join(store.path, name)), self.options["keep_full_sets"], self._host)
+            removed += keep(store, name, self.options["keep_full_sets"], self._host)
             store.record(name, self._event(manifest))
         return manifest, paths, removed, made
 
-    def _fetched(self, store: SetStore, staged: str, look: Result) -> tuple[MadeSet, Result | None]:
+    def _fetched(self, staged: Staged, look: Result) -> tuple[MadeSet, Result | None]:
         """A set made on the host and moved by the connection's own file transfer, digests compared; and what is Windows' own of it."""
         on_windows = "adcs" in look
         with self._remote_directory() as folder:
@@ -260,9 +272,8 @@ class CaDatabaseBackup(SetFlow):
                     "Look into that host: no release of the collection answers so",
                 )
             for file, shape in zip(files, answer["files"], strict=True):
-                local = store.place_in(staged, file.name)
-                descriptor = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                os.close(descriptor)
+                staged.write(file.name, b"")
+                local = staged.place_of(file.name)
                 self._transfer(self._connection.fetch_file, shape.get("path") or self._on_host_path(folder, file.name), local)
                 if digest_of(local) != file.sha256:
                     raise KeywardError(
@@ -400,7 +411,7 @@ class CaDatabaseRestore(SetFlow):
             there, here = ("openssl", "a Windows host") if self._is_windows else ("Windows", "no Windows host")
             raise KeywardError("nothing was restored", f"the set is of a CA that ran on {there}, and this is {here}", "Name another set")
 
-    def _restored_by_windows(self, look: Result, chosen: StoredSet | None) -> Result:
+    def _restored_by_windows(self, look: Result, chosen: Stored | None) -> Result:
         """Decided here: which set, whether it is older than what is out there, whether the database is in the way. Done on the host."""
         if isinstance(self._advance(), dict):
             raise KeywardError(
@@ -494,14 +505,14 @@ class CaDatabaseRestore(SetFlow):
             )
         return True
 
-    def _exported_registry(self, chosen: StoredSet | None, in_store: HostSet | None) -> bytes:
+    def _exported_registry(self, chosen: Stored | None, in_store: HostSet | None) -> bytes:
         if chosen:
             return read_file(os.path.join(chosen.path, REGISTRY), "the exported registry")
         path = f"{t.cast(HostSet, in_store).directory}/{t.cast(HostSet, in_store).name}/{REGISTRY}"
         told = self.on_host({"host_store": self.options["host_store"], "read": path})
         return base64.b64decode(told["content"])
 
-    def _sent(self, chosen: StoredSet, order: Result, whole: bool, place: Result) -> Result:
+    def _sent(self, chosen: Stored, order: Result, whole: bool, place: Result) -> Result:
         """In check mode the database stays where it is: whether it would be restored is known already."""
         with self._remote_directory() as folder:
             sent = []
@@ -554,22 +565,22 @@ class CaDatabaseRestore(SetFlow):
             "advisories": findings(advisories),
         }
 
-    def _of_stores(self, live: Live | None) -> StoredSet:
-        found: list[StoredSet] = []
+    def _of_stores(self, live: Live | None) -> Stored:
+        found: list[Stored] = []
         for store in self._stores():
             if live:
-                directory = store.recognise(live.authority, live.generations)
+                directory = recognise(store.authorities(), live.authority, live.generations)
                 directories = [directory] if directory else []
             else:
-                directories = store.of_place(self._host, self.options)
+                directories = of_place(store, self._host, self.options)
             if directories and (len(directories) > 1 or directories[0].newest):
                 found.append(only_set(directories, self._host))
-        return max(found, key=lambda one: one.manifest.rank) if found else only_set([], self._host)
+        return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
 
-    def _record(self, chosen: StoredSet) -> None:
+    def _record(self, chosen: Stored) -> None:
         folder = os.path.dirname(os.path.realpath(chosen.path))
         try:
-            store = SetStore(os.path.dirname(folder))
+            store = Store(os.path.dirname(folder), SETS)
         except KeywardError:
             return  # a set that lies in no store
         event = {"event": "restore", "at": now_text(), "controller": platform.node(), "host": self._host, "set": chosen.manifest.id}

@@ -33,6 +33,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import password_fault, seal
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored, document
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise_as_asked
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
@@ -51,11 +52,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_ke
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
     GivenBackup,
-    KeyStore,
     KnownAuthority,
-    StoredBackup,
     known_authorities,
-    manifest_bytes,
     next_sequence,
     store_of,
 )
@@ -99,7 +97,7 @@ def findings(*groups: t.Iterable[Finding]) -> list[Result]:
     return [finding.as_result() for finding in dict.fromkeys(finding for group in groups for finding in group)]
 
 
-def _backup_result(backup: StoredBackup, paths: t.Sequence[str]) -> Result:
+def _backup_result(backup: Stored, paths: t.Sequence[str]) -> Result:
     manifest = backup.manifest
     return {
         "id": manifest.id,
@@ -110,7 +108,7 @@ def _backup_result(backup: StoredBackup, paths: t.Sequence[str]) -> Result:
     }
 
 
-def _open_files(backup: StoredBackup, passwords: t.Sequence[str | None]) -> list[Bundle]:
+def _open_files(backup: Stored, passwords: t.Sequence[str | None]) -> list[Bundle]:
     recorded = {file.name: file.sha256 for file in backup.manifest.files}
     return [open_bundle(name, data, passwords, recorded[name]) for name, data in backup.files().items()]
 
@@ -119,7 +117,7 @@ def _coverage(generations: t.Sequence[Generation], covered: t.Collection[str]) -
     return "".join(f"{generation.label}: {'covered' if generation.sha256 in covered else 'not covered'}\n" for generation in generations)
 
 
-def _opens(backup: StoredBackup, password: str) -> bool:
+def _opens(backup: Stored, password: str) -> bool:
     """Whether a password opens all that was sealed with this backup: its digests stand for the MAC, one derivation is enough."""
     files = backup.files()
     own = [file for file in backup.manifest.files if file.opened_by == backup.manifest.id]
@@ -181,9 +179,9 @@ class StoresFlow(Flow):
         return {**super().refusal(error), "reasons": [finding.as_result() for finding in error.findings]}
 
     @functools.cached_property
-    def stores(self) -> list[KeyStore]:
+    def stores(self) -> list[Store]:
         paths = self._required("stores", "Give the directories on the controller that hold the key backups")
-        found = {store.path: store for store in (KeyStore(path) for path in paths)}
+        found = {store.path: store for store in (Store(path, BACKUPS) for path in paths)}
         return list(found.values())
 
     def _recognise(self, known: t.Sequence[KnownAuthority], live: Live) -> KnownAuthority | None:
@@ -234,7 +232,7 @@ class Plan(t.NamedTuple):
     due_for: list[Generation]  # those that no backup covers
     covered: frozenset[str]
     why: str | None  # install, renewal, password_change or forced; None where nothing is due
-    copies: list[tuple[StoredBackup, KeyStore]]
+    copies: list[tuple[Stored, Store]]
 
 
 class Sealed(t.NamedTuple):
@@ -512,7 +510,7 @@ class CaKeyBackup(StoresFlow):
                 lost -= held_keys(found)
         return found
 
-    def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[StoredBackup, list[str], bool]:
+    def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[Stored, list[str], bool]:
         """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
         moment = name_time()
         identity = secrets.token_hex(16)
@@ -549,19 +547,20 @@ class CaKeyBackup(StoresFlow):
         with contextlib.ExitStack() as stack:
             staged = []
             for store in self.stores:
-                staged.append(store.stage(manifest_bytes(manifest), sealed.files))
-                stack.callback(staged[-1].discard)
+                staged.append(stack.enter_context(store.stage()))
+                for file, data in sealed.files.items():
+                    staged[-1].write(file, data)
             for store in sorted(self.stores, key=lambda store: store.path):
                 stack.enter_context(store.locked())
             meanwhile = self._stored_meanwhile(known_id, plan, password)
             if meanwhile:
                 return *meanwhile, False
-            paths = [backup.commit(directory, name) for backup in staged]
+            paths = [backup.commit(document(manifest.as_json()), directory, name) for backup in staged]
         for store in self.stores:
             store.record(directory, self._event("backup", manifest, reason=plan.why, reference=self.options["reference"]))
-        return StoredBackup(paths[0], manifest), paths, True
+        return Stored(paths[0], manifest, BACKUPS), paths, True
 
-    def _stored_meanwhile(self, identity: str, plan: Plan, password: str) -> tuple[StoredBackup, list[str]] | None:
+    def _stored_meanwhile(self, identity: str, plan: Plan, password: str) -> tuple[Stored, list[str]] | None:
         now = next((candidate for candidate in known_authorities(self.stores)[0] if candidate.id == identity), None)
         newest = now.newest if now else None
         seen = plan.match.newest if plan.match else None
@@ -579,12 +578,7 @@ class CaKeyBackup(StoresFlow):
         """Give each store the backups that it lacks, byte for byte, without a password."""
         for backup, store in plan.copies:
             directory = os.path.basename(os.path.dirname(backup.path))
-            files = backup.files()
-            with contextlib.ExitStack() as stack:
-                staged = store.stage(backup.manifest_file, files)
-                stack.callback(staged.discard)
-                stack.enter_context(store.locked())
-                staged.commit(directory, backup.name)
+            store.copy(backup, directory)
             store.record(directory, self._event("copy", backup.manifest, source=backup.path))
 
 
@@ -647,7 +641,7 @@ class CaKeyBackupInfo(StoresFlow):
         except KeywardError as exc:
             return None, [Finding("authority_unreadable", str(exc))]
 
-    def _listed(self, known: KnownAuthority, backup: StoredBackup, expected: t.Sequence[Generation]) -> Result:
+    def _listed(self, known: KnownAuthority, backup: Stored, expected: t.Sequence[Generation]) -> Result:
         return {
             **_backup_result(backup, known.paths(backup)),
             "sequence": backup.manifest.sequence,
@@ -665,14 +659,14 @@ class CaKeyBackupInfo(StoresFlow):
         changed = max((b.manifest.sequence for b in known.backups if b.manifest.made["reason"] == "password_change"), default=0)
         return [backup.manifest.id for backup in known.backups if backup.manifest.sequence < changed]
 
-    def _age(self, backup: StoredBackup) -> int:
+    def _age(self, backup: Stored) -> int:
         return int((now() - parse_time(backup.manifest.created)).total_seconds())
 
 
 class ChosenBackup(t.NamedTuple):
     """The backup that a task is about, opened and with what it must bring back."""
 
-    stored: StoredBackup | None  # None for a PKCS #12 file without a manifest
+    stored: Stored | None  # None for a PKCS #12 file without a manifest
     paths: list[str]
     files: dict[str, bytes]
     bundles: list[Bundle]
@@ -711,7 +705,7 @@ class BackupFlow(StoresFlow):
             )
         return self._opened(newest, match.paths(newest), newest.files())
 
-    def _opened(self, stored: StoredBackup | None, paths: list[str], files: dict[str, bytes]) -> ChosenBackup:
+    def _opened(self, stored: Stored | None, paths: list[str], files: dict[str, bytes]) -> ChosenBackup:
         self._required("password", "Give the password of the backup")
         recorded = {file.name: file.sha256 for file in stored.manifest.files} if stored else {}
         bundles = [open_bundle(name, data, self._passwords, recorded.get(name)) for name, data in files.items()]
@@ -914,6 +908,6 @@ class CaKeyRestore(BackupFlow):
             return
         details = {"restored": outcome["restored"], "set_aside": outcome["set_aside"]}
         for path in chosen.paths if self.options.get("stores") else [chosen.stored.path]:
-            place = store_of(StoredBackup(path, chosen.stored.manifest))
+            place = store_of(Stored(path, chosen.stored.manifest, BACKUPS))
             if place:
                 place[0].record(place[1], self._event("restore", chosen.stored.manifest, **details))

@@ -34,7 +34,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive impor
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest, State, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, digest_of
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -76,7 +76,7 @@ def make(ca: OpensslCa, folder: Path) -> SetManifest:
     )
     authority = replace(Authority(**{**answer["authority"], "id": None}), id="0" * 64)
     generations = [Generation.from_json(shape) for shape in answer["generations"]]
-    manifest = _database_host.set_manifest(made, authority, generations, SetDirectory(str(folder / "none")), {"at": "now"})
+    manifest = _database_host.set_manifest(made, authority, generations, AuthorityDirectory(str(folder / "none"), SETS), {"at": "now"})
     assert set_manifest_from_json(json.loads(json.dumps(manifest.as_json()))) == manifest
     return manifest
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._database_host import keep
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetFile, SetManifest, State
-from ansible_collections.keyward.pki.plugins.module_utils._set_store import SetDirectory, SetStore
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, Store, document
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.authorities import authority, generation
 
@@ -20,12 +21,12 @@ AUTHORITY = "example-root-ca-0123456789abcdef"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> SetStore:
+def store(tmp_path: Path) -> Store:
     initialise(str(tmp_path / "databases"), "databases")
-    return SetStore(str(tmp_path / "databases"))
+    return Store(str(tmp_path / "databases"), SETS)
 
 
-def add(store: SetStore, sequence: int, host: str = "ca.example.com") -> str:
+def add(store: Store, sequence: int, host: str = "ca.example.com") -> str:
     """A set; the name of its directory."""
     content = b"content"
     manifest = SetManifest(
@@ -44,35 +45,34 @@ def add(store: SetStore, sequence: int, host: str = "ca.example.com") -> str:
         generations=(generation("first"),),
     )
     name = f"{sequence:06d}-20260101T000000.000000Z"
-    with store.staging() as staged:
+    with store.stage() as staged:
         for file in manifest.files:
-            Path(staged, file.name).write_bytes(content)
-        store.commit(staged, manifest, AUTHORITY, name)
+            staged.write(file.name, content)
+        staged.commit(document(manifest.as_json()), AUTHORITY, name)
     return name
 
 
-def left(store: SetStore) -> set[str]:
+def left(store: Store) -> set[str]:
     return {path.name for path in Path(store.path, AUTHORITY).iterdir()}
 
 
-def test_a_host_that_shows_the_certificates_of_another_removes_none_of_its_sets(store: SetStore) -> None:
-    directory = SetDirectory(str(Path(store.path, AUTHORITY)))
+def test_a_host_that_shows_the_certificates_of_another_removes_none_of_its_sets(store: Store) -> None:
     old, good = add(store, 1), add(store, 2)
     add(store, 3, "evil.example.com")
     newest = add(store, 4, "evil.example.com")
-    removed = store.keep(directory, 1, "evil.example.com")
+    removed = keep(store, AUTHORITY, 1, "evil.example.com")
     assert [Path(path).name[:6] for path in removed] == ["000003"] and left(store) == {old, good, newest}
-    assert len(store.keep(directory, 1, "ca.example.com")) == 1 and left(store) == {good, newest}
+    assert len(keep(store, AUTHORITY, 1, "ca.example.com")) == 1 and left(store) == {good, newest}
 
 
 @pytest.mark.parametrize(
     "damage",
     [{"created": "yesterday"}, {"as_of": None}, {"members": 1e999}, {"sequence": float("inf")}, {"adcs": {}}, {"files": [1]}],
 )
-def test_a_damaged_manifest_is_told_and_hides_no_other_set(store: SetStore, damage: dict[str, Any]) -> None:
+def test_a_damaged_manifest_is_told_and_hides_no_other_set(store: Store, damage: dict[str, Any]) -> None:
     add(store, 1)
     path = Path(store.path, AUTHORITY, add(store, 2), "manifest.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
-    directory = SetDirectory(str(path.parent.parent))
+    directory = AuthorityDirectory(str(path.parent.parent), SETS)
     assert directory.newest is not None and directory.newest.manifest.sequence == 1
     assert [advisory.code for advisory in directory.advisories] == ["malformed"]

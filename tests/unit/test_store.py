@@ -14,15 +14,9 @@ import threading
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, document, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise, initialise_as_asked, open_store
-from ansible_collections.keyward.pki.plugins.plugin_utils._store import (
-    GivenBackup,
-    KeyStore,
-    known_authorities,
-    manifest_bytes,
-    next_sequence,
-    read_backup,
-)
+from ansible_collections.keyward.pki.plugins.plugin_utils._store import GivenBackup, known_authorities, next_sequence
 from support.authorities import authority, generation, manifest, sealed
 from tools import require_tool
 
@@ -37,20 +31,25 @@ def add(store, *key_names, sequence=1, **known):
     """A backup of these keys' generations in a store; its path."""
     data = sealed(*key_names)
     about = manifest(data, *key_names, sequence=sequence, **known)
-    staged = store.stage(manifest_bytes(about), {BUNDLE: data})
-    return staged.commit(directory_name(about.authority), f"{sequence:06d}-20260101T00000{sequence}Z")
+    return commit(store, about, data, directory_name(about.authority), f"{sequence:06d}-20260101T00000{sequence}Z")
+
+
+def commit(store, about, data, directory, name):
+    with store.stage() as staged:
+        staged.write(BUNDLE, data)
+        return staged.commit(document(about.as_json()), directory, name)
 
 
 @pytest.fixture
 def store(tmp_path):
     initialise(str(tmp_path / "keys"), "keys")
-    return KeyStore(str(tmp_path / "keys"))
+    return Store(str(tmp_path / "keys"), BACKUPS)
 
 
 @pytest.fixture
 def other(tmp_path):
     initialise(str(tmp_path / "other"), "keys")
-    return KeyStore(str(tmp_path / "other"))
+    return Store(str(tmp_path / "other"), BACKUPS)
 
 
 def test_initialising_twice_changes_nothing(tmp_path):
@@ -68,7 +67,7 @@ def test_the_mode_is_mended_and_files_follow_it(tmp_path):
     assert initialise(path, "keys", 0o2750, check=True)["changed"] and mode(path) == 0o700
     assert initialise(path, "keys", 0o2750)["changed"] and mode(path) == 0o2750
     assert not initialise(path, "keys")["changed"]
-    backup = add(KeyStore(path), "a")
+    backup = add(Store(path, BACKUPS), "a")
     assert mode(backup) == 0o2750 and mode(f"{backup}/{BUNDLE}") == 0o640 and mode(os.path.dirname(backup)) == 0o2750
 
 
@@ -83,7 +82,7 @@ def test_open_to_the_world_is_refused(tmp_path, wanted):
 def test_a_store_that_was_opened_to_the_world_is_not_written(store):
     os.chmod(store.path, 0o755)
     with pytest.raises(KeywardError, match="chmod o-rwx"):
-        KeyStore(store.path).refuse_if_not_writable()
+        Store(store.path, BACKUPS).refuse_if_not_writable()
 
 
 def test_no_store_inside_another_or_around_one(tmp_path):
@@ -108,7 +107,7 @@ def test_a_directory_without_its_marker_is_an_unmounted_share(store):
     add(store, "a")
     os.unlink(f"{store.path}/{MARKER}")
     with pytest.raises(KeywardError, match="not a keyward store. Is the share mounted"):
-        KeyStore(store.path)
+        Store(store.path, BACKUPS)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "keyward-store", "version": 2, "kind": "keys", "id": "x"}', "[1]"])
@@ -116,7 +115,7 @@ def test_a_damaged_marker_is_an_error(store, content):
     with open(f"{store.path}/{MARKER}", "w") as marker:
         marker.write(content)
     with pytest.raises(KeywardError, match="damaged"):
-        KeyStore(store.path)
+        Store(store.path, BACKUPS)
     with pytest.raises(KeywardError, match="damaged"):
         initialise(store.path, "keys")
 
@@ -135,9 +134,9 @@ def test_a_file_system_without_modes_needs_accepting(tmp_path):
         assert not os.path.exists(mount / "keys" / MARKER)
         assert initialise(str(mount / "keys"), "keys", accept_share_permissions=True)["changed"]
         assert not initialise(str(mount / "keys"), "keys")["changed"]
-        store = KeyStore(str(mount / "keys"))
+        store = Store(str(mount / "keys"), BACKUPS)
         store.refuse_if_not_writable()
-        assert read_backup(add(store, "a")).damage is None
+        assert read_stored(add(store, "a"), BACKUPS).damage is None
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -150,7 +149,7 @@ def test_newest_is_the_highest_sequence_then_the_highest_id(store):
     assert [backup.manifest.sequence for backup in known.backups] == [2, 1]
     data = sealed("a", "b")
     about = manifest(data, "a", "b", sequence=2, id="f" * 32, created="2000-01-01T00:00:00Z")
-    store.stage(manifest_bytes(about), {BUNDLE: data}).commit(known.name, "000002-20000101T000000Z")
+    commit(store, about, data, known.name, "000002-20000101T000000Z")
     (known,), _unreadable = known_authorities([store])
     assert known.newest.manifest.id == "f" * 32
 
@@ -227,7 +226,7 @@ def test_a_store_whose_copy_is_damaged_does_not_cover(store, other):
 
 def test_what_is_not_complete_is_not_there(store):
     data = sealed("a")
-    store.stage(manifest_bytes(manifest(data, "a")), {BUNDLE: data})
+    store.stage().write(BUNDLE, data)
     assert known_authorities([store]) == ([], [])
 
 

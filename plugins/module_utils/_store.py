@@ -1,0 +1,363 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: one store, of key backups or of database sets, on the controller or on a host; may change in any release.
+
+What is stored is a directory C(<authority>/<sequence>-<UTC time>/) that is complete or not there at all: it is written apart,
+fsynced, read again and renamed into place, its manifest last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import manifest_from_json, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, open_store, refuse_open_to_the_world
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[0-9]{6,}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
+_CHUNK = 1024 * 1024
+
+
+class Kind(t.NamedTuple):
+    """What a store holds. C(small): its files are bundles, so that all of them are read and compared with their digests."""
+
+    name: str
+    noun: str
+    read: t.Callable[[t.Mapping[str, t.Any]], t.Any]
+    largest_manifest: int
+    small: bool
+    opens_alone: str
+
+
+BACKUPS = Kind(
+    "keys", "backup", manifest_from_json, 4 << 20, True, "Give the PKCS #12 file beside it as the backup: it opens without the manifest"
+)
+SETS = Kind("databases", "set", set_manifest_from_json, 16 << 20, False, "Use another set; the archive beside it opens with tar")
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of a regular file, in bounded memory. A FIFO or a device is refused, never waited for. Raises OSError."""
+    digest = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", path)
+        for piece in iter(lambda: stream.read(_CHUNK), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def document(shape: t.Mapping[str, t.Any]) -> bytes:
+    """A manifest or an event, as it stands in a store."""
+    return json.dumps(shape, indent=2, ensure_ascii=True).encode("ascii") + b"\n"
+
+
+class Stored:
+    """One backup or set with a manifest that reads."""
+
+    def __init__(self, path: str, manifest: t.Any, kind: Kind) -> None:
+        self.path, self.manifest, self.kind = path, manifest, kind
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @property
+    def rank(self) -> t.Tuple[int, str]:
+        """Newest = highest: by sequence, then by id. Times only inform."""
+        return self.manifest.sequence, self.manifest.id
+
+    @property
+    def manifest_file(self) -> bytes:
+        return self._content(MANIFEST)
+
+    def files(self) -> t.Dict[str, bytes]:
+        """The bytes of its files, which are small. Raises KeywardError where one is gone."""
+        return {file.name: self._content(file.name) for file in self.manifest.files}
+
+    def _content(self, name: str) -> bytes:
+        path = os.path.join(self.path, name)
+        try:
+            return read_file(path, f"the {self.kind.noun} file")
+        except FileNotFoundError:
+            raise KeywardError(
+                f"the {self.kind.noun} {self.path} is not complete", f"{name} is missing", f"Take another {self.kind.noun}"
+            ) from None
+
+    @functools.cached_property
+    def damage(self) -> t.Optional[str]:
+        """What is wrong with the files, None where all have the recorded digests."""
+        for file in self.manifest.files:
+            try:
+                if digest_of(os.path.join(self.path, file.name)) != file.sha256:
+                    return f"{file.name} does not have the digest that the manifest records"
+            except OSError as exc:
+                return f"{file.name}: {os_cause(exc)}"
+        return None
+
+
+def read_stored(path: str, kind: Kind) -> Stored:
+    """The directory of a backup or set. Raises KeywardError where its manifest is missing or damaged."""
+    manifest = os.path.join(path, MANIFEST)
+    try:
+        return Stored(path, kind.read(json.loads(read_file(manifest, "the manifest", kind.largest_manifest))), kind)
+    except (FileNotFoundError, NotADirectoryError):
+        raise KeywardError(
+            f"{path} is no {kind.noun}", f"it has no {MANIFEST}", f"Give the directory of a {kind.noun}, or an authority's in a store"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
+        raise KeywardError(
+            f"the manifest {manifest} can't be used", "it is damaged, or was written by a later release", kind.opens_alone
+        ) from exc
+
+
+class AuthorityDirectory:
+    """What one store holds of one authority. A fleet's store holds many, so nothing is read before it is needed."""
+
+    def __init__(self, path: str, kind: Kind) -> None:
+        self.path, self.kind = path, kind
+        self._read: t.Dict[str, t.Union[Stored, KeywardError]] = {}
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    @functools.cached_property
+    def names(self) -> t.List[str]:
+        """The directories of its backups or sets, highest sequence first."""
+        try:
+            with os.scandir(self.path) as entries:
+                found = [entry.name for entry in entries if _NAME.match(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(found, key=lambda name: (_sequence(name), name), reverse=True)
+
+    @property
+    def next_sequence(self) -> int:
+        """Above every number that is taken, by a damaged one too."""
+        return max(map(_sequence, self.names), default=0) + 1
+
+    def _stored(self, name: str) -> t.Union[Stored, KeywardError]:
+        if name not in self._read:
+            try:
+                self._read[name] = read_stored(os.path.join(self.path, name), self.kind)
+            except KeywardError as exc:
+                self._read[name] = exc
+        return self._read[name]
+
+    @functools.cached_property
+    def latest(self) -> t.Optional[Stored]:
+        """The newest one whose manifest reads, whether or not its files are sound: it tells whose this is."""
+        best: t.Optional[Stored] = None
+        for name in self.names:
+            one = self._stored(name)
+            if best and _sequence(name) < best.manifest.sequence:
+                break
+            if isinstance(one, Stored) and (best is None or one.rank > best.rank):
+                best = one
+        return best
+
+    @property
+    def all(self) -> t.List[Stored]:
+        """Those whose manifest reads, newest first."""
+        return sorted((one for one in map(self._stored, self.names) if isinstance(one, Stored)), key=lambda one: one.rank, reverse=True)
+
+    @property
+    def newest(self) -> t.Optional[Stored]:
+        """The newest one whose files have the recorded digests."""
+        return next((one for one in self.all if one.damage is None), None)
+
+    @property
+    def advisories(self) -> t.List[Finding]:
+        """What is damaged: of bundles each, of large files those that are newer than the newest sound one."""
+        unreadable = [Finding("malformed", str(fault)) for fault in map(self._stored, self.names) if isinstance(fault, KeywardError)]
+        newest = None if self.kind.small else self.newest
+        looked = [one for one in self.all if newest is None or one.rank > newest.rank]
+        return unreadable + [Finding("digest_mismatch", f"{one.path}: {one.damage}") for one in looked if one.damage]
+
+
+def _sequence(name: str) -> int:
+    return int(name.split("-", maxsplit=1)[0])
+
+
+def recognise(
+    directories: t.Sequence[AuthorityDirectory], authority: Authority, generations: t.Sequence[Generation]
+) -> t.Optional[AuthorityDirectory]:
+    """An authority's own directory: by a shared CA key before the same place."""
+    candidates = [(one, one.latest.manifest) for one in directories if one.latest]
+    for why in ("key", "place"):
+        for one, manifest in candidates:
+            if belongs(authority, generations, manifest.authority, manifest.public_keys) == why:
+                return one
+    return None
+
+
+class Store:
+    """A store that was initialised for this kind of thing. Raises KeywardError where there is none."""
+
+    def __init__(self, path: str, kind: Kind) -> None:
+        self.directory = open_store(os.path.realpath(path), kind.name)
+        self.path, self.kind = self.directory.path, kind
+
+    def authorities(self) -> t.List[AuthorityDirectory]:
+        try:
+            with os.scandir(self.path) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
+        except OSError as exc:
+            raise KeywardError(f"the store {self.path} can't be read", os_cause(exc), "Check its permissions and its file system") from exc
+        return [self.authority(name) for name in names]
+
+    def authority(self, name: str) -> AuthorityDirectory:
+        """Of that directory name, whether or not it is there yet."""
+        return AuthorityDirectory(os.path.join(self.path, name), self.kind)
+
+    def refuse_if_not_writable(self) -> None:
+        refuse_open_to_the_world(self.directory)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise KeywardError(
+                f"the store {self.path} can't be written",
+                "permission is denied",
+                "Run the play as a user that may, or change the store's owner (ca_store)",
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> t.Iterator[None]:
+        """Keeps other runs from storing at the same time; on shares without locks the rename alone decides."""
+        with open(os.path.join(self.path, MARKER), "rb") as marker:
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX)
+            except OSError as exc:
+                if exc.errno not in (errno.EBADF, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EACCES):
+                    raise
+            yield
+
+    def stage(self) -> Staged:
+        return Staged(self)
+
+    def copy(self, source: Stored, authority_directory: str) -> str:
+        """What another store has, byte for byte; the path that the copy has. Raises KeywardError."""
+        with self.stage() as staged:
+            for file in source.manifest.files:
+                place = staged.place_of(file.name)
+                with staged.guarded():
+                    shutil.copyfile(os.path.join(source.path, file.name), place)
+                    if digest_of(place) != file.sha256:
+                        raise OSError(errno.EIO, "the copy differs")
+            with self.locked():
+                return staged.commit(source.manifest_file, authority_directory, source.name)
+
+    def remove(self, stored: Stored) -> str:
+        """Take a set away; the path that it had. Raises OSError."""
+        gone = os.path.join(self.path, f".{secrets.token_hex(8)}.removed")
+        os.rename(stored.path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        return stored.path
+
+    def record(self, authority_directory: str, event: t.Mapping[str, t.Any]) -> None:
+        """Write one event, once, into the authority's C(events/)."""
+        directory = os.path.join(self.path, authority_directory, "events")
+        stamp = str(event["at"]).replace("-", "").replace(":", "")
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.make_directory(directory)
+            name = f"{stamp}-{event['event']}-{secrets.token_hex(4)}.json"
+            write_new(os.path.join(directory, name), document(event), self.directory.file_mode)
+            sync_directory(directory)
+        except OSError as exc:
+            raise KeywardError(
+                f"the event could not be recorded in {directory}", os_cause(exc), "What the task did is done; only its record is missing"
+            ) from exc
+
+    def make_directory(self, path: str) -> None:
+        os.mkdir(path, 0o700)
+        if self.directory.directory_mode is not None:
+            os.chmod(path, self.directory.directory_mode)
+
+
+class Staged:
+    """A private directory in a store, gone when its block ends, unless it was committed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.path = os.path.join(store.path, f".{secrets.token_hex(8)}.new")
+        with self.guarded():
+            store.make_directory(self.path)
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, *_exception: t.Any) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def guarded(self) -> t.Iterator[None]:
+        """What the operating system refuses here, as an error that says that nothing was stored."""
+        try:
+            yield
+        except OSError as exc:
+            raise KeywardError(
+                f"nothing was stored in {self._store.path}",
+                os_cause(exc),
+                f"Put that right and run the task again; every earlier {self._store.kind.noun} is untouched",
+            ) from exc
+
+    def place_of(self, name: str) -> str:
+        """Where a file belongs in it; one of Windows' database has a folder of its own. Raises KeywardError."""
+        folder, _slash, _base = name.rpartition("/")
+        if folder:
+            with self.guarded(), contextlib.suppress(FileExistsError):
+                self._store.make_directory(os.path.join(self.path, folder))
+        return os.path.join(self.path, name)
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.guarded():
+            write_new(self.place_of(name), data, self._store.directory.file_mode)
+
+    def commit(self, manifest: bytes, authority_directory: str, name: str) -> str:
+        """Write the manifest last and give it all its place; the path that it has from now on. Raises KeywardError."""
+        with self.guarded():
+            for folder, _folders, names in os.walk(self.path, topdown=False):
+                for each in names:
+                    self._finish(os.path.join(folder, each))
+                if folder != self.path:
+                    sync_directory(folder)
+        self.write(MANIFEST, manifest)
+        parent = os.path.join(self._store.path, authority_directory)
+        path = os.path.join(parent, name)
+        try:
+            sync_directory(self.path)
+            with contextlib.suppress(FileExistsError):
+                self._store.make_directory(parent)
+                sync_directory(self._store.path)
+            os.rename(self.path, path)
+            sync_directory(parent)
+        except OSError as exc:
+            raise KeywardError(
+                f"{path} was not stored",
+                os_cause(exc),
+                f"Run the task again: every earlier {self._store.kind.noun} is untouched, and nothing stands half-written",
+            ) from exc
+        return path
+
+    def _finish(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._store.directory.file_mode is not None:
+                os.fchmod(descriptor, self._store.directory.file_mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
