@@ -95,7 +95,7 @@ def certificate_identity(pem: bytes) -> str:
 def openssl_reads(shop: Workshop, bundle: Path) -> set[str]:
     text = shop.run("openssl", "pkcs12", "-in", bundle, "-nodes", "-nocerts", "-passin", f"file:{shop.password_file}")
     keys = [serialization.load_pem_private_key(block, None) for block in pem_blocks(text, "PRIVATE KEY")]
-    return {public_key_sha256(key) for key in keys}
+    return {public_key_sha256(key.public_key()) for key in keys}
 
 
 def keytool_reads(shop: Workshop, bundle: Path) -> set[str]:
@@ -108,7 +108,7 @@ def certtool_reads(shop: Workshop, bundle: Path) -> set[str]:
     text = shop.run("certtool", "--p12-info", "--inder", "--infile", bundle, "--template", shop.template)
     shrouded = [serialization.load_pem_private_key(block, PASSWORD.encode()) for block in pem_blocks(text, "ENCRYPTED PRIVATE KEY")]
     certified = {certificate_identity(block) for block in pem_blocks(text, "CERTIFICATE")}
-    return {public_key_sha256(key) for key in shrouded} & certified
+    return {public_key_sha256(key.public_key()) for key in shrouded} & certified
 
 
 def pk12util_reads(shop: Workshop, bundle: Path) -> set[str]:
