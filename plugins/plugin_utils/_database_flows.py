@@ -19,9 +19,7 @@ from ansible import __version__ as core_version
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._database_host import (
-    MadeSet,
     given_set,
-    issued_in,
     keep,
     of_place,
     only_set,
@@ -32,6 +30,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_host import 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons, refuse_emptied
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import MadeSet
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import issued_in
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import index_time
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name

@@ -30,10 +30,18 @@ from ansible_collections.keyward.pki.plugins.module_utils import _database_host
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_copy
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest, State, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    ARCHIVE,
+    MEMBERS,
+    SetFile,
+    SetManifest,
+    State,
+    set_manifest_from_json,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, digest_of
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -66,8 +74,8 @@ def make(ca: OpensslCa, folder: Path) -> SetManifest:
     """A set in a folder; its manifest."""
     folder.mkdir()
     answer = _database_host.back_up_database(which(ca), {"make": str(folder)}, False)
-    made = _database_host.MadeSet(
-        tuple(_database_host.SetFile(**shape) for shape in answer["files"]),
+    made = database_copy.MadeSet(
+        tuple(SetFile(**shape) for shape in answer["files"]),
         answer["members"],
         State(**answer["state"]),
         answer["as_of"],

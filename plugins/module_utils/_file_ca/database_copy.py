@@ -1,0 +1,285 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what the database of a CA of files is, and a copy of it as the files of a set; may change in any release.
+
+openssl locks nothing. A copy is consistent because every file is looked at before and after it (inode, size, times), and the
+copy is made again where anything has changed meanwhile. openssl writes a certificate before the row that names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
+    CHANGED,
+    LARGEST_MEMBER,
+    LeftOut,
+    members_bytes,
+    prove_archive,
+    signature_of,
+    write_archive,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
+    Files,
+    crl_path,
+    older_files,
+    request_path,
+    staged_path,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
+    Numbers,
+    parse_index,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    read_file,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._host import Answer
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    ARCHIVE,
+    MEMBERS,
+    SetFile,
+    State,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    digest_of,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+
+ATTEMPTS, PAUSE = 8, 0.5  # seconds
+REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
+LARGEST_INDEX = 1024 * 1024 * 1024
+
+
+class Survey:
+    """The files of a CA that belong to a set, each with its part, and what they say."""
+
+    def __init__(self, backend: FileCa, reading: Facts) -> None:
+        self._backend, self._reading = backend, reading
+        self._files = backend.files()
+        config_file = backend.config_file
+        if config_file is None or self._files.database is None:
+            raise KeywardError(
+                "the database can't be backed up",
+                "the CA has no configuration that names its database",
+                "Give config_file, and name it there",
+            )
+        self._configuration = OpensslConfig(config_file, backend.directory).files
+
+    @property
+    def key_files(self) -> t.Set[str]:
+        paths = {generation.key_place.path for generation in self._reading.generations if generation.key_place}
+        if self._files.private_key:
+            paths |= {self._files.private_key, staged_path(self._files.private_key)}
+            paths |= {path for _number, path in older_files(self._files.private_key)}
+        return paths
+
+    @property
+    def known(self) -> t.List[bytes]:
+        return [number for key in self._reading.private_keys.values() for number in key_material(key)]
+
+    def wanted(self) -> t.Dict[str, str]:
+        """Path -> part, in the order in which they are to be restored."""
+        files = self._files
+        found: t.Dict[str, str] = {}
+        index = t.cast(str, files.database)
+        for path in self._configuration:
+            found.setdefault(path, "configuration")
+        for folder in dict.fromkeys((self._backend.directory, os.path.dirname(index))):
+            found.setdefault(folder, "directory")
+        core = ((index, "index"), (files.serial, "serial"), (files.crl_number, "crl_number"), (index + ".attr", "attributes"))
+        for named, part in core:
+            if named:
+                found.setdefault(named, part)
+        for named in (index, index + ".attr", files.serial, files.crl_number):
+            if named:
+                found.setdefault(named + ".old", "companion")
+        found.setdefault(files.certificate, "certificate")
+        for _number, path in older_files(files.certificate):
+            found.setdefault(path, "certificate")
+        crl = crl_path(files, self._backend.directory)
+        for path in (crl, *(path for _number, path in older_files(crl))):
+            found.setdefault(path, "crl")
+        beside = files.new_certificates or index
+        requests = [os.path.join(os.path.dirname(beside), name) for name in REQUESTS]
+        trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]
+        for tree, part in [*trees, *((path, "request") for path in requests)]:
+            if tree and os.path.isdir(tree):
+                _add_tree(found, tree, part)
+        for folder in dict.fromkeys((self._backend.directory, os.path.dirname(files.certificate))):
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(folder)):
+                    if name.endswith((".csr", ".req")):
+                        found.setdefault(os.path.join(folder, name), "request")
+        # What waits for its answer belongs to a key that no backup holds: alone, it would only stop the next renewal.
+        found.pop(request_path(files.certificate), None)
+        return found
+
+    def state(self, wanted: t.Mapping[str, str]) -> State:
+        """Raises KeywardError where the database can't be read."""
+        whole = {"index", "serial", "crl_number", "attributes", "certificate"}
+        contents, configuration = hashlib.sha256(), hashlib.sha256()
+        for path, part in sorted(wanted.items()):
+            if part == "configuration":
+                configuration.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part in whole and not os.path.isdir(path):
+                contents.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part == "crl":
+                contents.update(f"{path} {_crl_state(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part in ("issued", "request"):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(path)
+                    if not stat.S_ISDIR(status.st_mode):
+                        contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
+        numbers = read_numbers(self._files)
+        return State(
+            contents.hexdigest(),
+            configuration.hexdigest(),
+            len(numbers.rows),
+            hex_or_none(numbers.next_serial),
+            hex_or_none(numbers.next_crl_number),
+        )
+
+
+def hex_or_none(number: t.Optional[int]) -> t.Optional[str]:
+    return None if number is None else even_hex(number)
+
+
+def _add_tree(found: t.Dict[str, str], folder: str, part: str) -> None:
+    for directory, directories, names in os.walk(folder):
+        directories.sort()
+        found.setdefault(directory, "directory")
+        links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
+        for name in sorted([*names, *links]):
+            found.setdefault(os.path.join(directory, name), part)
+
+
+def _crl_state(path: str) -> t.Optional[str]:
+    """Others, such as a web server, may write where CRLs lie: a link isn't followed, and nothing is read without end."""
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            return os.readlink(path)
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_MEMBER:
+        return f"{status.st_mode:o} {status.st_size}"
+    return digest_or_none(path)
+
+
+def digest_or_none(path: str) -> t.Optional[str]:
+    try:
+        return digest_of(path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
+
+
+def read_numbers(files: Files) -> Numbers:
+    """The database as numbers. Raises KeywardError where it can't be read; one that does not exist has no rows."""
+    index = t.cast(str, files.database)
+    rows = {}
+    with contextlib.suppress(FileNotFoundError):
+        rows = parse_index(read_file(index, "the database", LARGEST_INDEX).decode("utf-8", "surrogateescape"), index)
+    return Numbers(rows, _number_in(files.serial), _number_in(files.crl_number))
+
+
+def _number_in(path: t.Optional[str]) -> t.Optional[int]:
+    if path is None:
+        return None
+    try:
+        return parse_number(read_file(path, "the number", 65536), path)
+    except FileNotFoundError:
+        return None
+
+
+def parse_number(data: bytes, path: str) -> int:
+    try:
+        return int(data.strip(), 16)
+    except ValueError:
+        raise KeywardError(f"{path} can't be read", "it holds no hexadecimal number", "Find out what became of it") from None
+
+
+@dataclass(frozen=True)
+class MadeSet:
+    files: t.Tuple[SetFile, ...]
+    members: int
+    state: State
+    as_of: str
+    left_out: t.Tuple[LeftOut, ...]
+    unfinished: bool
+
+    def as_answer(self) -> Answer:
+        return {
+            "files": [dict(vars(file)) for file in self.files],
+            "members": self.members,
+            "state": dict(vars(self.state)),
+            "as_of": self.as_of,
+            "left_out": [dict(vars(one)) for one in self.left_out],
+            "unfinished": self.unfinished,
+        }
+
+
+def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
+    """The archive and the list of its members, proved, in a directory. Raises KeywardError, OSError."""
+    archive = os.path.join(folder, ARCHIVE)
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(archive)
+        as_of = now_text()
+        wanted = survey.wanted()
+        half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial") and os.path.lexists(path + ".new")]
+        if half_written and attempt < ATTEMPTS - 1:
+            continue
+        before = signature_of(wanted)
+        try:
+            state = survey.state(wanted)
+            members, left_out = write_archive(archive, wanted, survey.key_files, survey.known)
+        except CHANGED:
+            continue
+        if survey.wanted() == wanted and signature_of(wanted) == before:
+            break
+    else:
+        raise KeywardError(
+            "the database was not backed up",
+            f"the CA changed it each of {ATTEMPTS} times while it was copied",
+            "Run the task when the CA issues less, or stop issuing for a moment",
+        )
+    prove_archive(archive, members, survey.known)
+    listed = os.path.join(folder, MEMBERS)
+    with open(listed, "xb") as stream:
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(members_bytes(members))
+        stream.flush()
+        os.fsync(stream.fileno())
+    files = tuple(SetFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed))
+    return MadeSet(files, len(members), state, as_of, tuple(left_out), bool(half_written))
+
+
+def hand_over(folder: str) -> None:
+    """The login user, whose directory this is, fetches the files."""
+    status = os.stat(folder)
+    if status.st_uid == os.geteuid():
+        return
+    try:
+        for name in (ARCHIVE, MEMBERS):
+            os.chown(os.path.join(folder, name), status.st_uid, status.st_gid, follow_symlinks=False)
+    except OSError as exc:
+        raise KeywardError(
+            "the set can't be fetched", os_cause(exc), "Become root, or log in as the CA's own user, or use host_store"
+        ) from exc

@@ -1,0 +1,45 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: where the files of a CA lie that a set of it may hold; may change in any release."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+
+
+class DatabasePlaces:
+    """Where the files of a CA lie that a set of it may hold, links in the way followed."""
+
+    def __init__(self, backend: FileCa, config_file: str) -> None:
+        files = backend.files()
+        beside = os.path.dirname(files.new_certificates or files.database or backend.directory)
+        trees = [backend.directory, files.new_certificates, files.certificates, files.crl_directory]
+        trees += [os.path.join(beside, name) for name in REQUESTS]
+        named = [files.certificate, files.database, files.serial, files.crl_number, files.crl]
+        self._trees = {path for tree in trees if tree for path in (_canonical(tree), os.path.realpath(tree))}
+        self._exact = {_canonical(path) for path in OpensslConfig(config_file, backend.directory).files}
+        self._exact |= {os.path.dirname(_canonical(path)) for path in (files.certificate, files.database) if path}
+        # Also cacert.0.pem beside cacert.pem, and index.txt.old.
+        self._stems = {os.path.splitext(_canonical(path))[0] + "." for path in named if path}
+        self._stems |= {_canonical(path) + "." for path in named if path}
+        self._exact |= {_canonical(path) for path in named if path}
+        self._requests = os.path.dirname(_canonical(files.certificate))
+
+    def __contains__(self, path: str) -> bool:
+        path = _canonical(path)
+        folder, name = os.path.split(path)
+        return (
+            path in self._exact
+            or any(path == tree or path.startswith(tree.rstrip("/") + "/") for tree in self._trees)
+            or any(path.startswith(stem) and "/" not in path[len(stem) :] for stem in self._stems)
+            or (folder == self._requests and name.endswith((".csr", ".req")))
+        )
+
+
+def _canonical(path: str) -> str:
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))

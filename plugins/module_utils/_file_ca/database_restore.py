@@ -1,0 +1,485 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: putting the database of a CA of files back; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import time
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
+    Member,
+    open_archive,
+    prove_archive,
+    read_members,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
+    LARGEST_INDEX,
+    digest_or_none,
+    hex_or_none,
+    parse_number,
+    read_numbers,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import DatabasePlaces
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
+    Files,
+    older_files,
+    staged_path,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
+    Issued,
+    Numbers,
+    Outcome,
+    Published,
+    Revocation,
+    compare,
+    index_text,
+    index_time,
+    one_line,
+    parse_index,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    make_directories,
+    move_aside,
+    read_file,
+    set_owner_and_mode,
+    sync_directory,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._host import Answer
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    ARCHIVE,
+    MEMBERS,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    Stored,
+    digest_of,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A member in its place on this host, and what is there: missing, same, different, or shortened (a certificate without its chain)."""
+
+    member: Member
+    path: str
+    there: str
+
+
+class Restoration:
+    def __init__(self, which: Selector, backend: FileCa, stored: Stored, options: t.Mapping[str, t.Any], check: bool) -> None:
+        self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
+        self._archive = os.path.join(stored.path, ARCHIVE)
+        self._members = read_members(os.path.join(stored.path, MEMBERS))
+        self._aside = options["on_conflict"] == "set_aside"
+        self._set_aside: t.List[Answer] = []
+        self._restored: t.List[Answer] = []
+        self._texts: t.Dict[str, bytes] = {}
+        self._more = False
+        self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
+        self._places: t.Optional[DatabasePlaces] = None
+
+    def carry_out(self) -> Answer:
+        items = self._compared()
+        if self._options["part"] == "configuration":
+            items = [item for item in items if item.member.part == "configuration"]
+            self._refuse([item for item in items if item.there == "different"])
+            self._put_back(items, {})
+            return self._answer(None, None)
+        ours, base, replaced = self._base(items)
+        published = self._published(items)
+        outcome = compare(base, published, self._advance(), self._ca_expires(), self._unique_subject())
+        if outcome.newer:
+            raise KeywardError(
+                "nothing was restored",
+                "; ".join(finding.message for finding in outcome.newer),
+                "Find a newer set, or give advance: auto: the numbers go on beyond them, and revocations are entered again",
+                outcome.newer,
+            )
+        core = ("index", "serial", "crl_number")
+        left = [item for item in items if item.member.part not in core or replaced or item.there == "missing"]
+        left = [item for item in left if item.member.part not in self._further]
+        texts = self._changed_texts(items, ours, base, outcome, replaced)
+        self._put_back(left, texts)
+        return self._answer(outcome, published)
+
+    # --- looking ---
+
+    def _place(self, path: str) -> str:
+        old, new = self._stored.manifest.authority, self._backend
+        if path == old.config_file and new.config_file:
+            return new.config_file
+        if path == old.directory:
+            return new.directory
+        if path.startswith(old.directory.rstrip("/") + "/"):
+            return os.path.join(new.directory, path[len(old.directory.rstrip("/")) + 1 :])
+        return path
+
+    def _compared(self) -> t.List[_Item]:
+        """Every member, read to its end and proved, beside what is in its place."""
+        items = []
+        keys = self._key_places()
+        for member, stream in open_archive(self._archive, self._members):
+            path = self._place(member.path)
+            if path in keys:
+                raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
+            if stream and member.part in ("index", "serial", "crl_number", "attributes"):
+                self._texts[member.part] = stream.read(LARGEST_INDEX)
+            there = _compare(member, path)
+            if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
+                there = "shortened"
+            items.append(_Item(member, path, there))
+        prove_archive(self._archive, self._members)
+        main = self._backend.config_file
+        if main and any(item.path == main and item.there == "same" for item in items):
+            with contextlib.suppress(KeywardError):
+                self._places = DatabasePlaces(self._backend, main)
+        for item in items:
+            self._refuse_outside(item)
+        return items
+
+    def _refuse_outside(self, item: _Item) -> None:
+        """A set is no more trusted than its store. Where the CA's configuration is lost, the set alone says what belongs to it."""
+        if self._places and item.path not in self._places:
+            raise KeywardError(
+                "nothing was restored" if not self._set_aside else f"{item.path} was not put back",
+                f"the set holds {item.path}, which is no place of this CA as its configuration on the host describes it",
+                "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar",
+            )
+
+    def _key_places(self) -> t.Set[str]:
+        try:
+            private_key = self._backend.files().private_key
+        except KeywardError:
+            return set()
+        return {private_key, staged_path(private_key), *(path for _n, path in older_files(private_key))} if private_key else set()
+
+    def _base(self, items: t.Sequence[_Item]) -> t.Tuple[Numbers, Numbers, bool]:
+        """(the database on the host, the one to go on from, whether that is the set's)."""
+        paths = {item.member.part: item.path for item in items}
+        texts = {part: self._texts[part] for part in self._texts}
+        theirs = Numbers(
+            parse_index(texts.get("index", b"").decode("utf-8", "surrogateescape"), "of the set"),
+            parse_number(texts["serial"], "serial of the set") if "serial" in texts else None,
+            parse_number(texts["crl_number"], "crlnumber of the set") if "crl_number" in texts else None,
+        )
+        there = {part: os.path.lexists(paths[part]) for part in self._texts}
+        ours = self._live(paths)
+        different = [
+            item for item in items if item.there == "different" and item.member.part in ("configuration", "attributes", "issued", "request")
+        ]
+        if not there.get("index") or (theirs.rows and not ours.rows and not self._aside):
+            self._refuse(different)
+            # The rows are lost, or those of a CA that ca_install brought back; the numbers may not be: they never go back.
+            numbers = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
+            self._further = {part for part, (our, their) in numbers.items() if their is not None and (our or 0) > their}
+            serial, crl_number = (our if part in self._further else their for part, (our, their) in numbers.items())
+            return ours, replace(theirs, next_serial=serial, next_crl_number=crl_number), True
+        self._more = len(ours.rows) > len(theirs.rows)
+        same = ours == theirs
+        if self._aside:
+            return ours, (ours if same else theirs), not same
+        self._refuse(different)
+        if ours.covers(theirs):
+            return ours, ours, False
+        if theirs.covers(ours):
+            return ours, theirs, True
+        core = [item for item in items if item.member.part in ("index", "serial", "crl_number") and item.there == "different"]
+        self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has")
+        return ours, theirs, True
+
+    def _live(self, paths: t.Mapping[str, str]) -> Numbers:
+        try:
+            return read_numbers(Files("", "", None, None, paths.get("index", ""), paths.get("serial"), paths.get("crl_number")))
+        except KeywardError:
+            if not self._aside:
+                raise
+            return Numbers({}, None, None)  # damaged, and to be set aside
+
+    def _refuse(self, items: t.Sequence[_Item], why: str = "something else is in the place of what the set holds") -> None:
+        if items and not self._aside:
+            paths = ", ".join(item.path for item in items[:5])
+            raise KeywardError(
+                "nothing was restored",
+                f"{why}: {paths}",
+                "Find out which is right. With on_conflict: set_aside the host's files are kept under another name",
+                [Finding("conflict", f"{item.path} holds something else") for item in items[:50]],
+            )
+
+    def _advance(self) -> t.Any:
+        given = self._options.get("advance")
+        return {name: int(value, 16) for name, value in given.items()} if isinstance(given, dict) else given
+
+    def _unique_subject(self) -> bool:
+        """As openssl ca decides it: by the file beside the database, else by the configuration, else yes."""
+        config_file = self._backend.config_file
+        text = self._texts.get("attributes", b"").decode("utf-8", "replace")
+        with contextlib.suppress(KeywardError, FileNotFoundError):
+            if not text and config_file:
+                config, files = OpensslConfig(config_file, self._backend.directory), self._backend.files()
+                text = f"unique_subject = {config.get(files.section, 'unique_subject') or 'yes'}"
+        found = re.search(r"^\s*unique_subject\s*=\s*(\S)", text, re.MULTILINE)
+        return not (found and found.group(1) in "fFnN0")
+
+    def _ca_expires(self) -> str:
+        text = self._stored.manifest.generations[-1].not_after
+        return index_time(parse_time(text))
+
+    def _published(self, items: t.Sequence[_Item]) -> Published:
+        """What the controller read, and certificates that lie on the host though the set does not know them."""
+        given = self._options["published"]
+        issued = [Issued(int(serial, 16), expires, subject, where) for serial, expires, subject, where in given["issued"]]
+        folders = {os.path.dirname(item.path) for item in items if item.member.part == "issued"}
+        seen = {item.path for item in items}
+        signers = [_x509.load(generation.certificate) for generation in self._stored.manifest.generations]
+        for folder in sorted(folders):
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(folder)):
+                    path = os.path.join(folder, name)
+                    if path not in seen and name.endswith(".pem"):
+                        issued += issued_in(path, signers)
+        return Published(
+            [int(number, 16) for number in given["crl_numbers"]],
+            [Revocation(int(serial, 16), at, why) for serial, at, why in given["revocations"]],
+            issued,
+            given["compared"],
+        )
+
+    # --- writing ---
+
+    def _changed_texts(
+        self, items: t.Sequence[_Item], ours: Numbers, base: Numbers, outcome: Outcome, replaced: bool
+    ) -> t.Dict[str, bytes]:
+        """The contents of the database's files where they are to be other than the set's or the host's; by part."""
+        texts = {}
+        result = outcome.numbers
+        if result.rows != base.rows:
+            source = (
+                self._texts.get("index", b"")
+                if replaced
+                else read_file(next(item.path for item in items if item.member.part == "index"), "the database", LARGEST_INDEX)
+            )
+            texts["index"] = index_text(source, base, result)
+        if result.next_serial != base.next_serial:
+            texts["serial"] = f"{even_hex(result.next_serial or 0)}\n".encode("ascii")
+        if result.next_crl_number != base.next_crl_number:
+            texts["crl_number"] = f"{even_hex(result.next_crl_number or 0)}\n".encode("ascii")
+        return texts
+
+    def _put_back(self, items: t.Sequence[_Item], texts: t.Mapping[str, bytes]) -> None:
+        """What only adds comes first; the database itself comes last, so that a killed run has taken nothing away."""
+        core = ("index", "serial", "crl_number")
+        wanted = {}
+        for item in items:
+            missing = item.there in ("missing", "shortened")
+            replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
+            if item.member.part in ("companion", "crl"):
+                replacing = replacing and self._aside
+            if missing or (replacing and (item.member.part in core or self._aside)):
+                wanted[item.member.path] = item
+        changed = {part: data for part, data in texts.items() if part in core}
+        for item in wanted.values():
+            self._restored.append({"path": item.path, "part": _part(item.member.part)})
+        for part in changed:
+            path = self._core_path(part)
+            if path not in [one["path"] for one in self._restored]:
+                self._restored.append({"path": path, "part": "database"})
+        if self._check:
+            self._set_aside = [{"path": i.path, "kept_as": None} for i in wanted.values() if i.there == "different" and self._aside]
+            return
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = ""
+        try:
+            late: t.List[t.Tuple[str, str, Member]] = []
+            directories = []
+            for member, stream in open_archive(self._archive, self._members) if wanted else ():
+                if member.path not in wanted:
+                    continue
+                item = wanted[member.path]
+                path = item.path
+                self._refuse_outside(item)  # once more: what was written meanwhile may be a link
+                if member.type == "directory":
+                    made = make_directories(path, int(member.mode, 8))
+                    if made:
+                        owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
+                        set_owner_and_mode(path, int(member.mode, 8), *owner, os.O_DIRECTORY)
+                        directories.append(item)
+                    continue
+                make_directories(os.path.dirname(path), 0o755)
+                if item.there == "different" and self._aside:
+                    self._set_aside.append({"path": path, "kept_as": move_aside(path, when)})
+                if member.type == "link":
+                    os.symlink(t.cast(str, member.target), path)
+                    if os.geteuid() == 0:
+                        os.chown(path, *_owner(member), follow_symlinks=False)
+                    continue
+                staged = _staged(path, stream, member, changed.pop(member.part, None) if member.part in core else None)
+                if member.part in core:
+                    late.append((staged, path, member))
+                else:
+                    _take_place(staged, path, item.there in ("different", "shortened"))
+            for part, data in changed.items():
+                path = self._core_path(part)
+                like = next(member for member in self._members if member.part == part)
+                late.append((_staged(path, None, like, data), path, like))
+            order = {"index": 0, "crl_number": 1, "serial": 2}
+            # The numbers go on before the rows do: a run killed in between hands out no number twice.
+            for staged, path, _member in sorted(late, key=lambda one: -order[one[2].part]):
+                _take_place(staged, path, True)
+            for item in reversed(directories):
+                os.utime(item.path, ns=(item.member.mtime, item.member.mtime), follow_symlinks=False)
+        except OSError as exc:
+            raise KeywardError(
+                f"{path} could not be put back",
+                os_cause(exc),
+                "Put that right and run the task again: it goes on where it stopped, and what was set aside is still there",
+            ) from exc
+
+    def _core_path(self, part: str) -> str:
+        return self._place(next(member.path for member in self._members if member.part == part))
+
+    def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> Answer:
+        manifest = self._stored.manifest
+        advisories = []
+        if self._more and not self._aside:
+            advisories.append(Finding("database_newer", "the database on the host has entries that the set lacks; they stay"))
+        if self._further:
+            text = "the numbers on the host are beyond the set's and stay; what was issued or revoked in between may be missing"
+            advisories.append(Finding("numbers_newer", text))
+        if outcome and outcome.entered:
+            advisories.append(Finding("certificates_reentered", f"{outcome.entered} certificates that the set lacked were entered"))
+        if published is not None and not published.compared:
+            advisories.append(
+                Finding(
+                    "published_not_compared",
+                    f"nothing published was compared: what was issued or revoked after {manifest.as_of} may be missing",
+                )
+            )
+        if manifest.authority.directory != self._backend.directory:
+            advisories.append(
+                Finding("moved", f"the CA was in {manifest.authority.directory}: its configuration may still say so, it was not changed")
+            )
+        numbers = outcome.numbers if outcome else None
+        advanced = {name: hex_or_none(number) for name, number in outcome.advanced.items()} if outcome else {}
+        return {
+            "changed": bool(self._restored),
+            "restored": self._restored,
+            "set_aside": self._set_aside,
+            "next_serial": hex_or_none(numbers.next_serial) if numbers else manifest.state.next_serial,
+            "next_crl_number": hex_or_none(numbers.next_crl_number) if numbers else manifest.state.next_crl_number,
+            "advanced": advanced if any(advanced.values()) else None,
+            "reentered": [
+                {"serial": even_hex(one.serial), "revoked_at": one.at, "reason": one.reason}
+                for one in (outcome.reentered if outcome else ())
+            ],
+            "advisories": [advisory.as_result() for advisory in advisories],
+        }
+
+
+def _part(part: str) -> str:
+    return "database" if part in ("index", "serial", "crl_number", "attributes", "companion") else part
+
+
+def _compare(member: Member, path: str) -> str:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return "missing"
+    if member.type == "directory":
+        return "same" if os.path.isdir(path) else "different"
+    if member.type == "link":
+        return "same" if stat.S_ISLNK(status.st_mode) and os.readlink(path) == member.target else "different"
+    if not os.path.isfile(path):
+        return "different"
+    if os.path.getsize(path) != member.size:
+        return "different"
+    return "same" if digest_or_none(path) == member.sha256 else "different"
+
+
+def _lacks_chain(path: str, whole: bytes) -> bool:
+    """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
+    certificates = pem_certificates(whole)
+    return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]
+
+
+def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
+    """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
+    try:
+        parsed = _x509.load(read_file(path, "the certificate"))
+    except (KeywardError, ValueError, FileNotFoundError):
+        return []
+    if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
+        return []
+    expires = index_time(_x509.validity(parsed)[1])
+    return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
+
+
+def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, data: t.Optional[bytes]) -> str:
+    """A file whole beside its place; its name. Raises OSError."""
+    make_directories(os.path.dirname(path), 0o755)
+    staged = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            if data is not None:
+                out.write(data)
+            else:
+                for piece in iter(lambda: t.cast(t.IO[bytes], stream).read(_CHUNK), b""):
+                    out.write(piece)
+            out.flush()
+            # Not by its name: whoever owns the directory may give that to another file meanwhile.
+            uid, gid = _owner(member)
+            if os.geteuid() == 0:
+                os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, int(member.mode, 8) & 0o777)
+            if data is None:
+                os.utime(descriptor, ns=(member.mtime, member.mtime))
+            os.fsync(descriptor)
+        if data is None and digest_of(staged) != member.sha256:
+            raise OSError(5, "the file does not hold what was written")
+    except BaseException:
+        os.unlink(staged)
+        raise
+    return staged
+
+
+def _owner(member: Member) -> t.Tuple[int, int]:
+    import grp
+    import pwd
+
+    uid, gid = member.uid, member.gid
+    with contextlib.suppress(KeyError):
+        uid = pwd.getpwnam(member.owner).pw_uid
+    with contextlib.suppress(KeyError):
+        gid = grp.getgrnam(member.group).gr_gid
+    return uid, gid
+
+
+def _take_place(staged: str, path: str, replacing: bool) -> None:
+    try:
+        if replacing:
+            os.replace(staged, path)
+        else:
+            os.link(staged, path, follow_symlinks=False)
+            os.unlink(staged)
+        sync_directory(os.path.dirname(path))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staged)
+        raise
