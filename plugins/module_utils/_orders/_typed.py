@@ -155,9 +155,12 @@ def _text(value: t.Any, where: str, bounds: t.Tuple[t.Any, ...] = ()) -> str:
 
 
 def _bytes(value: t.Any, where: str, bounds: t.Tuple[t.Any, ...]) -> bytes:
+    bound = _most(bounds, MOST_BYTES)
     _expect(isinstance(value, str), where, "it is no text")
-    _expect(len(value) <= _most(bounds, MOST_BYTES) * 4 // 3 + 4, where, "it is too long")
+    _expect(len(value) <= bound * 4 // 3 + 4, where, "it is too long")
     try:
-        return binascii.a2b_base64(value.encode("ascii"))
+        data = binascii.a2b_base64(value.encode("ascii"))
     except ValueError:
         raise Misshapen(where, "it is no base64") from None
+    _expect(len(data) <= bound, where, "it is too long")
+    return data
