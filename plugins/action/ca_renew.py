@@ -4,8 +4,119 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._lifecycle_flows import CaRenew
+import typing as t
+from datetime import datetime, timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
+    given_certificates,
+    lost_key,
+    refuse_endless,
+    refuse_short_answer,
+    refuse_unusable_key,
+    refuse_wrong_answer,
+    renewal_reasons,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import RenewedMeanwhile, Result, Task, findings
 
 
-class ActionModule(CaRenew):
-    pass
+class ActionModule(Task):
+    NAME, ARGUMENTS = "ca_renew", _arguments.CA_RENEW
+
+    def perform(self) -> Result:
+        if all(self.options[name] is None for name in ("remaining_days", "issued_before", "certificate")):
+            raise KeywardError(
+                "ca_renew can't run",
+                "it was not told when a renewal is due",
+                "Give remaining_days or issued_before: a renewal makes both untrue, so that no later run renews again",
+            )
+        try:
+            result = self._renewed_if_due(self.look())
+        except RenewedMeanwhile:  # by another run, which may have made the conditions untrue
+            result = self._renewed_if_due(self.look())
+        if self._task.diff:
+            now = "".join(f"generation {one['index']}: {one['fingerprints']['sha256']}\n" for one in result["generations"])
+            what = "renewed\n" if result["renewed"] else "a request is pending\n" if result["pending"] else ""
+            result["diff"] = {"before": "" if result["changed"] and not self._check else now, "after": now + (what if self._check else "")}
+        return result
+
+    def _renewed_if_due(self, told: Told) -> Result:
+        if told.abilities.keys_in_hand:
+            refuse_unusable_key(told.generations[-1])
+        if self.options["days"] is not None and not told.abilities.takes_days:
+            raise _adcs.no_days()
+        root = _x509.is_self_signed(_x509.load(told.generations[-1].certificate))
+        waiting = told.pending_request if told.pending_request and told.pending_request.answerable and not root else None
+        order, reasons = self._decided(told, root, waiting)
+        if order is None:
+            return {
+                "changed": False,
+                **self.shown(told),
+                "due": False,
+                "renewed": False,
+                "pending": waiting is not None,
+                "request": waiting.request if waiting else None,
+                "request_file": waiting.path if waiting else None,
+                "reasons": [],
+            }
+        done: Changed = self.completed(self.send(order, Changed))
+        renewed = done.changed and not done.pending
+        if renewed and not self._check and not told.abilities.takes_days:
+            _adcs.refuse_endless(renewal_reasons(done.generations[-1], self.options, _adcs.backdated(told)))
+        return {
+            "changed": done.changed,
+            **self.shown(done),
+            "due": True,
+            "renewed": renewed,
+            "pending": done.pending,
+            "request": done.request,
+            "request_file": done.request_file,
+            "reasons": findings(reasons),
+        }
+
+    def _decided(self, told: Told, root: bool, waiting: PendingRequest | None) -> tuple[Renew | Answer | None, list[Finding]]:
+        """What the host is to do, and why; None where nothing is due. Raises KeywardError."""
+        current, given = told.generations[-1], self.options["certificate"]
+        renew = Renew(current.sha256, self.options["reuse_key"], self.options["days"])
+        answer = None if given is None or root else generation_of(given_certificates(given)[0])
+        known = answer is not None and answer.sha256 in {generation.sha256 for generation in told.generations}
+        complete = next((generation for generation in told.generations if generation.index > current.index), None)
+        # A certificate that was put in place, and of which the CA does not know yet, needs no other answer.
+        if told.unfinished and (answer is None or known or complete or not waiting):
+            text = f"{complete.label} was complete and not in its place" if complete else ""
+            text = text or f"a renewal of {current.label} was begun and not finished"
+            return renew, [Finding("unfinished_renewal", text, (complete or current).sha256)]
+        if given is not None and root:
+            raise KeywardError(
+                f"the CA {current.subject} can't be renewed",
+                "a certificate was given, and this is a root: it signs its own",
+                "Leave certificate out",
+            )
+        if answer and not known:
+            if waiting is None:
+                raise KeywardError(
+                    "the certificate was not put in place",
+                    "this CA has no pending request that it could answer",
+                    "Run ca_renew without it first",
+                )
+            refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, waiting.subject or current.subject)
+            refuse_short_answer(answer, self.options["remaining_days"])
+            return Answer(current.sha256, t.cast(str, given)), [Finding("answered", f"{answer.label} answers the request", answer.sha256)]
+        if answer or waiting:
+            if waiting and waiting.lacks_key and not answer:
+                raise lost_key(current.subject, str(waiting.path), waiting.lacks_key)
+            return None, []
+        reasons = renewal_reasons(current, self.options, _adcs.backdated(told))
+        if not reasons:
+            return None, []
+        begin, (start, end) = now(), _x509.validity(_x509.load(current.certificate))
+        days = self.options["days"]
+        known_end = root and told.abilities.takes_days
+        refuse_endless(current, self.options, begin, begin + (timedelta(days=days) if days else end - start) if known_end else datetime.max)
+        return renew, reasons

@@ -111,6 +111,8 @@ function Get-AdcsArgumentSpec {
                     private_key_passphrase = @{ type = 'str'; no_log = $true }
                 }
             }
+            # What the documentation of ca_renew says is required; the order says it once more.
+            reuse_key = @{ type = 'bool' }
             controller = @{ type = 'str'; no_log = $true }
         }
         supports_check_mode = $true

@@ -24,6 +24,10 @@ class NothingThere(KeywardError):
     """Nothing tells which authority this is: its configuration or its current certificate does not exist, or the latter is damaged."""
 
 
+class RenewedMeanwhile(KeywardError):
+    """The newest generation is another than the one that an order was decided on. Nothing was changed."""
+
+
 @dataclass(frozen=True)
 class Older:
     """An older generation, as a user states it. The private key file is None where its key is lost."""

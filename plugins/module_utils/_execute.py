@@ -17,7 +17,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, RenewedMeanwhile, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
@@ -35,6 +35,14 @@ _SELECTING = ("backend", "config_file", "directory", "name", "certificate_file",
 def run(argument_spec: t.Dict[str, t.Any], *orders: t.Any) -> None:
     """The whole of a module that carries out C(Look) and these orders: arguments, one order, one answer."""
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    answer = answered(module.params, orders, module.check_mode)
+    if answer.get("failed"):
+        module.fail_json(**answer)
+    module.exit_json(**answer)
+
+
+def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check: bool) -> t.Dict[str, t.Any]:
+    """What a module answers. C(parameters): its arguments, validated."""
     failure: t.Dict[str, t.Any] = {}
     try:
         if CRYPTOGRAPHY_VERSION < 36:
@@ -43,15 +51,15 @@ def run(argument_spec: t.Dict[str, t.Any], *orders: t.Any) -> None:
                 f"its Python, {sys.executable}, has no cryptography package of release 36 or newer",
                 "Install it (python3-cryptography), or let ansible_python_interpreter name a Python that has it",
             )
-        document = json.loads(base64.b64decode(module.params["controller"])) if module.params["controller"] else {"order": Look.NAME}
+        document = json.loads(base64.b64decode(parameters["controller"])) if parameters["controller"] else {"order": Look.NAME}
         kind = next(each for each in (Look, *orders) if document["order"] == each.NAME)
-        backend = _backends.find(_selector(module.params, document))
+        backend = _backends.find(_selector(parameters, document))
         failure["abilities"] = dump(backend.ABILITIES)
-        answer = perform(backend, parse(kind, document), module.check_mode)
+        return {"changed": False, **dump(perform(backend, parse(kind, document), check))}
     except KeywardError as exc:
-        reasons = [finding.as_result() for finding in exc.findings]
-        module.fail_json(msg=str(exc), reasons=reasons, nothing_there=isinstance(exc, NothingThere), **failure)
-    module.exit_json(**{"changed": False, **dump(answer)})
+        failure["reasons"] = [finding.as_result() for finding in exc.findings]
+        what = {"nothing_there": isinstance(exc, NothingThere), "renewed_meanwhile": isinstance(exc, RenewedMeanwhile)}
+        return {**failure, "failed": True, "msg": str(exc), **what}
 
 
 def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:

@@ -1,18 +1,21 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: bounded reads and two-stage writes; may change in any release."""
+"""Private to keyward.pki: bounded reads, two-stage writes and locks; may change in any release."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
+import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 
 LARGEST_FILE = 16 * 1024 * 1024
+LONGEST_WAIT = 60  # seconds, for a lock
 
 
 def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
@@ -37,6 +40,50 @@ def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
     if len(data) > limit:
         raise KeywardError(f"{what} {path} can't be read", f"it is larger than {limit} bytes", "Check that this is the right file")
     return data
+
+
+def read_if_there(path: str, what: str, limit: int = LARGEST_FILE) -> t.Optional[bytes]:
+    """As C(read_file), None where there is nothing. Raises KeywardError."""
+    try:
+        return read_file(path, what, limit)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def locked(directories: t.Iterable[str], what: str) -> t.Iterator[t.Tuple[int, ...]]:
+    """Keeps other runs from changing what is in these directories; those that don't exist are left out. C(what) says what fails.
+
+    Waits C(LONGEST_WAIT) at most. Yields the descriptors: a program that inherits them holds the locks until it ends, too.
+    """
+    import fcntl
+
+    held: t.List[int] = []
+    deadline = time.monotonic() + LONGEST_WAIT
+    try:
+        # Each once, in one order for all runs: none waits for a lock while it holds one that the other waits for.
+        for directory in sorted({os.path.realpath(directory) for directory in directories}):
+            try:
+                held.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                remedy = "Let the user that runs this task read it (become)"
+                raise KeywardError(what, f"the directory {directory} can't be locked: {os_cause(exc)}", remedy) from exc
+            while True:
+                try:
+                    fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    pass
+                if time.monotonic() > deadline:
+                    why = f"another run has been at work in {directory} for more than {LONGEST_WAIT} seconds"
+                    raise KeywardError(what, why, "Wait until it has ended, and run the task again")
+                time.sleep(0.1)
+        yield tuple(held)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def write_new(path: str, data: bytes, mode: t.Optional[int], owner: int = -1, group: int = -1) -> None:
@@ -173,6 +220,19 @@ def _nameless(directory: str) -> t.Optional[t.BinaryIO]:
 
 def _link_to(stream: t.BinaryIO) -> str:
     return f"/proc/self/fd/{stream.fileno()}"
+
+
+def put_new(path: str, data: bytes, mode: int, owner: t.Optional[str] = None, group: t.Optional[str] = None) -> None:
+    """A whole new file of this owner and group. Raises KeywardError, also where one is there."""
+    uid, gid = owner_numbers(owner, group, f"{path} was not written")
+    try:
+        staged = StagedFile(path, data, mode, uid, gid)
+        try:
+            staged.commit()
+        finally:
+            staged.discard()
+    except OSError as exc:
+        raise KeywardError(f"{path} was not written", os_cause(exc), "Put that right and run the task again: nothing was replaced") from exc
 
 
 def move_aside(path: str, when: str) -> str:

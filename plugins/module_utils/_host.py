@@ -79,7 +79,7 @@ def facts(reading: Facts) -> Answer:
 
 
 def _shown(pending: t.Optional[PendingRequest]) -> t.Optional[Answer]:
-    return {name: value for name, value in vars(pending).items() if name != "request"} if pending else None
+    return {name: getattr(pending, name) for name in ("path", "subject", "public_key_sha256")} if pending else None
 
 
 def read_authority(which: Selector, request: Request, check: bool) -> Answer:

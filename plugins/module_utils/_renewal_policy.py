@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: when a CA is to be renewed, and which certificate answers its request; may change in any release.
 
-No files and no Ansible here: hosts whose CA consists of files decide by this, and the controller does for Windows hosts.
+No files and no Ansible here: the controller decides by this, whatever software runs the CA.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
-from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
 try:
@@ -55,6 +55,28 @@ def refuse_endless(current: Generation, conditions: t.Mapping[str, t.Any], start
             f"{what}: each run would renew it again",
             "Give conditions that the renewal makes untrue: fewer remaining_days, or more days; a time in the past as issued_before",
         )
+
+
+def refuse_unusable_key(current: Generation) -> None:
+    """Raise KeywardError unless the private key is in hand. The new one is made and kept like it."""
+    refusal = None
+    if current.exportable is False:
+        refusal = ("its private key is in a token", "Renew it with the tools of the token, and keep the old certificate as cacert.<n>.pem")
+    elif current.private_key == "missing":
+        refusal = ("its private key is missing", "Put it back first (ca_key_restore)")
+    elif current.private_key != "present" or current.key_place is None:
+        refusal = ("its private key can't be used", "Give private_key_passphrase, or become a user that may read the key")
+    if refusal:
+        raise KeywardError(f"the CA {current.subject} can't be renewed", *refusal)
+
+
+def lost_key(subject: str, request: str, private_key: str) -> KeywardError:
+    """A request without its private key would be pending for ever: no answer to it can be used."""
+    return KeywardError(
+        f"the CA {subject} can't be renewed",
+        f"the request {request} waits for its answer, and its private key is not in {private_key}",
+        "Put that key back. If it is lost, move the request away, and the renewal begins again",
+    )
 
 
 def _time(text: str) -> datetime:
@@ -103,4 +125,14 @@ def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
     if why:
         raise KeywardError(
             "the certificate was not put in place", why, "Have the parent CA sign the pending request again, as that of a CA"
+        )
+
+
+def refuse_short_answer(answer: Generation, remaining_days: t.Optional[int]) -> None:
+    """Raise KeywardError where the answer would leave the condition of the renewal true."""
+    if remaining_days is not None and parse_time(answer.not_after) - now() < timedelta(days=remaining_days):
+        raise KeywardError(
+            "the certificate was not put in place",
+            f"it is valid until {answer.not_after}, fewer than remaining_days ({remaining_days}): each run would renew the CA again",
+            "Give fewer remaining_days. Or have the parent CA revoke it, and sign the same request for more days",
         )

@@ -229,12 +229,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_RENEW
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
-from ansible_collections.keyward.pki.plugins.module_utils._lifecycle import renew
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Renew
 
 
 def main() -> None:
-    run(CA_RENEW, renew)
+    run(CA_RENEW, Renew, Answer)
 
 
 if __name__ == "__main__":

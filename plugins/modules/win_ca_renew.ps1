@@ -9,4 +9,10 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_service
 
 $session = Start-AdcsModule -Name ca_renew -Arguments $args
-Complete-AdcsModule -Session $session -Work { Update-AdcsAuthority -Session $session }
+Complete-AdcsModule -Session $session -Work {
+    $session.Request['renew'] = $session.Request['order'] -ne 'look'
+    $answer = Update-AdcsAuthority -Session $session
+    $answer['own'] = $answer['adcs']
+    $answer['abilities'] = @{ keys_in_hand = $false; takes_days = $false }
+    $answer
+}

@@ -8,19 +8,15 @@ from __future__ import annotations
 import base64
 import re
 import typing as t
-from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
-    refuse_endless,
     refuse_wrong_answer,
-    renewal_reasons,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
@@ -85,93 +81,6 @@ class LifecycleFlow(Flow):
 
     def _shaped(self, answer: Result) -> Result:
         return {**_facts(answer, self._host), **{name: answer[name] for name in self.RETURNED if name in answer}}
-
-
-class CaRenew(LifecycleFlow):
-    NAME, ARGUMENTS = "ca_renew", _arguments.CA_RENEW
-    RETURNED = ("due", "renewed", "pending", "request", "request_file", "reasons")
-
-    def perform(self) -> Result:
-        asked = {name: self.options[name] for name in ("reuse_key", "remaining_days", "issued_before", "days", "certificate")}
-        if asked["remaining_days"] is None and asked["issued_before"] is None and asked["certificate"] is None:
-            raise KeywardError(
-                "ca_renew can't run",
-                "it was not told when a renewal is due",
-                "Give remaining_days or issued_before: a renewal makes both untrue, so that no later run renews again",
-            )
-        answer = self.on_host(asked)
-        result = self._shaped(self._renewed_by_windows(answer, asked) if answer.get("undecided") else answer)
-        if self._task.diff:
-            now = "".join(f"generation {one['index']}: {one['fingerprints']['sha256']}\n" for one in result["generations"])
-            what = "renewed\n" if result["renewed"] else "a request is pending\n" if result["pending"] else ""
-            result["diff"] = {"before": "" if result["changed"] and not self._check else now, "after": now + (what if self._check else "")}
-        return result
-
-    def _renewed_by_windows(self, answer: Result, asked: Result) -> Result:
-        """A Windows host says what there is and does what it is told: whether a renewal is due is decided here."""
-        if asked["days"] is not None:
-            raise KeywardError(
-                "the CA can't be renewed",
-                "on Windows days can't be given: the CA takes the validity of its renewed certificate from CAPolicy.inf",
-                "Set RenewalValidityPeriod and RenewalValidityPeriodUnits there, and leave days out",
-            )
-        current = live_of(answer, self._host).generations[-1]
-        state: Result = {"due": False, "renewed": False, "pending": False, "request": None, "request_file": None, "reasons": []}
-        waiting = answer["pending_request"]
-        if waiting:
-            state.update(pending=True, request=waiting["request"], request_file=waiting["path"])
-        order: Result = {"renew": True, "reuse_key": asked["reuse_key"], "certificate": None}
-        if asked["certificate"] is not None:
-            given = generation_of(given_certificates(asked["certificate"])[0])
-            known = given.sha256 in {Generation.from_json(shape).sha256 for shape in answer["generations"]}
-            if known and not answer["unfinished"]:
-                return {**answer, **state}
-            # What was put in place, and the restart is missing: the CA may not know it before that.
-            if not known and (waiting or not answer["unfinished"]):
-                self._refuse_wrong_answer(given, waiting, current)
-                order["certificate"] = asked["certificate"]
-        if order["certificate"] is not None:
-            reasons = [Finding("answered", f"{given.label} answers the request", given.sha256)]
-        elif answer["unfinished"]:
-            text = f"a renewal of {current.label} was begun and not finished"
-            reasons = [Finding("unfinished_renewal", text, current.sha256)]
-        else:
-            skew = timedelta(minutes=answer["adcs"]["clock_skew_minutes"])
-            reasons = [] if waiting else renewal_reasons(current, asked, skew)
-            if reasons:
-                refuse_endless(current, asked, now(), datetime.max)
-        if not reasons:
-            return {**answer, **state}
-        state.update(due=True, reasons=[reason.as_result() for reason in reasons])
-        if self._check:
-            root = _x509.is_self_signed(_x509.load(current.certificate))
-            return {**answer, **state, "changed": True, "renewed": root or order["certificate"] is not None}
-        done = self.on_host(order)
-        state.update(pending=done["pending"], request=done["request"], request_file=done["request_file"])
-        if not done["pending"]:
-            self._refuse_endless_on_windows(live_of(done, self._host).generations[-1], asked, done)
-        return {**done, **state, "renewed": not done["pending"]}
-
-    def _refuse_endless_on_windows(self, renewed: Generation, asked: Result, done: Result) -> None:
-        """The CA alone decides for how long its certificate is valid: that it left the condition true is seen only now."""
-        still = renewal_reasons(renewed, asked, timedelta(minutes=done["adcs"]["clock_skew_minutes"]))
-        if still:
-            raise KeywardError(
-                "the CA was renewed, and would be again by the next run",
-                "; ".join(reason.message for reason in still),
-                "Before that, give fewer remaining_days, or set RenewalValidityPeriod in CAPolicy.inf",
-                still,
-            )
-
-    def _refuse_wrong_answer(self, given: Generation, waiting: Result | None, current: Generation) -> None:
-        facts = request_facts(waiting) if waiting else None
-        if facts is None:
-            raise KeywardError(
-                "the certificate was not put in place",
-                "this CA has no pending request that it could answer",
-                "Run ca_renew without it first",
-            )
-        refuse_wrong_answer(given, facts["public_key_sha256"] or given.public_key_sha256, facts["subject"] or current.subject)
 
 
 class CaSign(LifecycleFlow):

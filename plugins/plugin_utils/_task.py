@@ -10,6 +10,7 @@ code sees it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import typing as t
@@ -22,7 +23,14 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, dump, parse
-from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+except ImportError:  # the modules say which library is missing
+    pass
 
 Result = dict[str, t.Any]
 Answer = t.TypeVar("Answer")
@@ -32,6 +40,10 @@ class NothingOnHost(KeywardError):
     """Nothing of the authority is on the host. C(abilities): of the software that would run it there."""
 
     abilities = Abilities()
+
+
+class RenewedMeanwhile(KeywardError):
+    """What an order was decided on is no longer the newest generation. Nothing was changed: look again."""
 
 
 class Task(ActionBase):  # type: ignore[misc]
@@ -105,7 +117,7 @@ class Task(ActionBase):  # type: ignore[misc]
         return t.cast(Told, self.completed(self.send(Look(), Told, place)))
 
     def completed(self, told: t.Any) -> t.Any:
-        """An answer that tells an authority, with what only the controller knows: its inventory host, and what its certificates say.
+        """An answer that tells an authority, with what is known here only: its inventory host, and what certificates and request say.
 
         Raises NothingOnHost where a CA is configured and none of its certificates is there.
         """
@@ -119,7 +131,18 @@ class Task(ActionBase):  # type: ignore[misc]
             error = NothingOnHost(f"the CA {who.name} can't be read", *why)
             error.abilities = told.abilities
             raise error
+        if isinstance(told, Told) and told.pending_request:
+            told = replace(told, pending_request=_read(told.pending_request))
         return replace(told, authority=who)
+
+    @staticmethod
+    def shown(told: t.Any) -> Result:
+        """An authority in the shape of all results."""
+        return {
+            "authority": told.authority.as_result() if told.authority else None,
+            "generations": [generation.as_result() for generation in told.generations],
+            "advisories": findings(told.advisories),
+        }
 
     def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None) -> Answer:
         """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said."""
@@ -142,8 +165,8 @@ class Task(ActionBase):  # type: ignore[misc]
         self._refuse_unguarded_transport()
         secret = {name: self.options[name] for name in ("private_key_passphrase", "older") if self.options.get(name) is not None}
         document = json.dumps({**dump(order), **secret, "order": order.NAME})
-        # The implementations of a name share the options that say which CA; all else is in the order.
-        told = {*_arguments.WHICH_AUTHORITY}
+        # The implementations of a name share the options that say which CA, and what is required; all else is in the order.
+        told = {*_arguments.WHICH_AUTHORITY, *(name for name, option in self.ARGUMENTS.items() if option.get("required"))}
         arguments = {name: value for name, value in self._task.args.items() if name in told and name not in self.SECRETS}
         arguments.update(place or {})
         arguments["controller"] = base64.b64encode(document.encode("utf-8")).decode("ascii")
@@ -160,7 +183,7 @@ class Task(ActionBase):  # type: ignore[misc]
     def _said(self, answer: Result) -> KeywardError:
         if "nothing_there" in answer:
             failure = parse(Failure, answer)
-            kind = NothingOnHost if failure.nothing_there else KeywardError
+            kind = NothingOnHost if failure.nothing_there else RenewedMeanwhile if failure.renewed_meanwhile else KeywardError
             error = kind.quoted(failure.msg, failure.reasons)
             if isinstance(error, NothingOnHost):
                 error.abilities = failure.abilities
@@ -204,6 +227,16 @@ class Task(ActionBase):  # type: ignore[misc]
             raise KeywardError(
                 "nothing was sent to the host", why, "Use ssh, local, or for Windows ansible-core 2.19 or newer; become with sudo"
             )
+
+
+def _read(pending: PendingRequest) -> PendingRequest:
+    """With what the request itself says, where the host left it to the controller to read it."""
+    if pending.subject is None and pending.request:
+        with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+            request = x509.load_pem_x509_csr(pending.request.encode("utf-8"))
+            key = public_key_sha256(request.public_key())
+            return replace(pending, subject=request.subject.rfc4514_string(), public_key_sha256=key)
+    return pending
 
 
 def findings(*groups: t.Iterable[Finding]) -> list[Result]:

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.action import ca_renew
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Older, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import ca_request, subject_name
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from support.fake_host import FakeHost
 from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl
 from tools import require_tool
@@ -47,7 +49,18 @@ def which(ca: OpensslCa | Path) -> Selector:
 def renew(ca: OpensslCa | Path, *, check: bool = False, **request: Any) -> dict[str, Any]:
     days = next(LONGER)
     always = {"remaining_days": None if "certificate" in request else days, "issued_before": None, "days": days + 500, "certificate": None}
-    return _lifecycle.renew(which(ca), {**always, "reuse_key": False, **request}, check)
+    place = {"config_file": which(ca).config_file, "private_key_passphrase": which(ca).private_key_passphrase}
+    return ended_well(FakeHost().run(ca_renew.ActionModule, {**place, **always, "reuse_key": False, **request}, check=check))
+
+
+def ended_well(result: dict[str, Any]) -> dict[str, Any]:
+    if result.get("failed"):
+        raise Failed(result["msg"])
+    return result
+
+
+class Failed(Exception):
+    """A task that failed, with its message."""
 
 
 def install(directory: Path, *, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def state(directory: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def refused(call: Any) -> str:
-    with pytest.raises(KeywardError) as caught:
+    with pytest.raises((KeywardError, Failed)) as caught:
         call()
     return str(caught.value)
 
@@ -157,12 +170,11 @@ def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> 
 def test_where_older_generations_are_stated_nothing_is_renewed(tmp_path: Path) -> None:
     """The current one would not be among them afterwards: no key backup and no CRL would know it."""
     ca = OpensslCa(tmp_path / "ca")
-    stated = Selector(config_file=str(ca.config_file), older=tuple(Older(str(path)) for path in ca.renew_keeping()[:1]))
+    older = [{"certificate_file": str(path)} for path in ca.renew_keeping()[:1]]
     before = state(ca.directory)
-    request = {"remaining_days": 1, "issued_before": None, "days": 20_000, "certificate": None, "reuse_key": True}
-    assert not _lifecycle.renew(stated, request, False)["changed"]
+    assert not renew(ca, older=older, remaining_days=1)["changed"]
     for check in (True, False):
-        message = refused(lambda check=check: _lifecycle.renew(stated, {**request, "remaining_days": 10_000}, check))
+        message = refused(lambda check=check: renew(ca, check=check, older=older))
         assert "leave the option older out" in message and state(ca.directory) == before
 
 

@@ -573,10 +573,10 @@ def test_pending_request(ca: OpensslCa, tmp_path: Path) -> None:
         shutil.copy(_request(ca, tmp_path, tmp_path / "new.key", "/CN=Somebody else"), place)
         assert read(ca).pending_request is None
         shutil.copy(_request(ca, tmp_path, tmp_path / "new.key"), place)
-        assert read(ca).pending_request == PendingRequest(str(place), **expected)
+        assert read(ca).pending_request == PendingRequest(str(place), answerable=False, **expected)
         openssl("req", "-in", place, "-outform", "DER", "-out", tmp_path / "der")
         shutil.copy(tmp_path / "der", place)
-        assert read(ca).pending_request == PendingRequest(str(place), **expected)
+        assert read(ca).pending_request == PendingRequest(str(place), answerable=False, **expected)
         place.write_text("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")
 
 

@@ -8,16 +8,23 @@ A backend of such a CA derives from C(FileCa) and answers where its files are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, GenerationFiles, absolute, request_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
+    Files,
+    GenerationFiles,
+    absolute,
+    request_path,
+    staged_path,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
@@ -27,6 +34,9 @@ try:
     from cryptography.exceptions import UnsupportedAlgorithm
 except ImportError:  # the modules say which library is missing
     pass
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
@@ -59,6 +69,25 @@ class FileCa:
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
+    def again(self) -> FileCa:
+        """The same CA, to be read anew."""
+        return type(self)(self.selector)
+
+    def alone(self, files: Files, what: str, check: bool) -> t.ContextManager[t.Tuple[int, ...]]:
+        """Keeps other runs from changing this CA meanwhile, other than in check mode. Yields what a program holds the locks by."""
+        if check:
+            return contextlib.nullcontext(())
+        return locked([os.path.dirname(path) for path in (files.certificate, files.database) if path], what)
+
+    def as_decided(self, of: t.Optional[str], what: str) -> Facts:
+        """The authority as it is, under its lock. Raises RenewedMeanwhile unless C(of) is its newest generation."""
+        facts = self.facts()
+        newest = facts.generations[-1]
+        if newest.sha256 != of:
+            why = f"the CA {newest.subject} was renewed meanwhile, and its certificate is now {newest.label}"
+            raise RenewedMeanwhile(what, why, "Run the task again: it decides by that certificate")
+        return facts
+
     def facts(self) -> Facts:
         """The authority as it is on this host. Raises KeywardError where it can't be told, NothingThere where it is gone."""
         files = self.files()
@@ -88,6 +117,18 @@ class FileCa:
 
         return places(self, generations, directory)
 
+    # --- orders; what carries one out is loaded only for it ---
+
+    def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import renew
+
+        return renew(self, order, check)
+
+    def answer(self, order: lifecycle.Answer, check: bool) -> lifecycle.Changed:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import answer
+
+        return answer(self, order, check)
+
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]
         others = (f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(files.certificate), "careq.pem"))
@@ -101,8 +142,17 @@ class FileCa:
                 continue
             unanswered = path == waiting or all(digest != generation.public_key_sha256 for generation in generations)
             if subject == generations[-1].subject and unanswered:
-                return PendingRequest(path, subject, digest)
+                if path != waiting:
+                    return PendingRequest(path, subject, digest, answerable=False)
+                lacks = self._missing_key(files, digest, generations[-1])
+                return PendingRequest(path, subject, digest, data.decode("ascii", "replace"), lacks_key=lacks)
         return None
+
+    def _missing_key(self, files: Files, digest: str, current: Generation) -> t.Optional[str]:
+        """Where the private key of our request belongs, unless it is there: no answer to the request could be used."""
+        belongs = staged_path(files.private_key or "")
+        waiting = self.key_file(belongs, self.selector.private_key_passphrase) if files.private_key else None
+        return None if digest in (current.public_key_sha256, waiting.digest if waiting else None) else belongs
 
 
 def _database(files: Files) -> DatabaseFacts:

@@ -25,9 +25,11 @@ class Abilities:
     """What the software of a CA can do. The controller follows these, and never asks who answered.
 
     keys_in_hand: it hands a key over as bytes, and takes one back; otherwise the software writes and reads PKCS #12 files itself.
+    takes_days: its own certificate is valid for as long as an order says; otherwise that is known once it is there.
     """
 
     keys_in_hand: bool = True
+    takes_days: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,18 @@ class DatabaseFacts:
 
 @dataclass(frozen=True)
 class PendingRequest:
-    """A request that waits for a parent's answer. C(request): PEM, where the host leaves it to the controller to read it."""
+    """A request that waits for a parent's answer. C(request): PEM; a host may leave it to the controller to read it.
+
+    C(answerable): an order C(Answer) takes the certificate for it; otherwise it was made by other means. C(lacks_key): where its
+    private key belongs, if it is not there.
+    """
 
     path: t.Optional[str]
     subject: t.Optional[str] = None
     public_key_sha256: t.Optional[str] = None
-    request: t.Optional[str] = None
+    request: t.Annotated[t.Optional[str], Most(1024 * 1024)] = None
+    answerable: bool = True
+    lacks_key: t.Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +78,13 @@ class Told:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an order was not carried out, composed on the host in three parts. C(nothing_there): there is no such CA."""
+    """Why an order was not carried out, composed on the host in three parts. C(nothing_there): there is no such CA.
+
+    C(renewed_meanwhile): its newest generation is no longer the one that the order was decided on. Nothing was changed.
+    """
 
     msg: str
     nothing_there: bool
+    renewed_meanwhile: bool = False
     reasons: t.Tuple[Finding, ...] = ()
     abilities: Abilities = Abilities()

@@ -1,0 +1,252 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: renewing a CA whose keys and certificates are files; may change in any release.
+
+A renewal completes the new key and certificate beside the old ones, as C(cakey.next.pem) and C(cacert.next.pem), and then
+switches, in steps of which each leaves every generation readable. Whatever step a run was killed after, the next one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, put_new, read_file, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, lost_key, refuse_unusable_key
+from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+
+
+def renew(ca: FileCa, order: Renew, check: bool) -> Changed:
+    """A new generation, or for a subordinate the request for one; a renewal that was begun goes on. Raises KeywardError."""
+    files = ca.files()
+    with ca.alone(files, "the CA was not renewed", check):
+        return _Renewal(ca, files, ca.as_decided(order.of, "the CA was not renewed"), check).renew(order)
+
+
+def answer(ca: FileCa, order: Answer, check: bool) -> Changed:
+    """The certificate that answers the pending request, in its place. Raises KeywardError."""
+    files = ca.files()
+    with ca.alone(files, "the certificate was not put in place", check):
+        return _Renewal(ca, files, ca.as_decided(order.of, "the certificate was not put in place"), check).answer(order)
+
+
+class _Renewal:
+    """Of a CA as it was read under its lock."""
+
+    def __init__(self, ca: FileCa, files: Files, facts: Facts, check: bool) -> None:
+        self._ca, self._facts, self._check = ca, facts, check
+        self._current = facts.generations[-1]
+        refuse_unusable_key(self._current)
+        self._certificate, self._private_key = files.certificate, t.cast(str, files.private_key)
+        if os.path.realpath(self._certificate) == os.path.realpath(self._private_key):
+            raise self._refusal(
+                "certificate and private key are in one file", "Put them into files of their own, and name these in the configuration"
+            )
+        self._next_certificate, self._next_private_key = staged_path(self._certificate), staged_path(self._private_key)
+        self._request = request_path(self._certificate)
+        self._parsed = x509.load_der_x509_certificate(self._current.certificate)
+        self._next_key = load_key_file(self._next_private_key, ca.selector.private_key_passphrase)
+        self._passphrase = ca.passphrase(self._current)
+
+    def renew(self, order: Renew) -> Changed:
+        if self._unswitched():
+            return self._finish()
+        self._refuse_what_is_in_the_way()
+        self._refuse_stated()
+        if _x509.is_self_signed(self._parsed):
+            return self._renew_root(order)
+        return self._request_certificate(order)
+
+    def answer(self, order: Answer) -> Changed:
+        if self._unswitched():
+            return self._finish()
+        self._refuse_what_is_in_the_way()
+        self._refuse_stated()
+        certificates = given_certificates(order.certificate)
+        expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
+        if not os.path.lexists(self._request) or generation_of(certificates[0]).public_key_sha256 != expected:
+            raise KeywardError(
+                "the certificate was not put in place",
+                "it is for another key than the one that waits",
+                "Run the task again: it says which request waits",
+            )
+        if not self._check:
+            self._write_certificate(certificates[0], certificates[1:] or self._chain_in_place())
+            self._switch()
+        return self._changed(True)
+
+    def _changed(self, changed: bool, **more: t.Any) -> Changed:
+        facts = self._ca.again().facts() if changed and not self._check else self._facts
+        return Changed(changed, facts.authority, facts.generations, advisories=facts.advisories, **more)
+
+    def _refusal(self, why: str, remedy: str) -> KeywardError:
+        return KeywardError(f"the CA {self._current.subject} can't be renewed", why, remedy)
+
+    def _unswitched(self) -> t.Optional[Generation]:
+        places = ((generation, generation.certificate_place) for generation in self._facts.generations)
+        return next((generation for generation, place in places if place and place.path == self._next_certificate), None)
+
+    def _refuse_what_is_in_the_way(self) -> None:
+        at_place = t.cast(Place, self._current.key_place).path
+        if os.path.realpath(at_place) != os.path.realpath(self._private_key):
+            raise self._refusal(
+                f"{self._private_key} holds another key than that of its certificate, which is in {at_place}",
+                "Find out which certificate that key belongs to: it may be one that is not here",
+            )
+        if os.path.lexists(self._next_certificate):
+            raise self._refusal(
+                f"{self._next_certificate} is there and is no certificate of this CA", "Find out what it is and move it away"
+            )
+        if self._next_key and not self._next_key.key:
+            raise self._refusal(
+                f"a private key waits in {self._next_private_key}, and it can't be used: {self._next_key.why}",
+                f"{self._next_key.remedy}. If it is a leftover, move it away",
+            )
+
+    def _refuse_stated(self) -> None:
+        """Where the older generations are stated, the renewed one would not be among them, and nothing would look for it."""
+        if self._ca.selector.older is not None:
+            raise self._refusal(
+                "its older generations are stated (option older), and the renewed one would not be among them",
+                f"Move them beside the current files, as {older_path(self._certificate, 0)}, {older_path(self._private_key, 0)} "
+                "and so on, and leave the option older out",
+            )
+
+    def _finish(self) -> Changed:
+        """Switch to the pair that an earlier run completed."""
+        digest = t.cast(Generation, self._unswitched()).public_key_sha256
+        fitting = {self._current.public_key_sha256, self._next_key.digest if self._next_key else None}
+        at_place = load_key_file(self._private_key, self._passphrase)
+        if digest not in fitting and not (at_place and at_place.digest == digest):
+            raise self._refusal(
+                f"no private key here fits {self._next_certificate}",
+                f"Put it back as {self._next_private_key}, or move that certificate away",
+            )
+        if not self._check:
+            self._switch()
+        return self._changed(True)
+
+    def _renew_root(self, order: Renew) -> Changed:
+        if not self._check:
+            certificate = _x509.renewed_root(self._parsed, self._new_key(order.reuse_key), order.days)
+            self._write_certificate(certificate.public_bytes(serialization.Encoding.DER), [])
+            self._switch()
+        return self._changed(True)
+
+    def _request_certificate(self, order: Renew) -> Changed:
+        waiting = read_if_there(self._request, "the request", LARGEST_INPUT)
+        if waiting:
+            self._refuse_lost_key(waiting)
+            return self._changed(False, pending=True, request=waiting.decode("ascii", "replace"), request_file=self._request)
+        text = None
+        if not self._check:
+            made = _x509.ca_request(self._new_key(order.reuse_key), self._parsed.subject, None, self._parsed)
+            data = made.public_bytes(serialization.Encoding.PEM)
+            self._put(self._request, data, 0o644, self._current.certificate_place)
+            text = data.decode("ascii")
+        return self._changed(True, pending=True, request=text, request_file=self._request)
+
+    def _refuse_lost_key(self, waiting: bytes) -> None:
+        try:
+            digest = public_key_sha256(x509.load_pem_x509_csr(waiting).public_key())
+        except (ValueError, TypeError):
+            digest = ""
+        if digest not in (self._current.public_key_sha256, self._next_key.digest if self._next_key else None):
+            raise lost_key(self._current.subject, self._request, self._next_private_key)
+
+    def _chain_in_place(self) -> t.List[bytes]:
+        return pem_certificates(read_file(self._certificate, "the CA certificate", LARGEST_INPUT))[1:]
+
+    def _new_key(self, reuse: bool) -> t.Any:
+        """The key of the next generation: the same, the one that waits already, or a new one, which waits from now on."""
+        if self._next_key:
+            return self._next_key.key
+        if reuse:
+            return self._facts.private_keys[self._current.public_key_sha256]
+        key = _x509.key_like(self._parsed.public_key())
+        place = t.cast(Place, self._current.key_place)
+        self._put(self._next_private_key, key_bytes(key, place, self._passphrase, False), _mode(place, 0o600), place)
+        self._next_key = load_key_file(self._next_private_key, self._ca.selector.private_key_passphrase)
+        return key
+
+    def _write_certificate(self, certificate: bytes, chain: t.Sequence[bytes]) -> None:
+        place = t.cast(Place, self._current.certificate_place)
+        text = certificate if place.encoding == "DER" else "".join(map(pem, [certificate, *chain])).encode("ascii")
+        self._put(self._next_certificate, text, _mode(place, 0o644), place)
+
+    def _put(self, path: str, data: bytes, mode: int, like: t.Optional[Place]) -> None:
+        put_new(path, data, mode, like.owner if like else None, like.group if like else None)
+
+    def _switch(self) -> None:
+        """Each step leaves every generation readable, and is left out where an earlier run took it."""
+        path = self._certificate
+        try:
+            _keep(path, self._current.index)
+            if os.path.lexists(self._next_private_key):
+                users = [g.index for g in self._facts.generations if g.public_key_sha256 == self._current.public_key_sha256]
+                path = self._private_key
+                _keep(path, min(users))
+                os.replace(self._next_private_key, path)
+                sync_directory(os.path.dirname(path))
+            path = self._request
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            path = self._certificate
+            os.replace(self._next_certificate, path)
+            sync_directory(os.path.dirname(path))
+        except OSError as exc:
+            raise KeywardError(
+                f"the renewed certificate could not take its place: {path}",
+                os_cause(exc),
+                "Put that right and run the task again: it goes on where it stopped, and no generation is lost",
+            ) from exc
+
+
+def _keep(path: str, number: int) -> None:
+    """Give a file that is about to be replaced the name of an older generation, too. It keeps its inode, owner and mode."""
+    while True:
+        kept = older_path(path, number)
+        try:
+            os.link(path, kept)
+        except FileExistsError:
+            if _same(path, kept):
+                break
+            number += 1
+        except OSError:  # a file system without hard links
+            status = os.stat(path)
+            staged = StagedFile(kept, read_file(path, "the file"), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+            try:
+                staged.commit()
+            finally:
+                staged.discard()
+        else:
+            break
+    sync_directory(os.path.dirname(path))
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.samefile(one, other) or read_file(one, "the file") == read_file(other, "the file")
+
+
+def _mode(place: Place, otherwise: int) -> int:
+    return int(place.mode, 8) if place.mode else otherwise
