@@ -19,6 +19,8 @@ $system = 'SY', 'S-1-5-18'
 $administrators = 'BA', 'S-1-5-32-544'
 $markerName = 'keyward-store.json'
 $caTypes = @{ 0 = 'EnterpriseRootCA'; 1 = 'EnterpriseSubordinateCA'; 3 = 'StandaloneRootCA'; 4 = 'StandaloneSubordinateCA' }
+# What the controller follows; the defaults of its Abilities are those of a CA that consists of files.
+$abilities = @{ keys_in_hand = $false }
 $requestPending = 8  # SETUP_REQUEST_FLAG of SetupStatus
 
 # What an export answers where a key can't leave its provider (PFXExportCertStoreEx).
@@ -175,6 +177,7 @@ function Stop-AdcsModule {
     $Module.Result['reasons'] = @()
     $Module.Result['nothing_there'] = [bool]$NothingThere
     $Module.Result['backend'] = 'adcs'
+    $Module.Result['abilities'] = $abilities
     $Module.FailJson((Format-AdcsError $What $Why $Remedy))
 }
 
@@ -796,10 +799,11 @@ function Get-AdcsAuthority {
     $status = if ($service) { [string]$service.Status } else { '' }
     $pending = $null
     if ($setup -band $requestPending) { $pending = Get-AdcsPendingFile -Key $key -Certificates $thumbprints.Count }
-    [ordered]@{
+    $facts = [ordered]@{
         changed = $false
         authority = [ordered]@{
-            backend = 'adcs'; name = $commonName; sanitized_name = $active; subject = $null; directory = $database; config_file = $null
+            backend = 'adcs'; name = $commonName; sanitized_name = $active; subject = $null; directory = $database
+            place = [ordered]@{ name = $commonName }
         }
         generations = $generations
         database = [ordered]@{ path = $database; exists = $there; entries = $null; serial = $null; crl_number = $null }
@@ -820,7 +824,10 @@ function Get-AdcsAuthority {
             clock_skew_minutes = if ($null -ne $skew) { [int]$skew } else { 10 }
         }
         advisories = $advisories
+        abilities = $abilities
     }
+    $facts['own'] = $facts.adcs
+    $facts
 }
 
 function Assert-AdcsNotClustered {

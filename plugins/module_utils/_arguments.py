@@ -35,6 +35,16 @@ WHICH_AUTHORITY: Spec = {
     },
 }
 
+# The parts of a place, as manifests carry it: the options of those that say which CA and where it lies on its host.
+PLACE = ("config_file", "directory", "name", "certificate_file", "private_key_file")
+
+
+def stated_place(options: t.Mapping[str, t.Any]) -> t.Dict[str, str]:
+    """What a task states of a place, as far as it compares: a relative path means something to a host alone."""
+    given = {option: options[option] for option in PLACE if options.get(option) is not None}
+    return {option: text for option, text in given.items() if WHICH_AUTHORITY[option]["type"] != "path" or text.startswith("/")}
+
+
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
 BACKUP: Spec = {"backup": {"type": "path"}}
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}

@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import MadeSet, Survey, hand_over, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import Restoration
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     SetManifest,
@@ -110,11 +110,11 @@ def keep(store: Store, name: str, count: t.Optional[int], host: t.Optional[str])
 
 def of_place(store: Store, host: t.Optional[str], place: t.Mapping[str, t.Any]) -> t.List[AuthorityDirectory]:
     """Where nothing of a CA is left on the host: those whose newest set names this host and the place that was given."""
+    given = {option: value for option, value in place.items() if value is not None}
     found = []
     for one in store.authorities():
         authority = one.latest.manifest.authority if one.latest else None
-        named = ("config_file", "directory", "name")
-        if authority and authority.host == host and all(place.get(n) in (None, getattr(authority, n)) for n in named):
+        if authority and authority.host == host and same_place(given, authority.place):
             found.append(one)
     return found
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
@@ -31,6 +31,8 @@ try:
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
+
+MOST_PARTS, LONGEST_PART = 20, 8192  # of a place
 
 
 @dataclass(frozen=True)
@@ -194,26 +196,34 @@ def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> 
 
 @dataclass(frozen=True)
 class Authority:
-    """What is said of an authority in results and manifests. C(id) is None until its first backup is stored."""
+    """What is said of an authority in results and manifests. C(id) is None until its first backup is stored.
+
+    C(place): the options that say which CA it is on its host, as its backend took them; only that backend reads them.
+    """
 
     backend: str
     name: str
     sanitized_name: str
     subject: str
     directory: str
-    config_file: t.Optional[str] = None
+    place: t.Mapping[str, str] = field(default_factory=dict)
     host: t.Optional[str] = None
     id: t.Optional[str] = None
 
     @classmethod
     def from_json(cls, shape: t.Mapping[str, t.Any]) -> Authority:
-        """Of a manifest or an answer; a host that leaves it to others to read certificates gives no subject. Raises KeyError, TypeError."""
-        who: t.Dict[str, t.Any] = {name: shape.get(name) for name in cls.__dataclass_fields__}
-        texts = {name: str(who[name] or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
-        return cls(**{**who, **texts})
+        """Of a manifest or an answer; a host that leaves it to others to read certificates gives no subject. Raises ValueError, TypeError
+        and the like."""
+        texts = {name: str(shape.get(name) or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
+        found: t.Dict[str, t.Any] = {name: None if shape.get(name) is None else str(shape[name]) for name in ("host", "id")}
+        place = {str(part): str(value) for part, value in dict(shape.get("place") or {}).items() if value is not None}
+        if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for pair in place.items() for text in pair):
+            raise ValueError("a place that can't be")
+        return cls(**texts, place=place, **found)
 
     def as_json(self) -> dict[str, t.Any]:
-        return dict(vars(self))
+        """With its place, as manifests, orders and answers carry it."""
+        return {**self.as_result(), "place": dict(self.place)}
 
     def as_result(self) -> dict[str, t.Any]:
         return {
@@ -249,10 +259,13 @@ def belongs(authority: Authority, generations: t.Iterable[Generation], known: Au
     """Why a live CA is the known authority: C(key), a shared CA public key; C(place), renewed by hand in place; None, it is another."""
     if any(generation.public_key_sha256 in known_keys for generation in generations):
         return "key"
-    same_place = (authority.host, authority.directory, authority.name) == (known.host, known.directory, known.name)
-    if same_place and authority.backend == known.backend and authority.subject == known.subject:
-        return "place"
-    return None
+    same = (authority.host, authority.backend, authority.subject) == (known.host, known.backend, known.subject)
+    return "place" if same and same_place(authority.place, known.place) else None
+
+
+def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:
+    """Whether two places can be the same one: part by part; a part that one of them lacks fits."""
+    return all(other.get(part, value) == value for part, value in one.items())
 
 
 def is_backup_of(

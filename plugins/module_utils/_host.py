@@ -70,7 +70,7 @@ def facts(reading: Facts) -> Answer:
     """What every task answers about the authority."""
     return {
         "changed": False,
-        "authority": {**reading.authority.as_result(), "config_file": reading.authority.config_file},
+        "authority": reading.authority.as_json(),
         "generations": [generation.as_json() for generation in reading.generations],
         "database": dump(reading.database),
         "pending_request": _shown(reading.pending_request),

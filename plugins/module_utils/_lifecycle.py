@@ -187,10 +187,9 @@ class _Installation:
             sanitized_name=slug(str(names[-1].value) if names else ""),
             subject=asked.subject.rfc4514_string(),
             directory=self._backend.directory,
-            config_file=self._config_file,
+            place=self._backend.place_of(files),
         )
-        shape = {**authority.as_result(), "config_file": authority.config_file}
-        return self._outcome(None, changed, authority=shape, pending=True, request=waiting.decode("ascii"), request_file=path)
+        return self._outcome(None, changed, authority=authority.as_json(), pending=True, request=waiting.decode("ascii"), request_file=path)
 
     def _brought_back(self, changed: bool) -> Answer:
         import base64

@@ -64,7 +64,7 @@ class Manifest:
             "id": self.id,
             "sequence": self.sequence,
             "previous": self.previous,
-            "authority": {**self.authority.as_result(), "config_file": self.authority.config_file},
+            "authority": self.authority.as_json(),
             "created": self.created,
             "proved_at": self.proved_at,
             "made": dict(self.made),
@@ -81,19 +81,22 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
     if not files or any(not FILE_NAME.match(file.name) for file in files):
         raise ValueError("a file name that can't be")
     parse_time(shape["created"])
-    who = shape["authority"]
-    authority = Authority(**{name: who[name] for name in (*Authority.__dataclass_fields__,)})
     return Manifest(
         id=str(shape["id"]),
         sequence=int(shape["sequence"]),
         previous=shape["previous"],
-        authority=authority,
+        authority=_whose(shape),
         created=str(shape["created"]),
         proved_at=str(shape["proved_at"]),
         made=dict(shape["made"]),
         files=files,
         generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
     )
+
+
+def _whose(shape: t.Mapping[str, t.Any]) -> Authority:
+    """A manifest names all that there is to say of its authority."""
+    return Authority.from_json({name: shape["authority"][name] for name in Authority.__dataclass_fields__})
 
 
 # --- sets ------------------------------------------------------------------------------------------------------------
@@ -155,7 +158,7 @@ class SetManifest:
             "sequence": self.sequence,
             "previous": self.previous,
             "kind": self.kind,
-            "authority": {**self.authority.as_result(), "config_file": self.authority.config_file},
+            "authority": self.authority.as_json(),
             "created": self.created,
             "as_of": self.as_of,
             "made": dict(self.made),
@@ -183,7 +186,7 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         sequence=int(shape["sequence"]),
         previous=shape["previous"],
         kind=str(shape["kind"]),
-        authority=Authority(**{name: shape["authority"][name] for name in Authority.__dataclass_fields__}),
+        authority=_whose(shape),
         created=str(shape["created"]),
         as_of=str(shape["as_of"]),
         made=dict(shape["made"]),

@@ -59,7 +59,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, signed_by
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._flows import COLLECTION_VERSION, Live, findings, live_of, recorded_place
 from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import (
     POLICY,
     REGISTRY,
@@ -374,8 +374,7 @@ class CaDatabaseRestore(SetFlow):
         place = None
         if chosen and not self._has_an_authority:
             recorded = chosen.manifest.authority
-            names = ("backend", "name") if recorded.backend == "adcs" else ("backend", "config_file", "directory", "name")
-            place = {name: getattr(recorded, name) for name in names}
+            place = recorded_place(recorded)
         look: Result = {}
         try:
             look = self.on_host({}, place)

@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     generation_of,
     is_backup_of,
     merge_generations,
+    same_place,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import password_fault, seal
@@ -127,6 +128,11 @@ def _opens(backup: Stored, password: str) -> bool:
         raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
 
 
+def recorded_place(authority: Authority) -> Result:
+    """The options that say which CA, as a manifest tells them, and nothing else that stands there."""
+    return {"backend": authority.backend, **{option: value for option, value in authority.place.items() if option in _arguments.PLACE}}
+
+
 def request_facts(pending: Result | None) -> Result | None:
     """What is said of a pending request; where the host gave it whole (C(request), PEM) it is read here."""
     if pending is None or "request" not in pending:
@@ -203,10 +209,8 @@ class StoresFlow(Flow):
     def _named(self, known: t.Sequence[KnownAuthority]) -> KnownAuthority | None:
         """Where nothing of a CA is left on the host: the one whose newest backup names this host and the place that was given."""
         here = [candidate for candidate in known if candidate.authority.host == self._host]
-        for option in ("config_file", "directory", "name"):
-            given = self.options.get(option)
-            if given is not None:
-                here = [candidate for candidate in here if getattr(candidate.authority, option) == given]
+        given = _arguments.stated_place(self.options)
+        here = [candidate for candidate in here if same_place(given, candidate.authority.place)]
         if len(here) > 1:
             raise KeywardError(
                 f"it can't be told which authority of {self._host} is meant",
@@ -836,15 +840,7 @@ def _recorded_place(chosen: ChosenBackup) -> Result:
         raise KeywardError(
             "nothing was restored", "a PKCS #12 file does not say where its CA lives", "Give config_file, or directory and the files"
         )
-    authority, current = chosen.stored.manifest.authority, chosen.generations[-1]
-    if authority.backend == "adcs":
-        return {"backend": authority.backend, "name": authority.name}
-    place: Result = {"backend": authority.backend, "directory": authority.directory, "name": authority.name}
-    if authority.config_file:
-        return {**place, "config_file": authority.config_file}
-    for option, file in (("certificate_file", current.certificate_place), ("private_key_file", current.key_place)):
-        place[option] = file.path if file else None
-    return place
+    return recorded_place(chosen.stored.manifest.authority)
 
 
 class CaKeyRestore(BackupFlow):

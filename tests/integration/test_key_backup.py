@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import stat
@@ -98,7 +97,8 @@ def test_first_backup_of_two_generations(ansible: Ansible, openssl_ca: OpensslCa
     content = manifest(folder)
     assert content["id"] == stored["backup"]["id"] == result.task("without a password")["backup"]["id"]
     assert stored["backup"]["paths"] == [str(folder)]
-    assert content["authority"] == {**stored["authority"], "config_file": str(ca.config_file)}
+    place = {"config_file": str(ca.config_file), "directory": str(ca.directory), "name": stored["authority"]["name"]}
+    assert content["authority"] == {**stored["authority"], "place": place}
     assert content["authority"]["id"] == fingerprints[0] and content["authority"]["host"] == "testhost"
     assert folder.parent.name == f"example-root-ca-{fingerprints[0][:16]}"
     assert {name: content["made"][name] for name in ("controller", "reason", "reference")} == {
@@ -540,4 +540,9 @@ def test_files_that_no_configuration_tells_are_stated(ansible: Ansible, openssl_
     (folder,) = backups(store)
     assert bundle_keys(folder / "authority.p12", PASSWORD) == {public_key(elsewhere / "ca-2019.key"), public_key(ca.private_key)}
     assert manifest(folder)["generations"][0]["key_place"]["path"] == str(elsewhere / "ca-2019.key")
-    assert json.loads((folder / "manifest.json").read_text())["authority"]["config_file"] is None
+    assert manifest(folder)["authority"]["place"] == {
+        "directory": str(ca.directory),
+        "name": "cacert.pem",
+        "certificate_file": str(ca.certificate),
+        "private_key_file": str(ca.private_key),
+    }

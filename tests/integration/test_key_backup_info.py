@@ -53,7 +53,7 @@ def test_from_an_empty_store_to_a_changed_password(ansible: Ansible, openssl_ca:
     (folder,) = backups(store)
     stored = manifest(folder)
     assert (first["due"], first["reasons"], "restorable" in first) == (False, [], False)
-    assert first["authority"] == {name: value for name, value in stored["authority"].items() if name != "config_file"}
+    assert first["authority"] == {name: value for name, value in stored["authority"].items() if name != "place"}
     assert [generation["covered"] for generation in first["generations"]] == ["backup"] and 0 <= first["age"] < 600
     assert first["newest"] == {name: first["backups"][0][name] for name in first["newest"]}
     assert first["newest"]["paths"] == [str(folder)] and first["newest"]["id"] == stored["id"]

@@ -207,7 +207,7 @@ def test_a_key_that_was_encrypted_at_rest_comes_back_encrypted(ansible: Ansible,
         stored = Path(result.task(f"back up {number}")["backup"]["paths"][0])
         place = manifest(stored)["generations"][0]["key_place"]
         assert (place["path"], place["encrypted_at_rest"]) == (str(key), True)
-        assert manifest(stored)["authority"]["config_file"] == str(ca.config_file)
+        assert manifest(stored)["authority"]["place"]["config_file"] == str(ca.config_file)
 
 
 FORMS = {

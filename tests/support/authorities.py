@@ -45,7 +45,8 @@ def generation(key_name: str, index: int = 0, subject: str = "Example Root CA", 
 
 
 def authority(subject: str = "CN=Example Root CA", **known: Any) -> Authority:
-    made = Authority("openssl", "CA_default", "example-root-ca", subject, "/etc/pki/CA", "/etc/pki/CA/openssl.cnf", "ca.example.com")
+    place = {"config_file": "/etc/pki/CA/openssl.cnf", "directory": "/etc/pki/CA", "name": "CA_default"}
+    made = Authority("openssl", "CA_default", "example-root-ca", subject, "/etc/pki/CA", place, "ca.example.com")
     return replace(made, **known)
 
 

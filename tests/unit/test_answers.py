@@ -36,7 +36,7 @@ ANSWER: dict[str, Any] = {
         "sanitized_name": "Example CA",
         "subject": None,
         "directory": "C:\\CertLog",
-        "config_file": None,
+        "place": {"name": "Example CA"},
     },
     "generations": [SHAPE],
     "database": {"path": "C:\\CertLog", "exists": True, "entries": None, "serial": None, "crl_number": None},

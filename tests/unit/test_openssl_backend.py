@@ -89,7 +89,7 @@ def test_a_new_ca(ca: OpensslCa) -> None:
 
     authority = reading.authority
     assert (authority.backend, authority.name, authority.sanitized_name) == ("openssl", "CA_default", "example-root-ca")
-    assert (authority.subject, authority.directory, authority.config_file) == (
+    assert (authority.subject, authority.directory, authority.place["config_file"]) == (
         "CN=Example Root CA,O=Example",
         str(ca.directory),
         str(ca.config_file),
@@ -247,7 +247,7 @@ def test_without_a_configuration(three: OpensslCa) -> None:
     reading = OpensslBackend(which).facts()
     assert [g.sha256 for g in reading.generations] == [g.sha256 for g in read(three).generations]
     assert (reading.authority.name, reading.authority.directory) == ("cacert.pem", str(three.directory))
-    assert reading.authority.config_file is None
+    assert set(reading.authority.place) == {"directory", "name", "certificate_file", "private_key_file"}
     assert vars(reading.database) == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None}
 
     bare = Selector(certificate_file=str(three.certificate), private_key_file=str(three.private_key), name="ours")
@@ -268,7 +268,7 @@ def test_paths_count_from_the_directory(make_ca: MakeCa, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     reading = OpensslBackend(Selector(config_file="../openssl.cnf", directory="ca")).facts()
     (generation,) = reading.generations
-    assert (reading.authority.directory, reading.authority.config_file) == (str(ca.directory), str(ca.config_file))
+    assert (reading.authority.directory, reading.authority.place["config_file"]) == (str(ca.directory), str(ca.config_file))
     assert generation.key_place and generation.key_place.path == str(ca.private_key)
 
 

@@ -91,6 +91,11 @@ class EasyrsaBackend(FileCa):
             request=self._below("reqs/ca.req"),
         )
 
+    def place_of(self, files: Files) -> t.Dict[str, str]:
+        """Its directory leads to it; without a configuration there is no section to name."""
+        place = {"config_file": self.config_file, "directory": self.directory, "name": self.selector.name}
+        return {option: value for option, value in place.items() if value}
+
     def _below(self, name: str) -> str:
         return os.path.join(self.directory, name)
 

@@ -100,7 +100,7 @@ class FileCa:
                 sanitized_name=slug(short_subject(current.certificate)),
                 subject=current.subject,
                 directory=self.directory,
-                config_file=self.config_file,
+                place=self.place_of(files),
             ),
             generations=found.generations,
             private_keys=found.private_keys,
@@ -111,6 +111,16 @@ class FileCa:
             advisories=tuple(found.advisories),
         )
         return self.known_facts
+
+    def place_of(self, files: Files) -> t.Dict[str, str]:
+        """The options that lead to this CA, wherever a task runs: its configuration, or where there is none its files."""
+        stated = self.selector
+        place = {"config_file": self.config_file, "directory": self.directory, "name": files.section}
+        if stated.certificate_file or not self.config_file:
+            place["certificate_file"] = files.certificate
+        if stated.private_key_file or not self.config_file:
+            place["private_key_file"] = files.private_key or files.token
+        return {option: value for option, value in place.items() if value}
 
     def places(self, generations: t.Sequence[Generation], directory: t.Optional[str]) -> t.Dict[str, Generation]:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import places

@@ -123,7 +123,7 @@ class Restoration:
 
     def _place(self, path: str) -> str:
         old, new = self._stored.manifest.authority, self._backend
-        if path == old.config_file and new.config_file:
+        if path == old.place.get("config_file") and new.config_file:
             return new.config_file
         if path == old.directory:
             return new.directory

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Place, belongs, merge_generations, slug
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Place, belongs, merge_generations, slug
 from support.authorities import authority, generation
 
 
@@ -39,13 +39,25 @@ def test_a_key_that_the_host_lost_stays_known_as_it_was():
         ({"host": "elsewhere"}, {generation("a").public_key_sha256}, "key"),
         ({}, set(), "place"),
         ({"host": "elsewhere"}, set(), None),
-        ({"directory": "/elsewhere"}, set(), None),
-        ({"name": "other"}, set(), None),
+        ({"backend": "other"}, set(), None),
+        ({"place": {"directory": "/elsewhere", "name": "CA_default"}}, set(), None),
+        ({"place": {"directory": "/etc/pki/CA", "name": "other"}}, set(), None),
+        ({"place": {"config_file": "/etc/pki/CA/other.cnf", "directory": "/etc/pki/CA", "name": "CA_default"}}, set(), None),
+        ({"place": {"directory": "/etc/pki/CA", "name": "CA_default"}}, set(), "place"),
+        ({"place": {"name": "CA_default", "certificate_file": "/etc/pki/CA/cacert.pem"}}, set(), "place"),
         ({"subject": "CN=Other"}, set(), None),
     ],
 )
 def test_what_makes_two_the_same_authority(known, keys, why):
     assert belongs(authority(), [generation("a")], authority(**known), keys) == why
+
+
+@pytest.mark.parametrize("place", [7, [1], {"config_file": "x" * 10000}, {str(n): "x" for n in range(30)}])
+def test_a_place_that_can_not_be(place):
+    shape = authority().as_json()
+    assert Authority.from_json(shape) == authority()
+    with pytest.raises((ValueError, TypeError)):
+        Authority.from_json({**shape, "place": place})
 
 
 def test_facts_are_read_from_the_certificate_not_believed():
