@@ -12,9 +12,10 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._backends import find
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons, refuse_emptied
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import MadeSet, Survey, hand_over, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import Restoration
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, directory_name, same_place
@@ -43,7 +44,7 @@ def back_up_database(which: Selector, request: Request, check: bool) -> Answer:
 
     C(request): max_age, keep_full_sets, made (for the manifest). Raises KeywardError.
     """
-    backend = OpensslBackend(which)
+    backend = t.cast(FileCa, find(which))
     reading = backend.facts()
     survey = Survey(backend, reading)
     if request.get("make"):
@@ -200,7 +201,7 @@ def restore_database(which: Selector, request: Request, check: bool) -> Answer:
     C(request["restore"]): manifest and either folder (of the set's files) or host_store; part, on_conflict, published, advance.
     Raises KeywardError, NothingThere.
     """
-    backend = OpensslBackend(which)
+    backend = t.cast(FileCa, find(which))
     if "restore" not in request and not request.get("host_store"):
         return facts(backend.facts())
     reading: t.Optional[Facts] = None

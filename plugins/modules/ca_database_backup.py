@@ -186,6 +186,9 @@ left_out:
     why:
       description: What speaks against it.
       type: str
+    count:
+      description: How many files of a folder these are, where that is expected, as the keys of subscribers are. Else V(null).
+      type: int
 
 removed:
   description: The directories of older sets that were removed (O(keep_full_sets)).

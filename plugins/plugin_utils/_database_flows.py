@@ -227,7 +227,7 @@ class CaDatabaseBackup(SetFlow):
             manifest, paths, removed, made = self._store(stores, authority, live, name, reasons, answer)
             shown, state, left_out, identity = set_result(manifest, paths), made.state, list(made.left_out), authority.id
             if made.unfinished:
-                text = "openssl ca was stopped while it issued: files whose names end in .new lie beside the database"
+                text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
                 advisories.append(Finding("unfinished_issue", text))
         elif lacking and newest and shown and not self._check:
             shown["paths"] += [store.copy(newest, directories[0].name) for store in lacking]
@@ -299,7 +299,7 @@ class CaDatabaseBackup(SetFlow):
         advisories: t.Sequence[Finding],
         copied: bool = False,
     ) -> Result:
-        found = [Finding("private_key_left_out", f"{one.path} was left out: {one.why}") for one in left_out]
+        found = [Finding("private_key_left_out", f"{one.path} was left out: {one.why}") for one in left_out if one.count is None]
         result: Result = {
             "changed": bool(reasons) or copied,
             "authority": replace(live.authority, id=identity).as_result(),

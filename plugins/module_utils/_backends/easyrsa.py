@@ -9,6 +9,7 @@ not have a configuration of its own. What is configurable comes from the environ
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
@@ -35,6 +36,13 @@ _NAMED = {
     "new_certs_dir": "certs_by_serial",
     "crl": "crl.pem",
 }
+_MOVABLE = (
+    "certs_by_serial",
+    "issued",
+    "reqs",
+    "expired",
+    *(f"{folder}/{name}" for folder in ("renewed", "revoked") for name in ("issued", "reqs", "certs_by_serial", "reqs_by_serial")),
+)
 # The script's own; openssl takes no configuration in which one is undefined.
 _DEFAULTS = {
     "EASYRSA_CERT_EXPIRE": "825",
@@ -89,12 +97,40 @@ class EasyrsaBackend(FileCa):
             crl=paths["crl"],
             older_certificates=self._below("expired-ca.list"),
             request=self._below("reqs/ca.req"),
+            more=tuple(self._more()),
+            subscribers=tuple(self._subscribers()),
+            lock=self._below("lock.file"),
+            random_serials=self.environment.get("EASYRSA_RAND_SN") != "no",
         )
 
     def place_of(self, files: Files) -> t.Dict[str, str]:
         """Its directory leads to it; without a configuration there is no section to name."""
         place = {"config_file": self.config_file, "directory": self.directory, "name": self.selector.name}
         return {option: value for option, value in place.items() if value}
+
+    def setting(self, name: str) -> t.Optional[str]:
+        config = self._configuration()
+        return config.get(self.files().section, name) if config else {"unique_subject": "no"}.get(name)
+
+    def _more(self) -> t.Iterator[t.Tuple[str, str]]:
+        """What belongs to a set besides. Certificates and requests have the names of subscribers, and easy-rsa moves them about."""
+        above = os.path.dirname(self.directory)
+        for folder in (self.directory, above):
+            for name in ("vars", CONFIGURATION, "x509-types"):
+                path = os.path.join(folder, name)
+                if folder == self.directory or name != "vars" or self._home() or not os.path.lexists(path):
+                    yield path, "configuration"
+        yield self._below("dh.pem"), "configuration"
+        yield self._below("expired-ca.list"), "certificate"
+        yield self._below("crl.der"), "crl"
+        for name in _MOVABLE:
+            yield self._below(name), "movable"
+
+    def _subscribers(self) -> t.Iterator[str]:
+        """Where subscribers' private keys lie, in all releases: C(--inline) of 3.1 writes them into the PKI directory itself."""
+        for name in ("private", "inline", "renewed/private", "renewed/private_by_serial", "revoked/private_by_serial"):
+            yield self._below(name)
+        yield from sorted(glob.glob(os.path.join(glob.escape(self.directory), "*.creds")))
 
     def _below(self, name: str) -> str:
         return os.path.join(self.directory, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -56,9 +57,27 @@ class OpensslBackend(FileCa):
                     f"Name it there, or give {option}",
                 )
             paths[name] = value
-        others = [config.get(section, name) for name in ("database", "serial", "crlnumber", "new_certs_dir", "certs", "crl_dir", "crl")]
-        named = [absolute(self.directory, value) if value else None for value in others]
-        return self._files_named(section, paths["certificate"], paths["private_key"], *named)
+
+        def named(name: str) -> t.Optional[str]:
+            value = config.get(section, name)
+            return absolute(self.directory, value) if value else None
+
+        return replace(
+            self._files_named(section, paths["certificate"], paths["private_key"]),
+            database=named("database"),
+            serial=named("serial"),
+            crl_number=named("crlnumber"),
+            new_certificates=named("new_certs_dir"),
+            certificates=named("certs"),
+            crl_directory=named("crl_dir"),
+            crl=named("crl"),
+        )
+
+    def configuration(self) -> t.List[str]:
+        return OpensslConfig(self.config_file, self.directory).files if self.config_file else []
+
+    def setting(self, name: str) -> t.Optional[str]:
+        return OpensslConfig(self.config_file, self.directory).get(self.files().section, name) if self.config_file else None
 
     def _files_stated(self) -> Files:
         selector = self.selector
@@ -74,7 +93,7 @@ class OpensslBackend(FileCa):
         name = selector.name or os.path.relpath(self.stated_path(certificate), self.directory)
         return self._files_named(name, certificate, private_key)
 
-    def _files_named(self, section: str, certificate: str, private_key: str, *others: t.Optional[str]) -> Files:
+    def _files_named(self, section: str, certificate: str, private_key: str) -> Files:
         path = self.stated_path(_without_scheme(private_key))
         in_token = (_URI.match(private_key) or _ENGINE_KEY.match(private_key)) and not os.path.lexists(path)
         return Files(
@@ -82,7 +101,6 @@ class OpensslBackend(FileCa):
             self.stated_path(_without_scheme(certificate)),
             None if in_token else path,
             private_key if in_token else None,
-            *others,
         )
 
     def _section(self, config: OpensslConfig) -> str:

@@ -41,6 +41,7 @@ PARTS = (
     "companion",
     "issued",
     "request",
+    "movable",
     "crl",
     "certificate",
     "directory",
@@ -67,8 +68,11 @@ class Member:
 
 @dataclass(frozen=True)
 class LeftOut:
+    """A file; or so many of them in a folder (C(count)), as is to be expected."""
+
     path: str
     why: str
+    count: t.Optional[int] = None
 
 
 def _name(numbers: t.Callable[[int], t.Any], number: int) -> str:

@@ -66,6 +66,14 @@ class FileCa:
         """Where its files are. Raises KeywardError, NothingThere where what says so does not exist."""
         raise NotImplementedError
 
+    def configuration(self) -> t.List[str]:
+        """The files that configure it. Raises KeywardError, FileNotFoundError where what is named does not exist."""
+        return []
+
+    def setting(self, name: str) -> t.Optional[str]:
+        """What its configuration says of it under a name of C(openssl ca). Raises as C(configuration)."""
+        return None
+
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
@@ -170,7 +178,7 @@ def _database(files: Files) -> DatabaseFacts:
         path=files.database,
         exists=bool(files.database and os.path.exists(files.database)),
         entries=_lines_in(files.database),
-        serial=_hex_in(files.serial),
+        serial=None if files.random_serials else _hex_in(files.serial),
         crl_number=_hex_in(files.crl_number),
     )
 

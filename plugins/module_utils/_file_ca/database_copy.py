@@ -40,7 +40,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     Numbers,
     parse_index,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
@@ -69,14 +68,13 @@ class Survey:
     def __init__(self, backend: FileCa, reading: Facts) -> None:
         self._backend, self._reading = backend, reading
         self._files = backend.files()
-        config_file = backend.config_file
-        if config_file is None or self._files.database is None:
+        if self._files.database is None:
             raise KeywardError(
                 "the database can't be backed up",
                 "the CA has no configuration that names its database",
                 "Give config_file, and name it there",
             )
-        self._configuration = OpensslConfig(config_file, backend.directory).files
+        self._configuration = backend.configuration()
 
     @property
     def key_files(self) -> t.Set[str]:
@@ -85,6 +83,16 @@ class Survey:
             paths |= {self._files.private_key, staged_path(self._files.private_key)}
             paths |= {path for _number, path in older_files(self._files.private_key)}
         return paths
+
+    def left_out(self) -> t.List[LeftOut]:
+        """How many files of subscribers there are, for each folder that no set holds."""
+        own, found = self.key_files, []
+        for path in self._files.subscribers:
+            inside = [os.path.join(folder, name) for folder, _folders, names in os.walk(path) for name in names]
+            count = len([name for name in inside if name not in own]) or os.path.isfile(path)
+            if count:
+                found.append(LeftOut(path, "subscribers' keys are theirs", int(count)))
+        return found
 
     @property
     def known(self) -> t.List[bytes]:
@@ -112,6 +120,11 @@ class Survey:
         crl = crl_path(files, self._backend.directory)
         for path in (crl, *(path for _number, path in older_files(crl))):
             found.setdefault(path, "crl")
+        for path, part in files.more:
+            if os.path.isdir(path):
+                _add_tree(found, path, part)
+            else:
+                found.setdefault(path, part)
         beside = files.new_certificates or index
         requests = [os.path.join(os.path.dirname(beside), name) for name in REQUESTS]
         trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]
@@ -125,7 +138,12 @@ class Survey:
                         found.setdefault(os.path.join(folder, name), "request")
         # What waits for its answer belongs to a key that no backup holds: alone, it would only stop the next renewal.
         found.pop(request_path(files.certificate), None)
-        return found
+        return {path: part for path, part in found.items() if not lies_in(path, files.subscribers)}
+
+    def at_work(self, wanted: t.Mapping[str, str]) -> t.List[str]:
+        """What lies there while the CA issues, or where it was stopped then."""
+        half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial")]
+        return [*half_written, *([self._files.lock] if self._files.lock else [])]
 
     def state(self, wanted: t.Mapping[str, str]) -> State:
         """Raises KeywardError where the database can't be read."""
@@ -138,7 +156,7 @@ class Survey:
                 contents.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "crl":
                 contents.update(f"{path} {_crl_state(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part in ("issued", "request"):
+            elif part in ("issued", "request", "movable"):
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
                     if not stat.S_ISDIR(status.st_mode):
@@ -151,6 +169,10 @@ class Survey:
             hex_or_none(numbers.next_serial),
             hex_or_none(numbers.next_crl_number),
         )
+
+
+def lies_in(path: str, folders: t.Iterable[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def hex_or_none(number: t.Optional[int]) -> t.Optional[str]:
@@ -194,7 +216,7 @@ def read_numbers(files: Files) -> Numbers:
     rows = {}
     with contextlib.suppress(FileNotFoundError):
         rows = parse_index(read_file(index, "the database", LARGEST_INDEX).decode("utf-8", "surrogateescape"), index)
-    return Numbers(rows, _number_in(files.serial), _number_in(files.crl_number))
+    return Numbers(rows, None if files.random_serials else _number_in(files.serial), _number_in(files.crl_number))
 
 
 def _number_in(path: t.Optional[str]) -> t.Optional[int]:
@@ -243,7 +265,7 @@ def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
                 os.unlink(archive)
         as_of = now_text()
         wanted = survey.wanted()
-        half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial") and os.path.lexists(path + ".new")]
+        half_written = [path for path in survey.at_work(wanted) if os.path.lexists(path)]
         if half_written and attempt < ATTEMPTS - 1:
             continue
         before = signature_of(wanted)
@@ -268,7 +290,7 @@ def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
         stream.flush()
         os.fsync(stream.fileno())
     files = tuple(SetFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed))
-    return MadeSet(files, len(members), state, as_of, tuple(left_out), bool(half_written))
+    return MadeSet(files, len(members), state, as_of, (*left_out, *survey.left_out()), bool(half_written))
 
 
 def hand_over(folder: str) -> None:

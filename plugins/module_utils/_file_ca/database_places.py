@@ -9,20 +9,20 @@ import os
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 
 
 class DatabasePlaces:
     """Where the files of a CA lie that a set of it may hold, links in the way followed."""
 
-    def __init__(self, backend: FileCa, config_file: str) -> None:
+    def __init__(self, backend: FileCa) -> None:
         files = backend.files()
         beside = os.path.dirname(files.new_certificates or files.database or backend.directory)
         trees = [backend.directory, files.new_certificates, files.certificates, files.crl_directory]
         trees += [os.path.join(beside, name) for name in REQUESTS]
+        trees += [path for path, _part in files.more]
         named = [files.certificate, files.database, files.serial, files.crl_number, files.crl]
         self._trees = {path for tree in trees if tree for path in (_canonical(tree), os.path.realpath(tree))}
-        self._exact = {_canonical(path) for path in OpensslConfig(config_file, backend.directory).files}
+        self._exact = {_canonical(path) for path in backend.configuration()}
         self._exact |= {os.path.dirname(_canonical(path)) for path in (files.certificate, files.database) if path}
         # Also cacert.0.pem beside cacert.pem, and index.txt.old.
         self._stems = {os.path.splitext(_canonical(path))[0] + "." for path in named if path}

@@ -28,6 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy
     LARGEST_INDEX,
     digest_or_none,
     hex_or_none,
+    lies_in,
     parse_number,
     read_numbers,
 )
@@ -50,7 +51,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     parse_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     move_aside,
@@ -94,6 +94,10 @@ class Restoration:
         self._more = False
         self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
         self._places: t.Optional[DatabasePlaces] = None
+        self._newer = False  # the host's database has all of the set's, and more
+        self._random_serials = False
+        with contextlib.suppress(KeywardError):
+            self._random_serials = backend.files().random_serials
 
     def carry_out(self) -> Answer:
         items = self._compared()
@@ -114,7 +118,8 @@ class Restoration:
             )
         core = ("index", "serial", "crl_number")
         left = [item for item in items if item.member.part not in core or replaced or item.there == "missing"]
-        left = [item for item in left if item.member.part not in self._further]
+        # What the software has moved since then is where it belongs.
+        left = [item for item in left if item.member.part not in self._further and not (self._newer and item.member.part == "movable")]
         texts = self._changed_texts(items, ours, base, outcome, replaced)
         self._put_back(left, texts)
         return self._answer(outcome, published)
@@ -134,22 +139,24 @@ class Restoration:
     def _compared(self) -> t.List[_Item]:
         """Every member, read to its end and proved, beside what is in its place."""
         items = []
-        keys = self._key_places()
+        keys, subscribers = self._key_places()
         for member, stream in open_archive(self._archive, self._members):
             path = self._place(member.path)
-            if path in keys:
+            if path in keys or lies_in(path, subscribers):
                 raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
             there = _compare(member, path)
+            if there == "different" and member.part == "attributes" and self._says_the_same(path):
+                there = "same"
             if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
                 there = "shortened"
             items.append(_Item(member, path, there))
         prove_archive(self._archive, self._members)
         main = self._backend.config_file
-        if main and any(item.path == main and item.there == "same" for item in items):
+        if main is None or any(item.path == main and item.there == "same" for item in items):
             with contextlib.suppress(KeywardError):
-                self._places = DatabasePlaces(self._backend, main)
+                self._places = DatabasePlaces(self._backend)
         for item in items:
             self._refuse_outside(item)
         return items
@@ -163,12 +170,14 @@ class Restoration:
                 "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar",
             )
 
-    def _key_places(self) -> t.Set[str]:
+    def _key_places(self) -> t.Tuple[t.Set[str], t.Tuple[str, ...]]:
+        """The files of the CA's private keys, and where subscribers' keys lie."""
         try:
-            private_key = self._backend.files().private_key
+            files = self._backend.files()
         except KeywardError:
-            return set()
-        return {private_key, staged_path(private_key), *(path for _n, path in older_files(private_key))} if private_key else set()
+            return set(), ()
+        own = files.private_key
+        return {own, staged_path(own), *(path for _number, path in older_files(own))} if own else set(), files.subscribers
 
     def _base(self, items: t.Sequence[_Item]) -> t.Tuple[Numbers, Numbers, bool]:
         """(the database on the host, the one to go on from, whether that is the set's)."""
@@ -176,7 +185,7 @@ class Restoration:
         texts = {part: self._texts[part] for part in self._texts}
         theirs = Numbers(
             parse_index(texts.get("index", b"").decode("utf-8", "surrogateescape"), "of the set"),
-            parse_number(texts["serial"], "serial of the set") if "serial" in texts else None,
+            parse_number(texts["serial"], "serial of the set") if "serial" in texts and not self._random_serials else None,
             parse_number(texts["crl_number"], "crlnumber of the set") if "crl_number" in texts else None,
         )
         there = {part: os.path.lexists(paths[part]) for part in self._texts}
@@ -197,6 +206,7 @@ class Restoration:
             return ours, (ours if same else theirs), not same
         self._refuse(different)
         if ours.covers(theirs):
+            self._newer = not same
             return ours, ours, False
         if theirs.covers(ours):
             return ours, theirs, True
@@ -206,7 +216,8 @@ class Restoration:
 
     def _live(self, paths: t.Mapping[str, str]) -> Numbers:
         try:
-            return read_numbers(Files("", "", None, None, paths.get("index", ""), paths.get("serial"), paths.get("crl_number")))
+            files = Files("", "", None, None, paths.get("index", ""), paths.get("serial"), paths.get("crl_number"))
+            return read_numbers(replace(files, random_serials=self._random_serials))
         except KeywardError:
             if not self._aside:
                 raise
@@ -226,14 +237,16 @@ class Restoration:
         given = self._options.get("advance")
         return {name: int(value, 16) for name, value in given.items()} if isinstance(given, dict) else given
 
-    def _unique_subject(self) -> bool:
+    def _says_the_same(self, attributes: str) -> bool:
+        """openssl ca writes what it reads, also into a file that was empty."""
+        return self._unique_subject(read_file(attributes, "the attributes", LARGEST_INPUT)) == self._unique_subject()
+
+    def _unique_subject(self, attributes: t.Optional[bytes] = None) -> bool:
         """As openssl ca decides it: by the file beside the database, else by the configuration, else yes."""
-        config_file = self._backend.config_file
-        text = self._texts.get("attributes", b"").decode("utf-8", "replace")
+        text = (self._texts.get("attributes", b"") if attributes is None else attributes).decode("utf-8", "replace")
         with contextlib.suppress(KeywardError, FileNotFoundError):
-            if not text and config_file:
-                config, files = OpensslConfig(config_file, self._backend.directory), self._backend.files()
-                text = f"unique_subject = {config.get(files.section, 'unique_subject') or 'yes'}"
+            if not text:
+                text = f"unique_subject = {self._backend.setting('unique_subject') or 'yes'}"
         found = re.search(r"^\s*unique_subject\s*=\s*(\S)", text, re.MULTILINE)
         return not (found and found.group(1) in "fFnN0")
 
@@ -245,7 +258,7 @@ class Restoration:
         """What the controller read, and certificates that lie on the host though the set does not know them."""
         given = self._options["published"]
         issued = [Issued(int(serial, 16), expires, subject, where) for serial, expires, subject, where in given["issued"]]
-        folders = {os.path.dirname(item.path) for item in items if item.member.part == "issued"}
+        folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
         seen = {item.path for item in items}
         signers = [_x509.load(generation.certificate) for generation in self._stored.manifest.generations]
         for folder in sorted(folders):
@@ -289,7 +302,7 @@ class Restoration:
         for item in items:
             missing = item.there in ("missing", "shortened")
             replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
-            if item.member.part in ("companion", "crl"):
+            if item.member.part in ("companion", "crl", "movable"):
                 replacing = replacing and self._aside
             if missing or (replacing and (item.member.part in core or self._aside)):
                 wanted[item.member.path] = item
@@ -393,7 +406,8 @@ class Restoration:
 
 
 def _part(part: str) -> str:
-    return "database" if part in ("index", "serial", "crl_number", "attributes", "companion") else part
+    parts = {"movable": "issued", **dict.fromkeys(("index", "serial", "crl_number", "attributes", "companion"), "database")}
+    return parts.get(part, part)
 
 
 def _compare(member: Member, path: str) -> str:

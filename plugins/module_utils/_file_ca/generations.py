@@ -29,6 +29,8 @@ class Files:
     """What the options and the configuration name. C(private_key) is None and C(token) its value where the key is no file.
 
     C(older_certificates): the list of older certificates (PEM, newest first) that the software keeps. C(request): where it leaves its own.
+    C(more): further files and folders of a set, with their parts. C(subscribers): those with subscribers' keys, which no set holds.
+    C(lock): what lies there while the software is at work. C(random_serials): each is drawn, and what C(serial) says means nothing.
     """
 
     section: str
@@ -44,6 +46,10 @@ class Files:
     crl: t.Optional[str] = None
     older_certificates: t.Optional[str] = None
     request: t.Optional[str] = None
+    more: t.Tuple[t.Tuple[str, str], ...] = ()
+    subscribers: t.Tuple[str, ...] = ()
+    lock: t.Optional[str] = None
+    random_serials: bool = False
 
 
 class Found(t.NamedTuple):
