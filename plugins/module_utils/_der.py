@@ -8,11 +8,13 @@ No files and no Ansible here. The one walk of the collection: every value is bou
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
-from itertools import repeat
+from contextvars import ContextVar
 
 MAX_DEPTH = 32
-MAX_ELEMENTS = 100_000  # values looked at in one pass over a DER value
+MAX_ELEMENTS = 100_000  # values that follow each other, or lie in one of indefinite length
+MAX_LOOKS = 600_000  # at values of one document, each time that one is looked at
 
 INTEGER, BITS, OCTETS, NULL, OID, UTF8, BMP, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x1E, 0x30, 0x31
 CONTEXT_0, CONSTRUCTED_0, CONSTRUCTED = 0x80, 0xA0, 0x20
@@ -36,8 +38,31 @@ class Value(t.NamedTuple):
     whole: bytes  # with tag and length
 
 
+_looks: ContextVar[t.Optional[t.List[int]]] = ContextVar("looks", default=None)
+
+
+@contextlib.contextmanager
+def one_document() -> t.Iterator[None]:
+    """Bounds the work on one document as a whole: values may lie in each other, and each pass looks at all of them again."""
+    token = _looks.set([MAX_LOOKS])
+    try:
+        yield
+    finally:
+        _looks.reset(token)
+
+
+def _count() -> None:
+    left = _looks.get()
+    if left is None:
+        return
+    left[0] -= 1
+    if left[0] < 0:
+        raise LimitExceeded("values", MAX_LOOKS)
+
+
 def _header(data: bytes, at: int) -> tuple[int, int, int]:
     """Tag, start and end of the body of the value at an offset; the end is -1 where the length is indefinite."""
+    _count()
     try:
         tag, length = data[at], data[at + 1]
     except IndexError:
@@ -59,7 +84,7 @@ def _header(data: bytes, at: int) -> tuple[int, int, int]:
 def _end_of_contents(data: bytes, at: int) -> int:
     """The offset of the two NULs that end a body of indefinite length which starts at `at` (X.690 8.1.5)."""
     depth = 0
-    for _step in repeat(None, MAX_ELEMENTS):
+    for _step in range(MAX_ELEMENTS):
         tag, start, end = _header(data, at)
         if tag == 0 and end == start:
             if depth == 0:
@@ -136,19 +161,32 @@ def octets(value: Value, primitive: int = OCTETS) -> bytes:
         return value.body
     if value.tag != primitive | CONSTRUCTED:
         raise Damaged("an octet string is none")
+    # One pass, whatever lies in what: an end in `ends` is -1 where only two NULs tell it (X.690 8.1.5).
+    data, at = value.body, 0
     pieces: list[bytes] = []
-    waiting = [(value, 0)]
-    while waiting:
-        piece, depth = waiting.pop()
-        if piece.tag == OCTETS:
-            pieces.append(piece.body)
-        elif piece is value or piece.tag == OCTETS | CONSTRUCTED:
-            if depth > MAX_DEPTH:
+    ends = [len(data)]
+    for _step in range(MAX_ELEMENTS):
+        while ends and at == ends[-1]:
+            ends.pop()
+        if not ends:
+            return b"".join(pieces)
+        tag, start, end = _header(data, at)
+        if tag == 0 and end == start and ends[-1] < 0:
+            ends.pop()
+        elif tag == OCTETS:
+            pieces.append(data[start:end])
+        elif tag == OCTETS | CONSTRUCTED:
+            if len(ends) > MAX_DEPTH:
                 raise LimitExceeded("nested values", MAX_DEPTH)
-            waiting.extend((member, depth + 1) for member in reversed(values(piece.body)))
+            ends.append(end)
+            end = start
         else:
             raise Damaged("an octet string is none")
-    return b"".join(pieces)
+        bound = next((limit for limit in reversed(ends) if limit >= 0), len(data))
+        if max(start, end) > bound:
+            raise Damaged("a value is longer than what holds it")
+        at = max(start, end)
+    raise LimitExceeded("values", MAX_ELEMENTS)
 
 
 def content(parts: list[Value]) -> Value:

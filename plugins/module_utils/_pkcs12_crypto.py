@@ -26,7 +26,7 @@ except ImportError:  # the modules say which library is missing
 
 # Bounds on what a file may ask for. All that is visible is checked before any key is derived, the rest as soon as it is decrypted.
 MAX_ITERATIONS = 5_000_000  # of one derivation
-MAX_TOTAL_ITERATIONS = 20_000_000  # of all derivations of a file
+MAX_WORK = 10_000_000  # of all derivations of a file, in iterations of PBKDF2-HMAC-SHA256: about 3 s
 MAX_SCRYPT_MEMORY = 64 * 1024 * 1024  # bytes
 MAX_RC2_SIZE = 1024 * 1024  # bytes of a file; RC2 runs in Python
 
@@ -135,10 +135,13 @@ class Kdf(t.NamedTuple):
         digest = self.digest.upper().replace("_", "-")
         return {"pkcs12": f"PKCS12-KDF-{digest}", "pbkdf2": f"PBKDF2-HMAC-{digest}"}.get(self.kind, "scrypt")
 
-    @property
-    def cost(self) -> int:
-        """In iterations of PBKDF2, roughly."""
-        return 3 * self.iterations * self.r * self.p if self.kind == "scrypt" else self.iterations
+    def work(self, size: int) -> int:
+        """What deriving so many bytes costs, in iterations of PBKDF2-HMAC-SHA256, rounded up."""
+        if self.kind == "scrypt":
+            return 3 * self.iterations * self.r * self.p
+        weight = 1 if (self.kind, self.digest) == ("pbkdf2", "sha256") else 2 if self.digest in ("sha1", "sha224", "sha256") else 4
+        blocks = -(-size // _sizes(self.digest)[0])
+        return self.iterations * weight * blocks
 
 
 def _sizes(digest: str) -> tuple[int, int]:
@@ -185,13 +188,13 @@ class Secrets:
         self._derived: dict[t.Any, bytes] = {}
         self._charged = self._rc2_size = 0
 
-    def charge(self, kdf: Kdf, derivations: int = 1) -> None:
-        """Counts what a scheme will derive, before it does, against the limits."""
-        if kdf.cost > MAX_ITERATIONS:
+    def charge(self, kdf: Kdf, *sizes: int) -> None:
+        """Counts the derivations of so many bytes each against the limits, before they are made."""
+        if (kdf.work(1) if kdf.kind == "scrypt" else kdf.iterations) > MAX_ITERATIONS:
             raise LimitExceeded("iterations of one key derivation", MAX_ITERATIONS)
-        self._charged += kdf.cost * derivations * len(self.encodings(kdf))
-        if self._charged > MAX_TOTAL_ITERATIONS:
-            raise LimitExceeded("iterations of all key derivations", MAX_TOTAL_ITERATIONS)
+        self._charged += sum(kdf.work(size) for size in sizes) * len(self.encodings(kdf))
+        if self._charged > MAX_WORK:
+            raise LimitExceeded("iterations of all key derivations", MAX_WORK)
 
     def charge_rc2(self, size: int) -> None:
         self._rc2_size += size

@@ -53,7 +53,7 @@ if t.TYPE_CHECKING:
 MAX_SIZE = 8 * 1024 * 1024  # bytes
 MAX_BAGS = 10_000
 MAX_KEYS = 200
-MAX_DIAGNOSIS_ITERATIONS = 1_000_000  # spent on telling damage from a wrong password, beyond the first derivation
+MAX_DIAGNOSIS_WORK = 1_000_000  # spent on telling damage from a wrong password, beyond the first derivation
 
 WEAK_ITERATIONS = 10_000  # fewer than this are weak
 _WEAK_NAMES = re.compile("none|SHA1|MD5|RC2|RC4|DES")
@@ -171,7 +171,7 @@ def _sealed_item(kind: str, algorithm: _der.Value, sealed: bytes, secrets: Secre
         scheme = scheme_of(algorithm)
     except (Unsupported, _der.Damaged) as exc:
         return _Item(kind, fault=_unreadable(kind, exc), **more)
-    secrets.charge(scheme.kdf, 1 if scheme.iv else 2)
+    secrets.charge(scheme.kdf, scheme.cipher.key_size, *([] if scheme.iv else [scheme.cipher.block_size]))
     if not scheme.cipher.algorithm:
         secrets.charge_rc2(len(sealed))
     return _Item(kind, sealed=sealed, scheme=scheme, **more)
@@ -292,7 +292,7 @@ def _parsed(data: bytes, secrets: Secrets) -> _File:
         raise _der.Damaged("something follows its MAC")
     mac = mac_of(rest[0]) if rest else None
     if mac:
-        secrets.charge(mac.kdf)
+        secrets.charge(mac.kdf, mac.key_size)
     content = _der.octets(_der.content(members))
     return _File(content, _counted(_safe_items(content, secrets)), mac, bool(data[len(outer.whole) :].strip(b"\0")))
 
@@ -329,7 +329,7 @@ def _mac_mismatch(file: _File, secrets: Secrets) -> Pkcs12Error:
         if item.scheme is None:
             continue
         kdf = item.scheme.kdf
-        if tried and sum(each.cost for each in tried | {kdf}) > MAX_DIAGNOSIS_ITERATIONS:
+        if tried and sum(each.work(1) for each in tried | {kdf}) > MAX_DIAGNOSIS_WORK:
             continue
         tried.add(kdf)
         if isinstance(_opened(item, secrets), bytes):
@@ -442,7 +442,7 @@ def read(data: bytes, password: str | None) -> Contents:
 
     Raises PasswordWrong, Malformed (also where the password is right and the MAC is not), Unsupported, LimitExceeded.
     """
-    with _as_pkcs12_errors():
+    with _as_pkcs12_errors(), _der.one_document():
         return _read(data, Secrets(password))
 
 
@@ -484,7 +484,7 @@ def opens(data: bytes, password: str | None) -> bool:
     """
     secrets = Secrets(password)
     try:
-        with _as_pkcs12_errors():
+        with _as_pkcs12_errors(), _der.one_document():
             file = _parsed(data, secrets)
             outcomes = []
             for item in file.items:
