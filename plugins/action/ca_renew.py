@@ -14,6 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
+    is_root,
     lost_key,
     refuse_endless,
     refuse_short_answer,
@@ -51,7 +52,7 @@ class ActionModule(Task):
             refuse_unusable_key(told.generations[-1])
         if self.options["days"] is not None and not told.abilities.takes_days:
             raise _adcs.no_days()
-        root = _x509.is_self_signed(_x509.load(told.generations[-1].certificate))
+        root = is_root(told.generations)
         waiting = told.pending_request if told.pending_request and told.pending_request.answerable and not root else None
         order, reasons = self._decided(told, root, waiting)
         if order is None:

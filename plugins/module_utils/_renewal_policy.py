@@ -57,6 +57,16 @@ def refuse_endless(current: Generation, conditions: t.Mapping[str, t.Any], start
         )
 
 
+def is_root(generations: t.Sequence[Generation]) -> bool:
+    """Whether it signs its own certificates. C(generations): the current one last.
+
+    Where another CA issued an earlier certificate for the same key, it is a subordinate: C(easyrsa renew-ca) signs even that one's own.
+    """
+    current = generations[-1]
+    same = [generation for generation in generations if generation.public_key_sha256 == current.public_key_sha256]
+    return all(_x509.is_self_signed(_x509.load(generation.certificate)) for generation in same if generation.index <= current.index)
+
+
 def refuse_unusable_key(current: Generation) -> None:
     """Raise KeywardError unless the private key is in hand. The new one is made and kept like it."""
     refusal = None

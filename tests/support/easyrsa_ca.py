@@ -61,7 +61,12 @@ class EasyrsaPki:
 
     def issue(self, name: str, kind: str = "client", *, passphrase: bool = False, **variables: str) -> Path:
         """A subscriber's key and certificate, in private/ and issued/; the key is encrypted where a passphrase is wanted."""
-        self.easyrsa(f"build-{kind}-full", name, *(() if passphrase else ("nopass",)), **variables)
+        nopass = () if passphrase else ("nopass",)
+        if variables:  # build-*-full of 3.2 forgets them
+            self.easyrsa("gen-req", name, *nopass, **variables)
+            self.easyrsa("sign-req", kind, name, **variables)
+        else:
+            self.easyrsa(f"build-{kind}-full", name, *nopass)
         return self.directory / "issued" / f"{name}.crt"
 
     def sign_crl(self, **variables: str) -> Path:

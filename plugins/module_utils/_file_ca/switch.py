@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files imp
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, put_new, read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
-from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, lost_key, refuse_unusable_key
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, is_root, lost_key, refuse_unusable_key
 from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
@@ -73,7 +73,7 @@ class _Renewal:
             return self._finish()
         self._refuse_what_is_in_the_way()
         self._refuse_stated()
-        if _x509.is_self_signed(self._parsed):
+        if is_root(self._facts.generations):
             return self._renew_root(order)
         return self._request_certificate(order)
 
