@@ -4,8 +4,127 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._lifecycle_flows import CaCrl
+import hashlib
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 
-class ActionModule(CaCrl):
-    pass
+class ActionModule(Task):
+    NAME, ARGUMENTS = "ca_crl", _arguments.CA_CRL
+
+    def perform(self) -> Result:
+        if self.options["published_crl"] is None:
+            return self._proofs() if self.options["scratch"] else self.decided_anew(self._refreshed)
+        if self.options["scratch"]:
+            raise KeywardError("ca_crl can't run", "published_crl and scratch exclude each other", "Give one of them")
+        return self.decided_anew(self._signed_again)
+
+    def _refreshed(self) -> Result:
+        """The CRL of each generation that is valid, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
+        told: Crled = self.completed(self.send(Crls(), Crled))
+        if self.options["days"] is not None and not told.abilities.takes_days:
+            raise _adcs.no_terms_of_crls()
+        able, advisories = self._able(told, expired=False)
+        due, good = self._due(told, able, self.options["remaining_days"])
+        changed = bool(due)
+        if due and not self._check:
+            order = Crls(told.generations[-1].sha256, tuple(due), days=self.options["days"])
+            told = self.completed(self.send(order, Crled))
+            changed = told.changed
+            missing, good = self._due(told, able, 0)
+            if missing:
+                raise self._not_there(able, missing)
+        return self._result(told, changed, good, advisories)
+
+    def _able(self, told: Told, expired: bool) -> tuple[list[Generation], list[Finding]]:
+        """The generations to sign with, the current one last, and why others don't. Raises KeywardError where a key is missing."""
+        able, advisories = [], []
+        for generation in told.generations:
+            if generation.exportable is False and told.abilities.keys_in_hand:
+                text = f"{generation.label}: its key is in a token, which signs its CRL by its own means"
+                advisories.append(Finding("key_in_token", text, generation.sha256))
+            elif not expired and generation.not_after < now_text():
+                text = f"{generation.label} has expired: no CRL is signed for it"
+                advisories.append(Finding("expired_generation", text, generation.sha256))
+            elif generation.private_key != "present" and told.abilities.keys_in_hand:
+                raise KeywardError(
+                    "no CRL was signed",
+                    f"the private key of {generation.label} is {generation.private_key}",
+                    "Put it back (ca_key_restore), or give its passphrase",
+                )
+            else:
+                able.append(generation)
+        return able, advisories
+
+    def _due(self, told: Crled, able: list[Generation], remaining_days: int) -> tuple[list[DueCrl], list[Known]]:
+        """What is due, and the CRLs that need no successor."""
+        due, good = [], []
+        for generation in able:
+            placed = next((crl for crl in told.crls if crl.certificate == generation.sha256), None)
+            newest = max(self._crls_of(told, generation), key=lambda crl: crl.number, default=None)
+            if newest and newest.is_good(remaining_days):
+                good.append(newest)
+            else:
+                due.append(DueCrl(generation.sha256, hashlib.sha256(placed.content).hexdigest() if placed else None))
+        return due, good
+
+    def _crls_of(self, told: Crled, generation: Generation) -> list[Known]:
+        """Where a host can't tell whose its CRLs are, the generation that verifies one is its signer."""
+        own = [crl for crl in told.crls if crl.certificate in (None, generation.sha256)]
+        known = [known_crl(generation, crl.content, crl.path, crl.certificate is not None, crl.lacks) for crl in own]
+        return [crl for crl in known if crl]
+
+    def _not_there(self, able: list[Generation], missing: list[DueCrl]) -> KeywardError:
+        lacking = {due.certificate for due in missing}
+        return KeywardError(
+            "not every key has its CRL",
+            "; ".join(f"{generation.label} has none that is valid" for generation in able if generation.sha256 in lacking),
+            "Run the task again. If that doesn't help, look at the places where the CA publishes CRLs, and at its log",
+        )
+
+    def _proofs(self) -> Result:
+        """A CRL by each key, in no place."""
+        told: Crled = self.completed(self.send(Crls(scratch=True), Crled))
+        able, advisories = self._able(told, expired=True)
+        if not told.abilities.signs_any_crl:
+            return self._result(told, False, _adcs.proofs(self, able), advisories)
+        return self._result(told, False, [crl for generation in able for crl in self._crls_of(told, generation)], advisories)
+
+    def _signed_again(self) -> Result:
+        path, last = self.options["published_crl"], None
+        try:
+            data = read_file(path, "the published CRL", LARGEST_CRL)
+            last = load_crl(data)
+        except FileNotFoundError:
+            raise KeywardError(f"the published CRL {path} can't be read", "it does not exist", "Give a file on the controller") from None
+        except (ValueError, TypeError):
+            raise KeywardError(
+                "no CRL was signed", "the published CRL can't be read, neither as PEM nor as DER", "Give the last one"
+            ) from None
+        told = self.look()
+        if not told.abilities.signs_any_crl:
+            raise _adcs.no_terms_of_crls()
+        if not any(signed_by(last, generation.certificate) for generation in told.generations):
+            raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
+        order = Crls(told.generations[-1].sha256, days=self.options["days"], published=data)
+        done: Crled = self.completed(self.send(order, Crled))
+        return self._result(done, done.changed, [crl for generation in done.generations for crl in self._crls_of(done, generation)], [])
+
+    def _result(self, told: Told, changed: bool, crls: list[Known], advisories: list[Finding]) -> Result:
+        return {
+            "changed": changed,
+            **self.shown(told),
+            "crls": [crl.as_result() for crl in crls],
+            "advisories": findings(told.advisories, advisories),
+            "reasons": [],
+        }

@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import RenewedMeanwhile, Result, Task, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 
 class ActionModule(Task):
@@ -37,17 +37,15 @@ class ActionModule(Task):
                 "it was not told when a renewal is due",
                 "Give remaining_days or issued_before: a renewal makes both untrue, so that no later run renews again",
             )
-        try:
-            result = self._renewed_if_due(self.look())
-        except RenewedMeanwhile:  # by another run, which may have made the conditions untrue
-            result = self._renewed_if_due(self.look())
+        result = self.decided_anew(self._renewed_if_due)
         if self._task.diff:
             now = "".join(f"generation {one['index']}: {one['fingerprints']['sha256']}\n" for one in result["generations"])
             what = "renewed\n" if result["renewed"] else "a request is pending\n" if result["pending"] else ""
             result["diff"] = {"before": "" if result["changed"] and not self._check else now, "after": now + (what if self._check else "")}
         return result
 
-    def _renewed_if_due(self, told: Told) -> Result:
+    def _renewed_if_due(self) -> Result:
+        told = self.look()
         if told.abilities.keys_in_hand:
             refuse_unusable_key(told.generations[-1])
         if self.options["days"] is not None and not told.abilities.takes_days:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest, Told
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
@@ -104,3 +104,9 @@ class Backend(t.Protocol):
 
     def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
         """The CRLs of the generations that the order names."""
+
+
+def told(backend: t.Any, facts: Facts, kind: t.Any = Told, **more: t.Any) -> t.Any:
+    """What a backend found, as an answer that tells it."""
+    names = ("authority", "generations", "database", "pending_request", "unfinished", "advisories")
+    return kind(abilities=backend.ABILITIES, **{name: getattr(facts, name) for name in names}, **more)

@@ -17,10 +17,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, RenewedMeanwhile, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, RenewedMeanwhile, Selector, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
-from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look
 
 try:
     import cryptography
@@ -65,19 +65,12 @@ def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check
 def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
     """Carry an order out. Raises KeywardError."""
     if isinstance(order, Look):
-        return told(backend)
+        return told(backend, backend.facts())
     *parts, method = order.NAME.split(".")
     does: t.Any = backend
     for part in parts:  # database.copy
         does = getattr(does, part)()
     return getattr(does, method)(order, check)
-
-
-def told(backend: Backend) -> Told:
-    """What a look answers."""
-    facts = backend.facts()
-    names = ("authority", "generations", "database", "pending_request", "unfinished", "advisories")
-    return Told(abilities=backend.ABILITIES, **{name: getattr(facts, name) for name in names})
 
 
 def _selector(parameters: t.Mapping[str, t.Any], document: t.Mapping[str, t.Any]) -> Selector:

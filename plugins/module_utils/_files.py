@@ -235,6 +235,37 @@ def put_new(path: str, data: bytes, mode: int, owner: t.Optional[str] = None, gr
         raise KeywardError(f"{path} was not written", os_cause(exc), "Put that right and run the task again: nothing was replaced") from exc
 
 
+def beside(path: str) -> str:
+    """Where a file waits to take a place in one step."""
+    return f"{path}.new"
+
+
+def stage_beside(path: str, data: bytes, mode: int) -> None:
+    """A whole file beside the place of another, in the stead of what waited there. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside(path))
+    staged = StagedFile(beside(path), data, mode)
+    try:
+        staged.commit()
+    finally:
+        staged.discard()
+
+
+def take_place(path: str) -> None:
+    """Raises OSError."""
+    os.replace(beside(path), path)
+    sync_directory(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def writing(what: str) -> t.Iterator[None]:
+    """Raises KeywardError for an OSError."""
+    try:
+        yield
+    except OSError as exc:
+        raise KeywardError(f"{what} was not written", os_cause(exc), "Put that right and run the task again") from exc
+
+
 def move_aside(path: str, when: str) -> str:
     """Rename a file to C(<path>.set-aside-<when>), never over another; returns the new path. Raises OSError."""
     for attempt in range(100):

@@ -16,10 +16,8 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    crl_number,
     even_hex,
     key_algorithm,
-    next_update,
     pem,
     public_key_sha256,
     validity,
@@ -28,7 +26,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
 try:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -178,17 +175,6 @@ def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generati
         merged[generation.sha256] = replace(generation, index=index, **kept)
     current = live[-1].sha256 if live else None
     return sorted(merged.values(), key=lambda generation: (generation.sha256 == current, generation.index))
-
-
-def crl_result(generation: Generation, path: t.Optional[str], parsed: t.Any) -> t.Dict[str, t.Any]:
-    """What is returned of a CRL that a generation verifies."""
-    return {
-        "certificate": generation.sha256,
-        "path": path,
-        "crl": parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
-        "number": crl_number(parsed),
-        "next_update": next_update(parsed),
-    }
 
 
 # --- authorities -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fcntl
 import os
@@ -13,32 +12,25 @@ import re
 import shutil
 import tempfile
 import typing as t
-from dataclasses import dataclass
-from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, read_file, sync_directory, write_new
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, crl_result, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
-from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    crl_number,
     even_hex,
-    load_crl,
-    moment,
-    next_update,
     pem,
     pem_certificates,
     public_key_sha256,
-    signed_by,
 )
 
 try:
@@ -96,7 +88,7 @@ def sign(which: Selector, request: Request, check: bool) -> Answer:
         earlier = _answered(files, asked, reading.generations, _REQUEST)
         changed = earlier is None
         if changed and not check:
-            earlier = _sign(which, backend, files, reading.generations, asked, request, lock)
+            earlier = _sign(which, backend, files, reading.generations, asked, request, [lock] if lock else [])
     advisories = [*reading.advisories]
     if earlier and earlier.not_after > current.not_after:
         advisories.append(
@@ -212,7 +204,7 @@ def _sign(
     generations: t.Sequence[Generation],
     asked: t.Any,
     request: Request,
-    lock: t.Optional[int],
+    locks: t.Sequence[int],
 ) -> Generation:
     data = asked.public_bytes(serialization.Encoding.PEM)
     answer = _answered(files, asked, generations, _NOTED)
@@ -232,7 +224,7 @@ def _sign(
             if request.get("days") is not None:
                 arguments += ["-days", str(request["days"])]
             try:
-                run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase, lock)
+                run_openssl(arguments, "the request was not signed", backend.directory, which.private_key_passphrase, locks)
             except KeywardError:
                 if noted and _answered(files, asked, generations, _NOTED) is None:
                     os.unlink(_beside(noted))
@@ -268,189 +260,6 @@ def _next_request(files: Files) -> t.Optional[str]:
     return os.path.join(t.cast(str, files.new_certificates), even_hex(number) + _REQUEST)
 
 
-# --- CRLs --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Crl:
-    """One CRL of a generation: where it belongs (None for a scratch one), and its bytes."""
-
-    generation: Generation
-    path: t.Optional[str]
-    data: bytes
-
-    def as_result(self) -> t.Dict[str, t.Any]:
-        return crl_result(self.generation, self.path, load_crl(self.data))
-
-
-def crl(which: Selector, request: Request, check: bool) -> Answer:
-    """A CRL by the key of each generation. C(request): scratch, days, remaining_days, published_crl (base64). Raises KeywardError."""
-    backend = OpensslBackend(which)
-    reading = backend.facts()
-    files = backend.files()
-    signing = _Signing(which, backend, reading, files)
-    if request.get("published_crl"):
-        made, changed = signing.resign(base64.b64decode(request["published_crl"]), request.get("days"), check)
-    elif request["scratch"]:
-        made, changed = signing.prove(), False
-    else:
-        made, changed = signing.renew(request.get("days"), request["remaining_days"], check)
-    return {**facts(reading), "changed": changed, "crls": [one.as_result() for one in made], "advisories": signing.advisories}
-
-
-class _Signing:
-    def __init__(self, which: Selector, backend: OpensslBackend, reading: Facts, files: Files) -> None:
-        self._which, self._backend, self._reading, self._files = which, backend, reading, files
-        self._found = list(reading.advisories)
-        self._lock: t.Optional[int] = None
-
-    @property
-    def advisories(self) -> t.List[t.Dict[str, t.Any]]:
-        return [advisory.as_result() for advisory in self._found]
-
-    def prove(self) -> t.List[_Crl]:
-        """A CRL by each generation, in a scratch place. Nothing of the CA is touched."""
-        with _scratch() as scratch:
-            database = os.path.join(scratch, "index.txt")
-            if self._files.database and os.path.exists(self._files.database):
-                shutil.copyfile(self._files.database, database)
-            else:
-                write_new(database, b"", 0o600)
-            config = os.path.join(scratch, "scratch.cnf")
-            text = f"[ca]\ndefault_ca = proof\n[proof]\ndatabase = {database}\nunique_subject = no\ndefault_md = default\n"
-            text += "default_crl_days = 1\n"
-            write_new(config, text.encode("utf-8"), 0o600)
-            return [self._signed(generation, config, "proof", None, scratch) for generation in self._able(expired=True)]
-
-    def renew(self, days: t.Optional[int], remaining_days: int, check: bool) -> t.Tuple[t.List[_Crl], bool]:
-        """The CRL of each generation that is valid, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
-        files, config = self._files, self._backend.config_file
-        if not config or not files.database:
-            raise KeywardError(
-                "no CRL was signed", "the CA has no configuration that names its database", "Give config_file, and name it there"
-            )
-        revoked = serials(files.database, b"R")
-        crls, changed = [], False
-        with _alone(os.path.dirname(files.database)) if not check else contextlib.nullcontext() as self._lock:
-            for generation in self._able(expired=False):
-                path = self._path_of(generation)
-                there = self._current(generation, path, revoked, remaining_days)
-                if there:
-                    crls.append(there)
-                    continue
-                changed = True
-                if not check:
-                    with _scratch() as scratch:
-                        made = self._signed(generation, config, files.section, path, scratch, days)
-                    _replace(path, made.data)
-                    crls.append(made)
-        return crls, changed
-
-    def resign(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[_Crl], bool]:
-        """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
-        try:
-            last = load_crl(published)
-        except (ValueError, TypeError):
-            raise KeywardError(
-                "no CRL was signed", "the published CRL can't be read, neither as PEM nor as DER", "Give the last one"
-            ) from None
-        signer = next((g for g in self._reading.generations if signed_by(last, g.certificate)), None)
-        if signer is None:
-            raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
-        key = self._reading.private_keys.get(signer.public_key_sha256)
-        if key is None:
-            raise KeywardError(
-                "no CRL was signed", f"the private key of {signer.label} is not here, or can't be used", "Put it back (ca_key_restore)"
-            )
-        path = self._path_of(signer)
-        there = self._current(signer, path, {even_hex(entry.serial_number) for entry in last}, 0)
-        if there and int(there.as_result()["number"] or "0", 16) > int(crl_number(last) or "0", 16):
-            return [there], False
-        start = now()
-        before, after = moment(last, "last_update"), moment(last, "next_update")
-        span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
-        builder = x509.CertificateRevocationListBuilder(last.issuer, start, start + span)
-        for extension in last.extensions:
-            value: t.Any = extension.value
-            if isinstance(value, x509.CRLNumber):
-                value = x509.CRLNumber(value.crl_number + 1)
-            builder = builder.add_extension(value, extension.critical)
-        for entry in last:
-            builder = builder.add_revoked_certificate(entry)
-        made = builder.sign(key, last.signature_hash_algorithm)
-        data = made.public_bytes(serialization.Encoding.PEM)
-        if not check:
-            _replace(path, data)
-        return [_Crl(signer, path, data)], True
-
-    def _able(self, expired: bool) -> t.List[Generation]:
-        """The generations to sign with, the current one last. Raises KeywardError where a key is missing."""
-        able = []
-        today = now_text()
-        for generation in self._reading.generations:
-            if generation.exportable is False:
-                text = f"{generation.label}: its key is in a token, which signs its CRL by its own means"
-                self._found.append(Finding("key_in_token", text, generation.sha256))
-            elif not expired and generation.not_after < today:
-                text = f"{generation.label} has expired: no CRL is signed for it"
-                self._found.append(Finding("expired_generation", text, generation.sha256))
-            elif generation.public_key_sha256 not in self._reading.private_keys:
-                raise KeywardError(
-                    "no CRL was signed",
-                    f"the private key of {generation.label} is {generation.private_key}",
-                    "Put it back (ca_key_restore), or give its passphrase",
-                )
-            else:
-                able.append(generation)
-        return able
-
-    def _signed(
-        self, generation: Generation, config: str, section: str, path: t.Optional[str], scratch: str, days: t.Optional[int] = None
-    ) -> _Crl:
-        certificate, made = (os.path.join(scratch, f"{generation.sha256[:16]}.{suffix}") for suffix in ("pem", "crl"))
-        write_new(certificate, pem(generation.certificate).encode("ascii"), 0o600)
-        key_place = t.cast(Place, generation.key_place)
-        arguments = ["ca", "-gencrl", "-config", config, "-name", section, "-cert", certificate, "-keyfile", key_place.path, "-out", made]
-        if key_place.encoding == "DER":
-            arguments += ["-keyform", "DER"]
-        if days is not None:
-            arguments += ["-crldays", str(days)]
-        passphrase = self._backend.passphrase(generation) if key_place.encrypted_at_rest else None
-        run_openssl(arguments, f"{generation.label} could not sign a CRL", self._backend.directory, passphrase, self._lock)
-        data = read_file(made, "the CRL", LARGEST_CRL)
-        if not signed_by(load_crl(data), generation.certificate):
-            raise KeywardError(
-                f"{generation.label} could not sign a CRL",
-                "its certificate does not verify what its key signed",
-                "Compare both with ca_info",
-            )
-        return _Crl(generation, path, data)
-
-    def _path_of(self, generation: Generation) -> str:
-        path = crl_path(self._files, self._backend.directory)
-        current = generation.sha256 == self._reading.generations[-1].sha256
-        return path if current else older_path(path, generation.index)
-
-    def _current(self, generation: Generation, path: str, revoked: t.Set[str], remaining_days: int) -> t.Optional[_Crl]:
-        """The CRL at a path where it needs no successor."""
-        try:
-            data = read_file(path, "the CRL", LARGEST_CRL)
-            parsed = load_crl(data)
-        except (FileNotFoundError, ValueError):
-            return None
-        if parsed.issuer != x509.load_der_x509_certificate(generation.certificate).subject:
-            raise KeywardError(
-                "no CRL was signed",
-                f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
-                "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
-            )
-        until = format_time(now() + timedelta(days=remaining_days))
-        if not signed_by(parsed, generation.certificate) or (next_update(parsed) or "") < until:
-            return None
-        listed = {even_hex(entry.serial_number) for entry in parsed}
-        return _Crl(generation, path, data) if revoked <= listed else None
-
-
 # --- files in the place of others ---------------------------------------------------------------------------------
 
 
@@ -479,11 +288,3 @@ def _stage(path: str, data: bytes) -> None:
 def _take_place(path: str) -> None:
     os.replace(_beside(path), path)
     sync_directory(os.path.dirname(path))
-
-
-def _replace(path: str, data: bytes) -> None:
-    """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
-    with _writing(f"the CRL {path}"):
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        _stage(path, data)
-        _take_place(path)

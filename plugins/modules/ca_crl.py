@@ -221,12 +221,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_CRL
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
-from ansible_collections.keyward.pki.plugins.module_utils._signing import crl
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Crls
 
 
 def main() -> None:
-    run(CA_CRL, crl)
+    run(CA_CRL, Crls)
 
 
 if __name__ == "__main__":

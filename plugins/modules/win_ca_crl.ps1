@@ -9,13 +9,15 @@
 
 $session = Start-AdcsModule -Name ca_crl -Arguments $args
 Complete-AdcsModule -Session $session -Work {
-    if ($session.Request['sign']) { return @{ signatures = @(Get-AdcsSignature @($session.Request['sign'])) } }
+    $request = $session.Request
+    if ($request['order'] -eq 'sign_drafts') { return @{ signatures = @(Get-AdcsSignature @($request['drafts'])) } }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters
-    if ($session.Request['publish']) {
+    $answer['own'] = $answer['adcs']
+    $answer['abilities'] = @{ keys_in_hand = $false; takes_days = $false; signs_any_crl = $false }
+    if (@($request['sign'] | Where-Object { $_ }).Count) {
         $answer['changed'] = $true
-        if (-not $session.Check) { Publish-AdcsCrl }
+        Publish-AdcsCrl
     }
-    $answer['crls'] = @(Get-AdcsCrl)
-    $answer['undecided'] = -not $session.Request['publish']
+    $answer['crls'] = @(if (-not $request['scratch']) { Get-AdcsCrl })
     $answer
 }

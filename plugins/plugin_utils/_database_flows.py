@@ -44,7 +44,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     are_files_of_a_set,
     set_manifest_from_json,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._signing import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
     SETS,
     AuthorityDirectory,

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
@@ -19,9 +17,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, live_of, request_facts
+from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, request_facts
 from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
-from ansible_collections.keyward.pki.plugins.plugin_utils._windows_crls import CrlDraft, crls_due, published_crls
 
 try:
     from cryptography import x509
@@ -95,58 +92,6 @@ class CaSign(LifecycleFlow):
                 "Submit the request there (certreq -submit), and have it issued",
             )
         return self._ask({name: self.options[name] for name in ("request", "days", "extensions")})
-
-
-class CaCrl(LifecycleFlow):
-    NAME, ARGUMENTS = "ca_crl", _arguments.CA_CRL
-    RETURNED = ("crls",)
-
-    def perform(self) -> Result:
-        path = self.options["published_crl"]
-        if path is not None and self.options["scratch"]:
-            raise KeywardError("ca_crl can't run", "published_crl and scratch exclude each other", "Give one of them")
-        published = None
-        if path is not None:
-            try:
-                published = base64.b64encode(read_file(path, "the published CRL", LARGEST_CRL)).decode("ascii")
-            except FileNotFoundError:
-                raise KeywardError(
-                    f"the published CRL {path} can't be read", "it does not exist", "Give a file on the controller"
-                ) from None
-        asked = {name: self.options[name] for name in ("scratch", "days", "remaining_days")}
-        answer = self.on_host({**asked, "published_crl": published})
-        return self._shaped(self._signed_by_windows(answer) if answer.get("undecided") else answer)
-
-    def _signed_by_windows(self, answer: Result) -> Result:
-        """A Windows CA signs its CRLs itself, one for each key. The scratch CRLs are made here, and signed by its keys in memory."""
-        if self.options["days"] is not None or self.options["published_crl"] is not None:
-            raise KeywardError(
-                "no CRL was signed",
-                "on Windows days and published_crl can't be given: the CA signs what its database says, for the time it is set to",
-                "Set that with certutil -setreg CA\\CRLPeriodUnits; to sign a CRL again by hand, use certutil -sign",
-            )
-        generations = live_of(answer, self._host).generations
-        if self.options["scratch"]:
-            return {**answer, "changed": False, "crls": self._scratch(generations)}
-        shown = published_crls(answer["crls"], generations)
-        due = crls_due(shown, generations, self.options["remaining_days"])
-        if due and not self._check:
-            answer = self.on_host({"publish": True})
-            shown = published_crls(answer["crls"], generations)
-            missing = crls_due(shown, generations, 0)
-            if missing:
-                raise KeywardError(
-                    "not every key has its CRL",
-                    "; ".join(f"{generation.label} has none that is valid" for generation in missing),
-                    "Look at the CA's publication locations (CRLPublicationURLs) and at its event log",
-                )
-        return {**answer, "changed": bool(due), "crls": shown}
-
-    def _scratch(self, generations: t.Sequence[Generation]) -> list[Result]:
-        drafts = [CrlDraft.of(generation) for generation in generations]
-        answer = self.on_host({"sign": [draft.order for draft in drafts]}) if drafts else {"signatures": []}
-        signatures = {one["thumbprint"].lower(): base64.b64decode(one["signature"]) for one in answer["signatures"]}
-        return [draft.signed(signatures[draft.generation.sha1]) for draft in drafts]
 
 
 class CaInstall(BackupFlow):

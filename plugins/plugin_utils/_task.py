@@ -144,6 +144,14 @@ class Task(ActionBase):  # type: ignore[misc]
             "advisories": findings(told.advisories),
         }
 
+    @staticmethod
+    def decided_anew(work: t.Callable[[], Result]) -> Result:
+        """C(work) looks, decides and sends an order. Where another run renewed the CA after the look, it does so once more."""
+        try:
+            return work()
+        except RenewedMeanwhile:
+            return work()
+
     def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None) -> Answer:
         """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said."""
         answer = self._executed(order, place)

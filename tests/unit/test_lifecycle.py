@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.action import ca_renew
+from ansible_collections.keyward.pki.plugins.action import ca_crl, ca_renew
 from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
@@ -115,7 +115,7 @@ def test_a_root_is_renewed_and_keeps_every_generation(tmp_path: Path, algorithm:
     openssl("verify", "-CAfile", ca.directory / "cacert.0.pem", ca.directory / "newcerts" / "1000.pem")
     ca.issue("second.example.com")
     ca.sign_crl(ca.directory / "cacert.0.pem", ca.private_key if reuse_key else ca.directory / "private" / "cakey.0.pem")
-    proof = _signing.crl(which(ca), {"scratch": True, "days": None, "remaining_days": 0}, False)
+    proof = crl(ca, scratch=True)
     assert [one["certificate"] for one in proof["crls"]] == fingerprints(ca)
 
 
@@ -505,8 +505,16 @@ def test_an_openssl_that_outlives_its_killed_run_is_waited_for(tmp_path: Path) -
     assert [(row[0], row[3].lower()) for row in rows(root)] == [("V", answer["serial"])]
 
 
+def written(published: bytes) -> str:
+    """A file on the controller."""
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(published)
+    return file.name
+
+
 def crl(ca: Path | OpensslCa, check: bool = False, **request: Any) -> dict[str, Any]:
-    return _signing.crl(which(ca), {"scratch": False, "days": None, "remaining_days": 0, **request}, check)
+    place = {"config_file": which(ca).config_file, "private_key_passphrase": which(ca).private_key_passphrase}
+    return ended_well(FakeHost().run(ca_crl.ActionModule, {**place, **request}, check=check))
 
 
 def test_crls(tmp_path: Path) -> None:
@@ -542,13 +550,13 @@ def test_crls(tmp_path: Path) -> None:
     number = int(crl(ca)["crls"][-1]["number"], 16)
     for name in ("index.txt", "crlnumber", "serial", "crl/crl.pem", "crl/crl.0.pem"):
         (ca / name).unlink()
-    again = crl(ca, published_crl=base64.b64encode(published).decode())
+    again = crl(ca, published_crl=written(published))
     assert again["changed"] and int(again["crls"][0]["number"], 16) == number + 1
     text = openssl("crl", "-in", ca / "crl" / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout", "-text")
     assert serial in text.stdout and "verify OK" in text.stderr
-    assert not crl(ca, published_crl=base64.b64encode(published).decode())["changed"]
+    assert not crl(ca, published_crl=written(published))["changed"]
     install(tmp_path / "other", subject={"commonName": "Other"})
-    assert "no generation of this CA signed" in refused(lambda: crl(tmp_path / "other", published_crl=base64.b64encode(published).decode()))
+    assert "no generation of this CA signed" in refused(lambda: crl(tmp_path / "other", published_crl=written(published)))
     (ca / "private" / "cakey.0.pem").unlink()
     assert "generation 0" in refused(lambda: crl(ca, scratch=True))
 
@@ -600,7 +608,7 @@ def test_a_published_crl_whose_signing_again_is_killed_anywhere_gets_one_success
         (ca / name).unlink()
     for number in range(1, 60):
         (published,) = list(numbers_in_place(ca).items())
-        request = {"published_crl": base64.b64encode(published[1]).decode()}
+        request = {"published_crl": written(published[1])}
         (ca / "crl" / "crl.pem").unlink()
         killed = killed_at(number, lambda request=request: crl(ca, **request))
         between = numbers_in_place(ca)

@@ -16,6 +16,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import F
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+
 _URI = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 # How libp11's engine names a key without a URI: "slot_0-id_01", "label_root", "0:01".
 _ENGINE_KEY = re.compile(r"(?:slot_[^/]+-)?(?:id|label)_[^/]+\Z|[0-9]+:[0-9a-f]+\Z", re.IGNORECASE)
@@ -78,6 +81,11 @@ class OpensslBackend(FileCa):
 
     def setting(self, name: str) -> t.Optional[str]:
         return OpensslConfig(self.config_file, self.directory).get(self.files().section, name) if self.config_file else None
+
+    def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+
+        return OpensslCommand(self.config_file, files.section, self.directory) if self.config_file else None
 
     def _files_stated(self) -> Files:
         selector = self.selector

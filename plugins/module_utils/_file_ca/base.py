@@ -36,6 +36,7 @@ except ImportError:  # the modules say which library is missing
     pass
 
 if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
     from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
@@ -72,6 +73,10 @@ class FileCa:
 
     def setting(self, name: str) -> t.Optional[str]:
         """What its configuration says of it under a name of C(openssl ca). Raises as C(configuration)."""
+        return None
+
+    def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
+        """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
         return None
 
     def stated_path(self, path: str) -> str:
@@ -146,6 +151,11 @@ class FileCa:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import answer
 
         return answer(self, order, check)
+
+    def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crls import crls
+
+        return crls(self, order, check)
 
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import typing as t
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
@@ -30,12 +34,42 @@ _CAUSES = (
 )
 
 
+@dataclass(frozen=True)
+class OpensslCommand:
+    """How C(openssl ca) knows which CA it is. C(directory): where it runs; C(environment): beside the process's own."""
+
+    config_file: str
+    section: str
+    directory: str
+    environment: t.Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, arguments: t.Sequence[str], what: str, passphrase: t.Optional[str], locks: t.Sequence[int]) -> None:
+        """Raises KeywardError where it fails; C(what) says what fails then. C(locks): see C(run_openssl)."""
+        which = ["ca", "-config", self.config_file, "-name", self.section]
+        run_openssl([*which, *arguments], what, self.directory, passphrase, locks, self.environment)
+
+
+@contextlib.contextmanager
+def scratch_directory() -> t.Iterator[str]:
+    """A private directory that is gone afterwards."""
+    path = tempfile.mkdtemp(prefix="keyward-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def run_openssl(
-    arguments: t.Sequence[str], what: str, cwd: t.Optional[str] = None, passphrase: t.Optional[str] = None, lock: t.Optional[int] = None
+    arguments: t.Sequence[str],
+    what: str,
+    cwd: t.Optional[str] = None,
+    passphrase: t.Optional[str] = None,
+    locks: t.Sequence[int] = (),
+    environment: t.Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """What C(openssl arguments) prints. A passphrase reaches it through a pipe, as C(-passin fd:N).
 
-    C(lock): the descriptor of a lock that openssl is to hold, too: it goes on to its end where this process is killed.
+    C(locks): descriptors of locks that openssl is to hold, too: it goes on to its end where this process is killed.
     Raises KeywardError where it fails; C(what) says what fails then.
     """
     program = shutil.which("openssl")
@@ -54,7 +88,8 @@ def run_openssl(
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            pass_fds=[descriptor for descriptor in (readable, lock) if descriptor not in (-1, None)],
+            pass_fds=[descriptor for descriptor in (readable, *locks) if descriptor != -1],
+            env={**os.environ, **environment},
             timeout=TIMEOUT,
             check=False,
         )

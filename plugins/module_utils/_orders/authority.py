@@ -25,11 +25,13 @@ class Abilities:
     """What the software of a CA can do. The controller follows these, and never asks who answered.
 
     keys_in_hand: it hands a key over as bytes, and takes one back; otherwise the software writes and reads PKCS #12 files itself.
-    takes_days: its own certificate is valid for as long as an order says; otherwise that is known once it is there.
+    takes_days: what it signs for itself is valid for as long as an order says; otherwise that is known once it is there.
+    signs_any_crl: a scratch one, and a published one again; otherwise what its database says, and drafts by its keys.
     """
 
     keys_in_hand: bool = True
     takes_days: bool = True
+    signs_any_crl: bool = True
 
 
 @dataclass(frozen=True)

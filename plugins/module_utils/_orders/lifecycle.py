@@ -110,16 +110,25 @@ class Signed:
 
 
 @dataclass(frozen=True)
+class DueCrl:
+    """The generation (SHA-256) whose CRL is due, and the CRL (SHA-256 of its file) that this was decided on."""
+
+    certificate: Hex
+    seen: t.Optional[Hex] = None
+
+
+@dataclass(frozen=True)
 class Crls:
-    """Tell the CRL of each generation, having signed those of the generations in C(sign) (SHA-256). C(of): as in C(Renew).
+    """Tell the CRL of each generation, having signed those in C(sign). C(of): as in C(Renew).
 
     C(days): None for what the configuration says. C(published): sign this last published CRL again instead, with the next number.
+    C(scratch): one by each key, for no place; nothing of the CA is changed.
     """
 
     NAME: t.ClassVar[str] = "crls"
 
     of: t.Optional[Hex] = None
-    sign: t.Annotated[t.Tuple[Hex, ...], Most(1000)] = ()
+    sign: t.Annotated[t.Tuple[DueCrl, ...], Most(1000)] = ()
     scratch: bool = False
     days: t.Optional[int] = None
     published: t.Annotated[t.Optional[bytes], Most(LARGEST_CRL)] = field(default=None, repr=False)
@@ -127,7 +136,7 @@ class Crls:
 
 @dataclass(frozen=True)
 class Crl:
-    """A CRL at its place, or in none (scratch). C(certificate): whose it is, where the host can tell. C(lacks): revocations."""
+    """A CRL at its place, or in none (scratch). C(certificate): whose place it is, where the host can tell. C(lacks): revocations."""
 
     content: t.Annotated[bytes, Most(LARGEST_CRL)] = field(repr=False)
     path: t.Optional[Path] = None
@@ -139,4 +148,34 @@ class Crl:
 class Crled(Told):
     """C(crls): in no order."""
 
+    changed: bool = False
     crls: t.Annotated[t.Tuple[Crl, ...], Most(1000)] = ()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A CRL without its signature (TBSCertList, DER), for the key of the certificate with this SHA-1 thumbprint."""
+
+    thumbprint: Hex
+    data: bytes
+    digest: Hex
+
+
+@dataclass(frozen=True)
+class SignDrafts:
+    """Sign each in memory: the proof of keys that software has which signs no CRL but its own."""
+
+    NAME: t.ClassVar[str] = "sign_drafts"
+
+    drafts: t.Annotated[t.Tuple[Draft, ...], Most(1000)]
+
+
+@dataclass(frozen=True)
+class Signature:
+    thumbprint: Hex
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Signatures:
+    signatures: t.Annotated[t.Tuple[Signature, ...], Most(1000)] = ()

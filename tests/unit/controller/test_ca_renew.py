@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
 from ansible_collections.keyward.pki.plugins.module_utils import _files
-from support.fake_host import FakeHost
+from support.meanwhile import Meanwhile
 from support.openssl_ca import OpensslCa, openssl
 
 DUE = {"reuse_key": False, "remaining_days": 4000, "days": 5000}
@@ -25,20 +22,8 @@ def ca(tmp_path: Path) -> OpensslCa:
     return OpensslCa(tmp_path / "ca", algorithm="ed25519")
 
 
-class Host(FakeHost):
-    """The host of one CA, where something may happen before an order arrives."""
-
-    def __init__(self, ca: OpensslCa, **which: Any) -> None:
-        super().__init__()
-        self.which = {"config_file": str(ca.config_file), **which}
-        self.meanwhile: Callable[[str], None] = lambda order: None
-
-    def renew(self, *, check: bool = False, **options: Any) -> dict[str, Any]:
-        return self.run(CaRenew, {**self.which, **options}, check=check)
-
-    def _module(self, name: str, arguments: dict[str, Any], check: bool) -> dict[str, Any]:
-        self.meanwhile(json.loads(base64.b64decode(arguments["controller"]))["order"])
-        return super()._module(name, arguments, check)
+def host_of(ca: OpensslCa, **which: Any) -> Meanwhile:
+    return Meanwhile(ca.config_file, **which)
 
 
 def certificates(ca: OpensslCa) -> int:
@@ -60,8 +45,8 @@ def below(root: OpensslCa, sub: OpensslCa) -> None:
 
 
 def test_where_nothing_is_due_the_host_is_only_looked_at(ca: OpensslCa) -> None:
-    host = Host(ca)
-    result = host.renew(reuse_key=False, remaining_days=1)
+    host = host_of(ca)
+    result = host.does(CaRenew, reuse_key=False, remaining_days=1)
     assert (result["changed"], result["due"], result["renewed"], result["reasons"]) == (False, False, False, [])
     assert host.orders() == ["look"]
 
@@ -69,15 +54,13 @@ def test_where_nothing_is_due_the_host_is_only_looked_at(ca: OpensslCa) -> None:
 @pytest.mark.parametrize("reuse_key", [True, False], ids=["same-key", "new-key"])
 def test_two_renewals_at_the_same_time_renew_once(ca: OpensslCa, reuse_key: bool) -> None:
     """Another run renews after this one has looked: its condition is untrue by now, and it ends well."""
-    host, other = Host(ca), Host(ca)
+    host, other = host_of(ca), host_of(ca)
     due = {**DUE, "reuse_key": reuse_key}
 
-    def meanwhile(order: str) -> None:
-        if order == "renew" and not other.sent:
-            assert other.renew(**due)["renewed"]
-
-    host.meanwhile = meanwhile
-    result = host.renew(**due)
+    renewed: dict[str, Any] = {}
+    host.once(lambda: renewed.update(other.does(CaRenew, **due)))
+    result = host.does(CaRenew, **due)
+    assert renewed["renewed"]
     assert not result.get("failed"), result["msg"]
     assert (result["changed"], result["due"], result["renewed"]) == (False, False, False)
     assert host.orders() == ["look", "renew", "look"]
@@ -85,15 +68,15 @@ def test_two_renewals_at_the_same_time_renew_once(ca: OpensslCa, reuse_key: bool
 
 
 def test_a_host_that_changes_each_time_is_not_asked_for_ever(ca: OpensslCa) -> None:
-    host = Host(ca)
+    host = host_of(ca)
 
     def meanwhile(order: str) -> None:
         if order == "renew":
             number = len(host.sent)
-            assert Host(ca).renew(reuse_key=True, remaining_days=4000 + number, days=4001 + number)["renewed"]
+            assert host_of(ca).does(CaRenew, reuse_key=True, remaining_days=4000 + number, days=4001 + number)["renewed"]
 
-    host.meanwhile = meanwhile
-    result = host.renew(reuse_key=False, remaining_days=5000, days=6000)
+    host.act = meanwhile
+    result = host.does(CaRenew, reuse_key=False, remaining_days=5000, days=6000)
     assert result["failed"] and "was renewed meanwhile" in result["msg"] and "Run the task again" in result["msg"]
     assert host.orders() == ["look", "renew", "look", "renew"] and certificates(ca) == 3
 
@@ -101,25 +84,20 @@ def test_a_host_that_changes_each_time_is_not_asked_for_ever(ca: OpensslCa) -> N
 def test_a_subordinate_is_requested_and_answered_once(tmp_path: Path) -> None:
     root, sub = OpensslCa(tmp_path / "root"), OpensslCa(tmp_path / "sub", name="Example Issuing CA")
     below(root, sub)
-    host, other = Host(sub), Host(sub)
+    host, other = host_of(sub), host_of(sub)
     result_of_other: dict[str, Any] = {}
     given: dict[str, Any] = dict(DUE)
 
-    def meanwhile(order: str) -> None:
-        if order != "look":
-            host.meanwhile = lambda order: None
-            result_of_other.update(other.renew(**given))
-
-    host.meanwhile = meanwhile
-    result = host.renew(**given)
+    host.once(lambda: result_of_other.update(other.does(CaRenew, **given)))
+    result = host.does(CaRenew, **given)
     assert result_of_other["changed"] and result_of_other["pending"]
     assert (result["changed"], result["pending"], result["renewed"]) == (False, True, False)
     assert all(result[name] == result_of_other[name] for name in ("request", "request_file"))
 
     given = {"reuse_key": False, "certificate": signed(root, result["request"])}
-    host.meanwhile = meanwhile
+    host.once(lambda: result_of_other.update(other.does(CaRenew, **given)))
     host.sent.clear()
-    result = host.renew(**given)
+    result = host.does(CaRenew, **given)
     assert result_of_other["renewed"] and (result["changed"], result["pending"], result["due"]) == (False, False, False)
     assert host.orders() == ["look", "answer", "look"] and certificates(sub) == 2
 
@@ -127,13 +105,13 @@ def test_a_subordinate_is_requested_and_answered_once(tmp_path: Path) -> None:
 def test_a_run_waits_for_another_and_not_for_ever(ca: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_files, "LONGEST_WAIT", 0.2)
     with _files.locked([str(ca.directory)], "test"):
-        result = Host(ca).renew(**DUE)
-        assert Host(ca).renew(check=True, **DUE)["renewed"]
+        result = host_of(ca).does(CaRenew, **DUE)
+        assert host_of(ca).does(CaRenew, check=True, **DUE)["renewed"]
     assert result["failed"] and "another run has been at work in" in result["msg"] and certificates(ca) == 1
-    assert Host(ca).renew(**DUE)["renewed"]
+    assert host_of(ca).does(CaRenew, **DUE)["renewed"]
 
 
 def test_a_backend_that_is_not_of_this_host_is_refused(ca: OpensslCa) -> None:
-    result = Host(ca, backend="adcs").renew(**DUE)
+    result = host_of(ca, backend="adcs").does(CaRenew, **DUE)
     assert result["failed"] and "backend is adcs, and this is no Windows host" in result["msg"]
     assert certificates(ca) == 1

@@ -1,0 +1,74 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: whose a CRL is, and when its successor is due; may change in any release. No files and no Ansible here."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+from datetime import timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_number, load, load_crl, next_update, signed_by
+
+try:
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+
+@dataclass(frozen=True)
+class Known:
+    """A CRL that C(generation) verifies. C(lacks): how many revocations it does not list."""
+
+    generation: Generation
+    path: t.Optional[str]
+    parsed: t.Any
+    lacks: int = 0
+
+    @property
+    def number(self) -> int:
+        return int(crl_number(self.parsed) or "0", 16)
+
+    def is_good(self, remaining_days: int) -> bool:
+        """Whether it needs no successor."""
+        return not self.lacks and (next_update(self.parsed) or "") >= format_time(now() + timedelta(days=remaining_days))
+
+    def as_result(self) -> t.Dict[str, t.Any]:
+        return {
+            "certificate": self.generation.sha256,
+            "path": self.path,
+            "crl": self.parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+            "number": crl_number(self.parsed),
+            "next_update": next_update(self.parsed),
+        }
+
+
+def known_crl(generation: Generation, data: bytes, path: t.Optional[str], placed: bool, lacks: int = 0) -> t.Optional[Known]:
+    """The CRL of a generation in these bytes, None where they hold none. C(placed): they lie where that CRL belongs.
+
+    Raises KeywardError where another CA's lies there: then two CAs would take each other's place.
+    """
+    try:
+        parsed = load_crl(data)
+    except (ValueError, TypeError):
+        return None
+    if placed and parsed.issuer != load(generation.certificate).subject:
+        raise KeywardError(
+            "no CRL was signed",
+            f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
+            "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
+        )
+    return Known(generation, path, parsed, lacks) if signed_by(parsed, generation.certificate) else None
+
+
+def is_successor(data: bytes, last: t.Any, generation: Generation, path: str) -> bool:
+    """Whether what lies in the place of a generation's CRL follows the last published one, with all its entries."""
+    there = known_crl(generation, data, path, True)
+    if there is None or not there.is_good(0):
+        return False
+    listed = {entry.serial_number for entry in there.parsed}
+    return {entry.serial_number for entry in last} <= listed and there.number > int(crl_number(last) or "0", 16)

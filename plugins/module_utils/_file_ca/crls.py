@@ -1,0 +1,184 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the CRLs of a CA that consists of files, one by each of its keys; may change in any release."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import typing as t
+from datetime import timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, told
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import is_successor
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand, scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    read_file,
+    read_if_there,
+    stage_beside,
+    take_place,
+    write_new,
+    writing,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, moment, pem, signed_by
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+
+_WHAT = "no CRL was signed"
+
+
+def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
+    """Raises KeywardError."""
+    files = ca.files()
+    changes = bool(order.sign) or order.published is not None
+    with ca.alone(files, _WHAT, check or not changes) as locks:
+        facts = ca.as_decided(order.of, _WHAT) if changes else ca.facts()
+        signing = _Signing(ca, files, facts, locks)
+        changed = False
+        if order.scratch:
+            made = signing.prove()
+        elif order.published is not None:
+            made, changed = signing.sign_again(order.published, order.days, check)
+        else:
+            if not files.database:
+                why = "the CA has no configuration that names its database"
+                raise KeywardError(_WHAT, why, "Give config_file, and name it there")
+            if order.sign and not check:
+                changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
+            made = list(signing.tell(serials(files.database, b"R")))
+    answer: Crled = told(ca, facts, Crled, changed=changed, crls=tuple(made))
+    return answer
+
+
+class _Signing:
+    def __init__(self, ca: FileCa, files: Files, facts: Facts, locks: t.Sequence[int]) -> None:
+        self._ca, self._files, self._facts, self._locks = ca, files, facts, locks
+
+    def tell(self, revoked: t.Set[str]) -> t.Iterator[Crl]:
+        """What lies in the place of each generation's CRL, and how many of the revocations it lacks."""
+        for generation in self._facts.generations:
+            path = self._path_of(generation)
+            data = read_if_there(path, "the CRL", LARGEST_CRL)
+            if data is not None:
+                yield Crl(data, path, generation.sha256, _lacking(data, revoked))
+
+    def prove(self) -> t.List[Crl]:
+        """A CRL by each generation whose key is here, in a scratch place. Nothing of the CA is touched."""
+        with scratch_directory() as scratch:
+            database = os.path.join(scratch, "index.txt")
+            if self._files.database and os.path.exists(self._files.database):
+                shutil.copyfile(self._files.database, database)
+            else:
+                write_new(database, b"", 0o600)
+            config = os.path.join(scratch, "scratch.cnf")
+            text = f"[ca]\ndefault_ca = proof\n[proof]\ndatabase = {database}\nunique_subject = no\ndefault_md = default\n"
+            text += "default_crl_days = 1\n"
+            write_new(config, text.encode("utf-8"), 0o600)
+            command = OpensslCommand(config, "proof", self._ca.directory)
+            return [
+                Crl(self._signed(generation, command, scratch), None, generation.sha256)
+                for generation in self._facts.generations
+                if generation.public_key_sha256 in self._facts.private_keys
+            ]
+
+    def sign(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> bool:
+        """Signs those that are due (generation: the CRL that was seen in its place); one that another run has signed since stays."""
+        changed = False
+        for generation in self._facts.generations:
+            path = self._path_of(generation)
+            if generation.sha256 not in due or due[generation.sha256] != _digest(read_if_there(path, "the CRL", LARGEST_CRL)):
+                continue
+            with scratch_directory() as scratch:
+                command = self._ca.signing(self._files, scratch)
+                if command is None:
+                    raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
+                _replace(path, self._signed(generation, command, scratch, days))
+            changed = True
+        return changed
+
+    def sign_again(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[Crl], bool]:
+        """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
+        last = load_crl(published)
+        signer = next((g for g in self._facts.generations if signed_by(last, g.certificate)), None)
+        if signer is None:
+            raise KeywardError(_WHAT, "no generation of this CA signed the published CRL", "Give a CRL of this CA")
+        key = self._facts.private_keys.get(signer.public_key_sha256)
+        if key is None:
+            raise KeywardError(_WHAT, f"the private key of {signer.label} is not here, or can't be used", "Put it back (ca_key_restore)")
+        path = self._path_of(signer)
+        there = read_if_there(path, "the CRL", LARGEST_CRL)
+        if there is not None and is_successor(there, last, signer, path):
+            return [Crl(there, path, signer.sha256)], False
+        start = now()
+        before, after = moment(last, "last_update"), moment(last, "next_update")
+        span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
+        builder = x509.CertificateRevocationListBuilder(last.issuer, start, start + span)
+        for extension in last.extensions:
+            value: t.Any = extension.value
+            if isinstance(value, x509.CRLNumber):
+                value = x509.CRLNumber(value.crl_number + 1)
+            builder = builder.add_extension(value, extension.critical)
+        for entry in last:
+            builder = builder.add_revoked_certificate(entry)
+        data = builder.sign(key, last.signature_hash_algorithm).public_bytes(serialization.Encoding.PEM)
+        if not check:
+            _replace(path, data)
+        return [Crl(data, path, signer.sha256)], True
+
+    def _signed(self, generation: Generation, command: OpensslCommand, scratch: str, days: t.Optional[int] = None) -> bytes:
+        if generation.public_key_sha256 not in self._facts.private_keys:
+            why = f"the private key of {generation.label} is {generation.private_key}"
+            raise KeywardError(_WHAT, why, "Put it back (ca_key_restore), or give its passphrase")
+        certificate, made = (os.path.join(scratch, f"{generation.sha256[:16]}.{suffix}") for suffix in ("pem", "crl"))
+        write_new(certificate, pem(generation.certificate).encode("ascii"), 0o600)
+        place = t.cast(Place, generation.key_place)
+        arguments = ["-gencrl", "-cert", certificate, "-keyfile", place.path, "-out", made]
+        if place.encoding == "DER":
+            arguments += ["-keyform", "DER"]
+        if days is not None:
+            arguments += ["-crldays", str(days)]
+        what = f"{generation.label} could not sign a CRL"
+        command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
+        data = read_file(made, "the CRL", LARGEST_CRL)
+        if not signed_by(load_crl(data), generation.certificate):
+            raise KeywardError(what, "its certificate does not verify what its key signed", "Compare both with ca_info")
+        return data
+
+    def _path_of(self, generation: Generation) -> str:
+        path = crl_path(self._files, self._ca.directory)
+        current = generation.sha256 == self._facts.generations[-1].sha256
+        return path if current else older_path(path, generation.index)
+
+
+def _lacking(data: bytes, revoked: t.Set[str]) -> int:
+    try:
+        return len(revoked - {even_hex(entry.serial_number) for entry in load_crl(data)})
+    except (ValueError, TypeError):
+        return 0
+
+
+def _digest(data: t.Optional[bytes]) -> t.Optional[str]:
+    return None if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _replace(path: str, data: bytes) -> None:
+    """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
+    with writing(f"the CRL {path}"):
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        stage_beside(path, data, 0o644)
+        take_place(path)
