@@ -20,7 +20,7 @@ $administrators = 'BA', 'S-1-5-32-544'
 $markerName = 'keyward-store.json'
 $caTypes = @{ 0 = 'EnterpriseRootCA'; 1 = 'EnterpriseSubordinateCA'; 3 = 'StandaloneRootCA'; 4 = 'StandaloneSubordinateCA' }
 # What the controller follows; the defaults of its Abilities are those of a CA that consists of files.
-$abilities = @{ keys_in_hand = $false }
+$abilities = @{ keys_in_hand = $false; takes_days = $false; signs_any_crl = $false; signs_requests = $false }
 $requestPending = 8  # SETUP_REQUEST_FLAG of SetupStatus
 
 # What an export answers where a key can't leave its provider (PFXExportCertStoreEx).

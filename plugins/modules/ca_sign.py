@@ -208,12 +208,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_SIGN
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
-from ansible_collections.keyward.pki.plugins.module_utils._signing import sign
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign
 
 
 def main() -> None:
-    run(CA_SIGN, sign)
+    run(CA_SIGN, Sign)
 
 
 if __name__ == "__main__":

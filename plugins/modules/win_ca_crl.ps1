@@ -13,7 +13,6 @@ Complete-AdcsModule -Session $session -Work {
     if ($request['order'] -eq 'sign_drafts') { return @{ signatures = @(Get-AdcsSignature @($request['drafts'])) } }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters
     $answer['own'] = $answer['adcs']
-    $answer['abilities'] = @{ keys_in_hand = $false; takes_days = $false; signs_any_crl = $false }
     if (@($request['sign'] | Where-Object { $_ }).Count) {
         $answer['changed'] = $true
         Publish-AdcsCrl

@@ -13,6 +13,5 @@ Complete-AdcsModule -Session $session -Work {
     $session.Request['renew'] = $session.Request['order'] -ne 'look'
     $answer = Update-AdcsAuthority -Session $session
     $answer['own'] = $answer['adcs']
-    $answer['abilities'] = @{ keys_in_hand = $false; takes_days = $false; signs_any_crl = $false }
     $answer
 }

@@ -57,6 +57,14 @@ def refuse_endless(still: t.Sequence[Finding]) -> None:
         )
 
 
+def no_requests() -> KeywardError:
+    return KeywardError(
+        "nothing was signed",
+        "a CA on Windows takes requests itself, as its policy and its officers decide",
+        "Submit the request there (certreq -submit), and have it issued",
+    )
+
+
 def no_terms_of_crls() -> KeywardError:
     return KeywardError(
         "no CRL was signed",

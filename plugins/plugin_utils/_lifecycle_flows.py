@@ -80,20 +80,6 @@ class LifecycleFlow(Flow):
         return {**_facts(answer, self._host), **{name: answer[name] for name in self.RETURNED if name in answer}}
 
 
-class CaSign(LifecycleFlow):
-    NAME, ARGUMENTS = "ca_sign", _arguments.CA_SIGN
-    RETURNED = ("certificate", "serial", "chain")
-
-    def perform(self) -> Result:
-        if self._is_windows:
-            raise KeywardError(
-                "nothing was signed",
-                "a CA on Windows takes requests itself, as its policy and its officers decide",
-                "Submit the request there (certreq -submit), and have it issued",
-            )
-        return self._ask({name: self.options[name] for name in ("request", "days", "extensions")})
-
-
 class CaInstall(BackupFlow):
     NAME, ARGUMENTS = "ca_install", _arguments.CA_INSTALL
 

@@ -112,9 +112,9 @@ class Task(ActionBase):  # type: ignore[misc]
 
     # --- the host ---
 
-    def look(self, place: t.Mapping[str, t.Any] | None = None) -> Told:
+    def look(self, place: t.Mapping[str, t.Any] | None = None, module: str | None = None) -> Told:
         """The authority of the host. Raises KeywardError, NothingOnHost."""
-        return t.cast(Told, self.completed(self.send(Look(), Told, place)))
+        return t.cast(Told, self.completed(self.send(Look(), Told, place, module)))
 
     def completed(self, told: t.Any) -> t.Any:
         """An answer that tells an authority, with what is known here only: its inventory host, and what certificates and request say.
@@ -152,9 +152,12 @@ class Task(ActionBase):  # type: ignore[misc]
         except RenewedMeanwhile:
             return work()
 
-    def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None) -> Answer:
-        """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said."""
-        answer = self._executed(order, place)
+    def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None, module: str | None = None) -> Answer:
+        """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said.
+
+        C(module): another than that of the task, for one that not every platform has.
+        """
+        answer = self._executed(order, place, module or self.NAME)
         for name in ("ansible_facts", "warnings", "deprecations"):
             if answer.get(name):
                 self._passed_on[name] = answer[name]
@@ -169,12 +172,13 @@ class Task(ActionBase):  # type: ignore[misc]
                 "Look into that host; if it and its stores are sound, report this as a bug",
             ) from exc
 
-    def _executed(self, order: t.Any, place: t.Mapping[str, t.Any] | None) -> Result:
+    def _executed(self, order: t.Any, place: t.Mapping[str, t.Any] | None, module: str) -> Result:
         self._refuse_unguarded_transport()
         secret = {name: self.options[name] for name in ("private_key_passphrase", "older") if self.options.get(name) is not None}
         document = json.dumps({**dump(order), **secret, "order": order.NAME})
         # The implementations of a name share the options that say which CA, and what is required; all else is in the order.
-        told = {*_arguments.WHICH_AUTHORITY, *(name for name, option in self.ARGUMENTS.items() if option.get("required"))}
+        required = {name for name, option in self.ARGUMENTS.items() if option.get("required")} if module == self.NAME else set()
+        told = {*_arguments.WHICH_AUTHORITY, *required}
         arguments = {name: value for name, value in self._task.args.items() if name in told and name not in self.SECRETS}
         arguments.update(place or {})
         arguments["controller"] = base64.b64encode(document.encode("utf-8")).decode("ascii")
@@ -183,7 +187,7 @@ class Task(ActionBase):  # type: ignore[misc]
         try:
             return t.cast(
                 Result,
-                self._execute_module(module_name=f"keyward.pki.{self.NAME}", module_args=arguments, task_vars=self._task_vars),
+                self._execute_module(module_name=f"keyward.pki.{module}", module_args=arguments, task_vars=self._task_vars),
             )
         finally:
             context.no_log = before

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.action import ca_crl, ca_renew
-from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle, _signing
+from ansible_collections.keyward.pki.plugins.action import ca_crl, ca_renew, ca_sign
+from ansible_collections.keyward.pki.plugins.module_utils import _lifecycle
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -68,7 +68,8 @@ def install(directory: Path, *, check: bool = False, **options: Any) -> dict[str
 
 
 def sign(parent: Path, request: str, **more: Any) -> dict[str, Any]:
-    return _signing.sign(which(parent), {"request": request, "days": 100, "extensions": "v3_subordinate_ca", **more}, False)
+    options = {"config_file": which(parent).config_file, "request": request, "days": 100, **more}
+    return ended_well(FakeHost().run(ca_sign.ActionModule, options))
 
 
 def fingerprints(ca: OpensslCa | Path) -> list[str]:

@@ -87,6 +87,24 @@ class OpensslBackend(FileCa):
 
         return OpensslCommand(self.config_file, files.section, self.directory) if self.config_file else None
 
+    def subordinate(self, files: Files, extensions: str) -> t.List[str]:
+        config = OpensslConfig(t.cast(str, self.config_file), self.directory)
+        if (config.get(files.section, "copy_extensions") or "").strip() == "copyall":
+            raise KeywardError(
+                "the request was not signed",
+                f"{config.path} says copy_extensions = copyall: what a request asks for would take the place of what [{extensions}] says",
+                "Say copy_extensions = none, or copy, which only adds what the section does not have",
+            )
+        constraints = (config.get(extensions, "basicConstraints") or "") if config.has_section(extensions) else None
+        if constraints is None or not re.search(r"CA\s*:\s*TRUE", constraints, re.IGNORECASE):
+            others = ", ".join(name for name in config.sections_with("basicConstraints") if name != extensions) or "none"
+            raise KeywardError(
+                "the request was not signed",
+                f"the configuration {config.path} has no section [{extensions}] with basicConstraints = CA:TRUE",
+                f"Add it, or name another one as extensions; sections with basicConstraints: {others}",
+            )
+        return ["-extensions", extensions]
+
     def _files_stated(self) -> Files:
         selector = self.selector
         for name in ("certificate_file", "private_key_file"):

@@ -79,6 +79,10 @@ class FileCa:
         """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
         return None
 
+    def subordinate(self, files: Files, extensions: str) -> t.List[str]:
+        """What C(openssl ca) must be told so that the certificate is that of a CA. Raises KeywardError where it would not be."""
+        return ["-extensions", extensions]
+
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
@@ -151,6 +155,11 @@ class FileCa:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import answer
 
         return answer(self, order, check)
+
+    def sign(self, order: lifecycle.Sign, check: bool) -> lifecycle.Signed:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issuing import sign
+
+        return sign(self, order, check)
 
     def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crls import crls

@@ -26,11 +26,13 @@ class Abilities:
 
     keys_in_hand: it hands a key over as bytes, and takes one back; otherwise the software writes and reads PKCS #12 files itself.
     takes_days: what it signs for itself is valid for as long as an order says; otherwise that is known once it is there.
+    signs_requests: of CAs below it, when an order says so.
     signs_any_crl: a scratch one, and a published one again; otherwise what its database says, and drafts by its keys.
     """
 
     keys_in_hand: bool = True
     takes_days: bool = True
+    signs_requests: bool = True
     signs_any_crl: bool = True
 
 

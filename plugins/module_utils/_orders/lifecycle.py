@@ -87,10 +87,14 @@ class Changed:
 
 @dataclass(frozen=True)
 class Sign:
-    """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): a section's name."""
+    """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): a section's name.
+
+    C(of): as in C(Renew).
+    """
 
     NAME: t.ClassVar[str] = "sign"
 
+    of: Hex
     request: Text
     days: t.Optional[int] = None
     extensions: t.Annotated[str, Most(255)] = ""
