@@ -171,7 +171,7 @@ class CaStore(Flow):
             outcome["diff"] = {"before": outcome["before"], "after": outcome["after"]}
         # Ansible adds to a module's answer what it finds at its path.
         added = ("uid", "gid", "owner", "group", "mode", "state", "size", "secontext")
-        said = ("reasons", "nothing_there", "backend")  # of a Windows module's failure
+        said = ("reasons", "nothing_there", "backend", "abilities")  # of a Windows module's failure
         return {name: value for name, value in outcome.items() if name not in ("before", "after", "invocation", *added, *said)}
 
     def _here(self) -> Result:
