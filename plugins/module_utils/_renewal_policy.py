@@ -48,7 +48,7 @@ def refuse_endless(current: Generation, conditions: t.Mapping[str, t.Any], start
     if days is not None and end - start <= timedelta(days=days):
         what = f"the new certificate would be valid for {(end - start).days} days, and remaining_days is {days}"
     elif before is not None and start < _time(before):
-        what = f"issued_before is {before}, and until then each new certificate would be due, too"
+        what = f"issued_before, {before}, lies in the future, and every certificate issued before it would be due again"
     if what:
         raise KeywardError(
             f"the CA {current.subject} can't be renewed",

@@ -138,7 +138,7 @@ def write_archive(
                 if member_path in key_files or (status.st_dev, status.st_ino) in identities:
                     left_out.append(LeftOut(member_path, "it is the file of a private key of this CA"))
                     continue
-                if status.st_size > LARGEST_MEMBER:  # a sparse one takes whoever plants it no room
+                if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
                     left_out.append(LeftOut(member_path, "it is larger than 1 GiB, as no file of a CA is"))
                     continue
                 member, why = _add_file(archive, member_path, part, known)
