@@ -5,14 +5,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 #AnsibleRequires -CSharpUtil Ansible.Basic
-#AnsibleRequires -PowerShell ..module_utils._adcs
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
+#AnsibleRequires -PowerShell ..module_utils._adcs_crl
 
 $session = Start-AdcsModule -Name ca_crl -Arguments $args
 Complete-AdcsModule -Session $session -Work {
     $request = $session.Request
     if ($request['order'] -eq 'sign_drafts') { return @{ signatures = @(Get-AdcsSignature @($request['drafts'])) } }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters
-    $answer['own'] = $answer['adcs']
     if (@($request['sign'] | Where-Object { $_ }).Count) {
         $answer['changed'] = $true
         Publish-AdcsCrl

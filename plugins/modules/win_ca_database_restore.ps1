@@ -5,8 +5,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 #AnsibleRequires -CSharpUtil Ansible.Basic
-#AnsibleRequires -PowerShell ..module_utils._adcs
-#AnsibleRequires -PowerShell ..module_utils._adcs_service
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_database_restore
 
 $session = Start-AdcsModule -Name ca_database_restore -Arguments $args
 Complete-AdcsModule -Session $session -Work { Restore-AdcsDatabase -Session $session }

@@ -5,7 +5,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 #AnsibleRequires -CSharpUtil Ansible.Basic
-#AnsibleRequires -PowerShell ..module_utils._adcs
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_keys
 
 $session = Start-AdcsModule -Name ca_key_backup -Arguments $args
 Complete-AdcsModule -Session $session -Work {

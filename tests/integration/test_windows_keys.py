@@ -231,8 +231,8 @@ def test_what_hangs_is_ended(windows: WindowsAnsible, tmp_path: Path) -> None:
     # The limits are minutes: here in a copy of the collection, where they are seconds.
     collections = tmp_path / "collections"
     shutil.copytree(windows.collections, collections)
-    (module,) = collections.rglob("_adcs.psm1")
-    text, count = re.subn(r"(Backup-CARoleService'|'-CRL') -TimeoutSeconds [0-9]+", r"\1 -TimeoutSeconds 4", module.read_text())
+    (module,) = collections.rglob("_adcs_process.psm1")
+    text, count = re.subn(r"(Command|Publish) = [0-9]+;", r"\1 = 4;", module.read_text())
     assert count == 2
     module.write_text(text)
     host = AdcsHost(tmp_path / "ca01")

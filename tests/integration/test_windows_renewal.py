@@ -340,7 +340,7 @@ def test_an_answer_that_was_put_in_place_without_a_restart(windows: WindowsAnsib
 def test_a_certutil_that_hangs_is_bounded(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:
     copy = tmp_path / "collections"
     shutil.copytree(windows.collections, copy)
-    (module,) = copy.rglob("_adcs_service.psm1")
+    (module,) = copy.rglob("_adcs_process.psm1")
     text = module.read_text()
     assert "Command = 600;" in text
     module.write_text(text.replace("Command = 600;", "Command = 15;"))  # for this test only

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -29,10 +30,10 @@ def host(tmp_path: Path) -> AdcsHost:
 def run(host: AdcsHost, tmp_path: Path, module: str, script: str) -> Any:
     """What a script puts out, as JSON, that runs inside a module."""
     loaded = []
-    for name in ("_adcs", "_adcs_service"):
+    for source in MODULES.glob("*.psm1"):
         # Core's class for modules is not there.
-        text = (MODULES / f"{name}.psm1").read_text().replace("[Ansible.Basic.AnsibleModule]::FromJson(", "(ConvertFrom-Json -AsHashtable ")
-        path = tmp_path / f"{name}.psm1"
+        text = source.read_text().replace("[Ansible.Basic.AnsibleModule]::FromJson(", "(ConvertFrom-Json -AsHashtable ")
+        path = tmp_path / source.name
         path.write_text(text)
         loaded.append(f"Import-Module '{path}' -DisableNameChecking")
     start = f"""
@@ -67,7 +68,7 @@ def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost,
     count = f"[IO.Directory]::GetDirectories('{temporary}').Count"
     clear = "Clear-AdcsLeftover -Hours"
     script += [f"{clear} 24", count, f"{clear} 0", f"{clear} 0 -Prefix 'keyward-restore-'"]
-    assert run(host, tmp_path, "_adcs", "; ".join(script)) == [6], "until then they are too young"
+    assert run(host, tmp_path, "_adcs_files", "; ".join(script)) == [6], "until then they are too young"
     assert {path.name for path in temporary.iterdir()} == {f"{NAME}{mark}" for mark in "123a"} | {"keyward-restore-x"}
 
 
@@ -86,9 +87,9 @@ def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Pa
         (store / "ca" / name.format(number)).mkdir()
         (store / "ca" / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
     arguments = f"-Store '{store}' -Directory '{store}/ca' -Keep 1 -Prefix {'0' * 16} -InventoryHost ca01 -Made {name.format(3)}"
-    facts = f"Get-StoreFact -Store @{{ path = '{store}'; id = 'x'; local_disk = $false }} -What 'x'"
-    script = f"Remove-OldSet {arguments}; ({facts}).manifests | ForEach-Object {{ [string]$_.damage }}"
-    *removed, nine, seven, six, five, _four, _three = run(host, tmp_path, "_adcs_service", script)
+    facts = f"Get-AdcsStoreFact -Store @{{ path = '{store}'; local_disk = $false }} -What 'x'"
+    script = f"Remove-AdcsOldSet {arguments}; ({facts}).manifests | ForEach-Object {{ [string]$_.damage }}"
+    *removed, nine, seven, six, five, _four, _three = run(host, tmp_path, "_adcs_sets", script)
     assert [Path(path).name[:6] for path in removed] == ["000002", "000001"]
     assert {int(path.name[:6]) for path in (store / "ca").iterdir()} == {3, 4, 5, 6, 7, 9}
     assert "digest" in nine and {seven, six, five} == {"its manifest.json is missing or damaged"}
@@ -98,4 +99,27 @@ def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path)
     script = """
         $env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); [Globalization.CultureInfo]::CurrentCulture = 'en-US'
         '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | ForEach-Object { ConvertFrom-CertutilTime $_ }"""
-    assert run(host, tmp_path, "_adcs_service", script) == ["2026-01-31T15:49Z"] * 2
+    assert run(host, tmp_path, "_adcs_database", script) == ["2026-01-31T15:49Z"] * 2
+
+
+def called(text: str) -> set[str]:
+    """The functions that a script calls, cmdlets among them."""
+    code = re.sub(r"<#.*?#>|^\s*#.*?$|^function \S+|^Export-ModuleMember.*", "", text, flags=re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"(?<![A-Za-z-])[A-Z][A-Za-z]+-[A-Z][A-Za-z]+", code))
+
+
+def test_each_file_names_what_it_calls_and_nothing_is_there_twice_or_for_nobody() -> None:
+    scripts = {path.stem: path.read_text() for path in [*MODULES.glob("*.psm1"), *(ROOT / "plugins" / "modules").glob("*.ps1")]}
+    calls = {name: called(text) for name, text in scripts.items()}
+    defined = {name: re.findall(r"^function (\S+)", text, re.MULTILINE) for name, text in scripts.items()}
+    home = {function: name for name, functions in defined.items() for function in functions}
+    assert len(home) == sum(map(len, defined.values())) > 100, "two functions have one name"
+    for name, text in scripts.items():
+        named = re.findall(r"^#AnsibleRequires -PowerShell \.\.module_utils\.(\w+)$", text, re.MULTILINE)
+        foreign = {function for function in calls[name] if home.get(function, name) != name}
+        assert sorted(named) == sorted({home[function] for function in foreign}), name
+        assert all("-Adcs" in function for function in foreign), name
+        *_, exported = text.split("Export-ModuleMember")
+        shared = set(re.findall(r"'([A-Za-z]+-[A-Za-z]+)'", exported)) if name in home.values() else set()
+        assert shared == {function for function in defined[name] if any(function in calls[other] for other in calls if other != name)}, name
+        assert set(defined[name]) - shared <= calls[name], name

@@ -1,0 +1,77 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to keyward.pki: the CRLs of a Windows CA, and signatures by its keys; may change in any release.
+
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+
+function Get-AdcsCrl {
+    <#
+    .SYNOPSIS
+        The base CRLs of CertEnroll, where the CA publishes them: [{path, content: base64 DER}]. No delta CRLs.
+    #>
+    $directory = Get-AdcsSystemPath 'CertSrv', 'CertEnroll'
+    if (-not [IO.Directory]::Exists($directory)) { return }
+    foreach ($file in ([IO.Directory]::GetFiles($directory, '*.crl') | Sort-Object)) {
+        $name = [IO.Path]::GetFileName($file)
+        if ($name -like '*.crl' -and $name -notlike '*+.crl') {
+            @{ path = $file; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($file)) }
+        }
+    }
+}
+
+function Publish-AdcsCrl {
+    <#
+    .SYNOPSIS
+        Has the CA sign and publish its CRLs. https://learn.microsoft.com/windows-server/administration/windows-commands/certutil
+    #>
+    Assert-AdcsNotClustered -What 'the CRLs were not published'
+    $null = Invoke-AdcsCertutil -ArgumentList '-CRL' -Limit Publish -What 'the CRLs can''t be published'
+}
+
+function Get-AdcsSignature {
+    <#
+    .SYNOPSIS
+        Signs data in memory with keys of Cert:\LocalMachine\My.
+    .PARAMETER Wanted
+        [{thumbprint: SHA-1, data: base64, digest: SHA256 | SHA384 | SHA512}]
+    .OUTPUTS
+        [{thumbprint, signature: base64}]: RSA as PKCS #1 v1.5, ECDSA as r and s in equal lengths (IEEE P1363).
+    #>
+    param([object[]]$Wanted)
+    foreach ($one in $Wanted) {
+        $sha1 = ConvertTo-AdcsThumbprint $one['thumbprint']
+        $what = "the key of the CA certificate $sha1 can't sign"
+        $certificate = Get-AdcsCertificate $sha1
+        if (-not $certificate) {
+            throw (New-AdcsError -What $what -Why 'no certificate with this SHA-1 thumbprint is in Cert:\LocalMachine\My' `
+                -Remedy 'Put it back with ca_key_restore')
+        }
+        $signature = Invoke-AdcsCmdlet -What $what -Limit Key `
+            -Parameters @{ Certificate = $certificate; Data = [Convert]::FromBase64String($one['data']); Digest = [string]$one['digest'] } -ScriptBlock {
+            param([object]$Certificate, [byte[]]$Data, [string]$Digest)
+            $algorithm = New-Object -TypeName System.Security.Cryptography.HashAlgorithmName -ArgumentList $Digest
+            $key = [System.Security.Cryptography.X509Certificates.RSACertificateExtensions]::GetRSAPrivateKey($Certificate)
+            if ($null -ne $key) {
+                $padding = [System.Security.Cryptography.RSASignaturePadding]::Pkcs1
+                try { return [Convert]::ToBase64String($key.SignData($Data, $algorithm, $padding)) } finally { $key.Dispose() }
+            }
+            $key = [System.Security.Cryptography.X509Certificates.ECDsaCertificateExtensions]::GetECDsaPrivateKey($Certificate)
+            if ($null -ne $key) {
+                try { return [Convert]::ToBase64String($key.SignData($Data, $algorithm)) } finally { $key.Dispose() }
+            }
+        }
+        if (-not $signature) {
+            throw (New-AdcsError -What $what -Why 'it is not on this host, or neither RSA nor ECDSA' `
+                -Remedy 'Put it back with ca_key_restore')
+        }
+        @{ thumbprint = $sha1; signature = [string]$signature }
+    }
+}
+
+Export-ModuleMember -Function 'Get-AdcsCrl', 'Publish-AdcsCrl', 'Get-AdcsSignature'

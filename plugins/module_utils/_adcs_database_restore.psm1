@@ -1,0 +1,397 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to keyward.pki: a set takes the place of a Windows CA's database; may change in any release.
+# What a restore leaves that was killed, and what the next one makes of it: see _adcs_service.psm1.
+
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
+#AnsibleRequires -PowerShell ..module_utils._adcs_service
+#AnsibleRequires -PowerShell ..module_utils._adcs_setup
+#AnsibleRequires -PowerShell ..module_utils._adcs_store
+#AnsibleRequires -PowerShell ..module_utils._adcs_sets
+#AnsibleRequires -PowerShell ..module_utils._adcs_database
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+
+function Restore-AdcsDatabase {
+    <#
+    .SYNOPSIS
+        What ca_database_restore asks of a Windows host: what is there, and a set that takes the place of the database.
+    .OUTPUTS
+        Without restore: the facts with state ($null where the CA does not answer) and, with host_store, store; where no CA is configured that is
+        an error, or with host_store authority $null and no generations. With read (a file of a set in the store): content (base64). With
+        restore: the facts with restored, set_aside, state, reentered, failed_revocations, reboot_required.
+    .NOTES
+        https://learn.microsoft.com/windows-server/identity/ad-cs/migrate-certification-authority
+    #>
+    param([object]$Session)
+    $what = 'the database was not restored'
+    $request = $Session.Request
+    if ($request['restore']) { return Invoke-Restore -Session $Session -Wanted $request['restore'] -What $what }
+    $hostStore = [string]$request['host_store']
+    $store = if ($hostStore) { Open-AdcsStore -Path $hostStore -What $what } else { $null }
+    if ($request['read']) { return Read-AdcsStoredFile -Store $store -Name ([string]$request['read']) -What $what }
+    try {
+        $answer = Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
+    }
+    catch {
+        if (-not $store -or -not (Test-AdcsNothingThere $_)) { throw }
+        $answer = [ordered]@{ changed = $false; authority = $null; generations = [object[]]@(); advisories = [object[]]@() }
+    }
+    $answer['state'] = $null
+    if ($store) { $answer['store'] = Get-AdcsStoreFact -Store $store -What $what }
+    if ($answer['authority'] -and (Get-AdcsServiceState) -eq 'running') {
+        # A service that runs and does not answer: its database can't be opened. That is what a restore is for.
+        try { $answer['state'] = Get-AdcsDatabaseState -Facts $answer -What $what } catch { $answer['state'] = $null }
+    }
+    $answer
+}
+
+function Invoke-Restore {
+    param([object]$Session, [System.Collections.IDictionary]$Wanted, [string]$What)
+    $whole = $Wanted['part'] -eq 'all'
+    $time = Get-AdcsTime -Format 'yyyyMMddTHHmmssZ'
+    $facts = Get-FactOrNull -Session $Session
+    Assert-AdcsNotClustered -What $What
+    $files = @(Get-SetFile -Wanted $Wanted -What $What)
+    $result = @{
+        changed = $false; restored = New-Object -TypeName System.Collections.ArrayList; set_aside = New-Object -TypeName System.Collections.ArrayList
+        reentered = New-Object -TypeName System.Collections.ArrayList; failed_revocations = New-Object -TypeName System.Collections.ArrayList
+        reboot_required = $false; state = $null
+    }
+    if ($Session.Check) {
+        Assert-Digest -File $files -What $What
+        Restore-Policy -File $files -Wanted $Wanted -Result $result -Time $time -Check -What $What
+        if ($whole) { Show-Restore -Wanted $Wanted -Facts $facts -Result $result }
+        return Get-RestoreAnswer -Session $Session -Result $result
+    }
+    $lock = Enter-AdcsLock -What $What
+    $work, $done = $null, $false
+    try {
+        # Into a place of our own first, and the digests there: nobody can change a file after it was proved.
+        $work = if ($Wanted['folder']) { New-AdcsProtectedDirectory -Parent $Wanted['folder'] } else { New-RestoreDirectory }
+        $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Wanted['folder']) -What $What)
+        Assert-Digest -File $files -What $What
+        if ($whole -and $Wanted['restore_database']) { Assert-DatabaseFile -File $files -What $What }
+        if ($whole -and $null -eq $facts) { Assert-AdcsKeyInStore -Thumbprint $Wanted['certificate_id'] -What $What }
+        Restore-Policy -File $files -Wanted $Wanted -Result $result -Time $time -What $What
+        if ($whole -and $null -eq $facts) { Install-Role -Wanted $Wanted -Result $result -Time $time -What $What }
+        if ($whole -and -not $result.reboot_required) {
+            if ($Wanted['restore_database'] -or $Wanted['registry']) {
+                Switch-Database -Session $Session -Wanted $Wanted -Directory $work -Result $result -Time $time -What $What
+            }
+            if (@($Wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $Wanted -Result $result -What $What }
+        }
+        $answer = Get-RestoreAnswer -Session $Session -Result $result
+        $done = $true
+        $answer
+    }
+    finally {
+        try {
+            if ($work) { Remove-AdcsDirectory -Path $work }
+        }
+        catch {
+            # An error that is on its way tells more.
+            if ($done) { throw }
+        }
+        finally {
+            $lock.Dispose()
+        }
+    }
+}
+
+function Get-RestoreAnswer {
+    param([object]$Session, [hashtable]$Result)
+    $facts = Get-FactOrNull -Session $Session
+    $answer = if ($facts) { $facts } else { [ordered]@{ authority = $null; generations = [object[]]@(); advisories = [object[]]@() } }
+    $state = $Result.state
+    if ($facts -and $null -eq $state -and (Get-AdcsServiceState) -eq 'running') {
+        try { $state = Get-AdcsDatabaseState -Facts $facts -What 'the database can not be read' } catch { $state = $null }
+    }
+    foreach ($name in 'restored', 'set_aside', 'reentered', 'failed_revocations') { $answer[$name] = [object[]]$Result[$name].ToArray() }
+    $answer['changed'] = $Result.changed
+    $answer['state'] = $state
+    $answer['reboot_required'] = $Result.reboot_required
+    $answer
+}
+
+function Get-FactOrNull {
+    # The facts, $null where no CA is configured.
+    param([object]$Session)
+    try {
+        Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
+    }
+    catch {
+        if (-not (Test-AdcsNothingThere $_) -or (Get-AdcsSetting 'Active')) { throw }
+        $null
+    }
+}
+
+function New-RestoreDirectory {
+    # In the place for temporary files of the host. What a killed restore left there goes: the lock is held.
+    Clear-AdcsLeftover -Prefix 'keyward-restore-' -Hours 0
+    $parent = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
+    New-AdcsProtectedDirectory -Path (Join-Path -Path $parent -ChildPath ('keyward-restore-' + [guid]::NewGuid().ToString('N')))
+}
+
+# --- the files of a set ----------------------------------------------------------------------------------------------
+
+function Get-SetFile {
+    # The files of the set that were sent, each where it lies: [{name, path, sha256}].
+    param([System.Collections.IDictionary]$Wanted, [string]$What)
+    $folder, $set = [string]$Wanted['folder'], [string]$Wanted['set_path']
+    foreach ($file in @($Wanted['files'])) {
+        $sent = if ($set) { [string]$file['name'] } else { [string]$file['sent_as'] }
+        if (-not (Test-AdcsMemberName -Name $file['name']) -or -not (Test-AdcsMemberName -Name $sent)) {
+            throw (New-AdcsError -What $What -Why 'the set names a file that can not be' -Remedy 'Use another set')
+        }
+        $path = Get-AdcsMemberPath -Directory $(if ($set) { $set } else { $folder }) -Name $sent
+        @{ name = [string]$file['name']; path = $path; sha256 = [string]$file['sha256'] }
+    }
+}
+
+function Assert-Digest {
+    param([object[]]$File, [string]$What)
+    foreach ($one in $File) {
+        try {
+            $right = (Get-AdcsDigest -Path $one.path) -eq $one.sha256
+        }
+        catch {
+            throw (New-AdcsPathError -What $What -Path $one.path -Thrown $_)
+        }
+        if (-not $right) {
+            $why = "$($one.name) does not have the digest that the manifest records"
+            throw (New-AdcsError -What $What -Why $why -Remedy 'Use another set, or another copy of it')
+        }
+    }
+}
+
+function Copy-SetFile {
+    param([object[]]$File, [string]$Directory, [switch]$Keep, [string]$What)
+    if ($Keep) {
+        $size = 0L
+        foreach ($one in $File) { if ([IO.File]::Exists($one.path)) { $size += (New-Object -TypeName IO.FileInfo -ArgumentList $one.path).Length } }
+        Assert-AdcsFreeSpace -Path $Directory -Bytes ([long]($size * 1.1)) -What $What
+    }
+    foreach ($one in $File) {
+        $to = Get-AdcsMemberPath -Directory $Directory -Name $one.name
+        try {
+            $null = [IO.Directory]::CreateDirectory([IO.Path]::GetDirectoryName($to))
+            if ($Keep) { [IO.File]::Copy($one.path, $to) } else { [IO.File]::Move($one.path, $to) }
+        }
+        catch {
+            throw (New-AdcsPathError -What $What -Path $one.path -Thrown $_)
+        }
+        @{ name = $one.name; path = $to; sha256 = $one.sha256 }
+    }
+}
+
+function Assert-DatabaseFile {
+    param([object[]]$File, [string]$What)
+    $names = @($File | ForEach-Object { $_.name })
+    if ($names -cnotcontains 'DataBase/certbkxp.dat' -or @($names -like 'DataBase/*.edb').Count -ne 1 -or @($names -like 'DataBase/*.log').Count -eq 0) {
+        throw (New-AdcsError -What $What -Why 'the set does not hold a whole database' -Remedy 'Use another set')
+    }
+}
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+function Restore-Policy {
+    # CAPolicy.inf comes before everything: setup reads it.
+    param([object[]]$File, [System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$Time, [switch]$Check, [string]$What)
+    $source = @($File | Where-Object { $_.name -eq 'CAPolicy.inf' })
+    if (-not $Wanted['write_capolicy'] -or $source.Count -eq 0) { return }
+    $path = Get-AdcsPolicyPath
+    $aside = $null
+    if ([IO.File]::Exists($path)) {
+        if ((Get-AdcsDigest -Path $path) -eq $source[0].sha256) { return }
+        if (-not $Wanted['set_aside_capolicy']) {
+            $remedy = 'Compare them; with on_conflict: set_aside the one on the host is kept aside'
+            throw (New-AdcsError -What $What -Why "$path differs from that of the set" -Remedy $remedy)
+        }
+        $aside = Get-AdcsFreePath -Path "$path.set-aside-$Time"
+    }
+    if (-not $Check) {
+        try {
+            $new = Get-AdcsFreePath -Path "$path.new"
+            [IO.File]::Copy($source[0].path, $new)
+            if ($aside) { [IO.File]::Move($path, $aside) }
+            [IO.File]::Move($new, $path)
+        }
+        catch {
+            throw (New-AdcsPathError -What $What -Path $path -Thrown $_)
+        }
+    }
+    $Result.changed = $true
+    if ($aside) { $null = $Result.set_aside.Add([ordered]@{ path = $path; kept_as = $(if ($Check) { $null } else { $aside }) }) }
+    $null = $Result.restored.Add([ordered]@{ path = $path; part = 'configuration' })
+}
+
+function Show-Restore {
+    # What check mode can tell of the rest.
+    param([System.Collections.IDictionary]$Wanted, [object]$Facts, [hashtable]$Result)
+    if ($Wanted['restore_database']) {
+        $directories = @(if ($Facts) { Get-AdcsDatabaseDirectory } else { [string]$Wanted['database_directory'] })
+        foreach ($directory in $directories) {
+            if (@(Get-AdcsDatabaseFile -Directory $directory).Count) { $null = $Result.set_aside.Add([ordered]@{ path = $directory; kept_as = $null }) }
+        }
+        $null = $Result.restored.Add([ordered]@{ path = $directories[0]; part = 'database' })
+        $Result.changed = $true
+    }
+    if ($Wanted['registry']) {
+        $null = $Result.restored.Add([ordered]@{ path = (Get-AdcsConfigurationKey); part = 'configuration' })
+        $Result.changed = $true
+    }
+    foreach ($one in @($Wanted['revoke'] | Where-Object { $_ })) {
+        $null = $Result.reentered.Add([string]$one['serial'])
+        $Result.changed = $true
+    }
+}
+
+function Install-Role {
+    # A host without a CA: the feature, then the role on top of the keys. A database that lies there is kept aside, never overwritten.
+    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$Time, [string]$What)
+    $feature = Install-AdcsFeature -What $What
+    if ($feature.changed) { $Result.changed = $true }
+    if ($feature.reboot_required) {
+        $Result.reboot_required = $true
+        return
+    }
+    $database, $log = [string]$Wanted['database_directory'], [string]$Wanted['log_directory']
+    foreach ($directory in @($database, $log) | Where-Object { $_ } | Select-Object -Unique) {
+        $aside = Move-AdcsDatabase -Directory $directory -Label 'set-aside' -Time $Time -What $What
+        if ($aside) { $null = $Result.set_aside.Add([ordered]@{ path = $aside.path; kept_as = $aside.kept_as }) }
+    }
+    $parameters = @{ CAType = $Wanted['ca_type']; CertificateID = $Wanted['certificate_id'] }
+    Add-AdcsDatabaseParameter -Parameters $parameters -Database $database -Log $log
+    Invoke-AdcsSetup -Parameters $parameters -What $What
+    $Result.changed = $true
+}
+
+function Switch-Database {
+    # The set's database takes the place of the one that is there, which is kept aside and comes back when the new one does not prove itself.
+    param([object]$Session, [System.Collections.IDictionary]$Wanted, [string]$Directory, [hashtable]$Result, [string]$Time, [string]$What)
+    $moved = New-Object -TypeName System.Collections.ArrayList
+    $imported, $proved = $false, $false
+    $before = Join-Path -Path $Directory -ChildPath 'before.reg'
+    Export-AdcsRegistry -Path $before -What $What
+    Stop-AdcsService -What $What
+    try {
+        Remove-RestoreRegistration
+        if ($Wanted['restore_database']) {
+            foreach ($place in @(Get-AdcsDatabaseDirectory)) {
+                $aside = Move-AdcsDatabase -Directory $place -Label 'set-aside' -Time $Time -What $What
+                if ($aside) { $null = $moved.Add($aside) }
+            }
+            $parameters = @{ Path = $Directory; DatabaseOnly = $true; Force = $true }
+            $null = Invoke-AdcsCmdlet -Command 'Restore-CARoleService' -Parameters $parameters -Limit Copy -What $What
+        }
+        if ($Wanted['registry']) {
+            $file = Join-Path -Path $Directory -ChildPath 'edited.reg'
+            Write-AdcsNewFile -Path $file -Content ([Convert]::FromBase64String($Wanted['registry']))
+            $imported = $true
+            Import-Registry -Path $file -What $What
+        }
+        Start-AdcsService -What $What
+        Wait-AdcsPing -What $What
+        $state = Get-AdcsDatabaseState -Facts (Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress) -What $What
+        $expected = if ($Wanted['expected']) { $Wanted['expected']['last_request_id'] } else { $null }
+        if ($Wanted['restore_database'] -and $null -ne $expected -and $state['last_request_id'] -lt [long]$expected) {
+            $why = "the restored database ends with the request $($state['last_request_id']), and the set with $expected"
+            throw (New-AdcsError -What $What -Why $why -Remedy 'Use another set')
+        }
+        $proved = $true
+    }
+    catch {
+        throw (Undo-Switch -Failure $_ -Moved $moved -Registry $(if ($imported) { $before } else { $null }) -Time $Time -What $What)
+    }
+    finally {
+        # Whatever happened after it was stopped.
+        if ((Get-AdcsServiceState) -ne 'running') {
+            try { Start-AdcsService -What $What } catch { if ($proved) { throw } }
+        }
+    }
+    $Result.changed = $true
+    $Result.state = $state
+    foreach ($one in $moved) { $null = $Result.set_aside.Add([ordered]@{ path = $one.path; kept_as = $one.kept_as }) }
+    if ($Wanted['restore_database']) { $null = $Result.restored.Add([ordered]@{ path = @(Get-AdcsDatabaseDirectory)[0]; part = 'database' }) }
+    if ($Wanted['registry']) {
+        $kept = Save-Registry -Path $before -Time $Time
+        $null = $Result.set_aside.Add([ordered]@{ path = (Get-AdcsConfigurationKey); kept_as = $kept })
+        $null = $Result.restored.Add([ordered]@{ path = (Get-AdcsConfigurationKey); part = 'configuration' })
+    }
+}
+
+function Undo-Switch {
+    # Brings the database back that was there, and the registry; the error to throw.
+    param([object]$Failure, [object]$Moved, [string]$Registry, [string]$Time, [string]$What)
+    $data = $Failure.Exception.Data
+    $why, $remedy, $code = $data['Why'], $data['Remedy'], [string]$data['Code']
+    if (-not $data.Contains('What')) {
+        $code = Get-AdcsHResult $Failure
+        $text = Get-AdcsErrorText $code
+        $why, $remedy = $text.Why, $text.Remedy
+    }
+    if ($Moved.Count -eq 0 -and -not $Registry) { return New-AdcsError -What $What -Why $why -Remedy $remedy -Code $code }
+    try {
+        Stop-AdcsService -What $What
+        Remove-RestoreRegistration
+        foreach ($one in $Moved) {
+            $null = Move-AdcsDatabase -Directory $one.path -Label 'failed' -Time $Time -What $What
+            Undo-AdcsMove -File $one.files
+            [IO.Directory]::Delete($one.kept_as)
+        }
+        if ($Registry) { Import-Registry -Path $Registry -What $What }
+        New-AdcsError -What $What -Why "$why. The database that was there is back in its place" -Remedy $remedy -Code $code
+    }
+    catch {
+        $places = @($Moved | ForEach-Object { $_.kept_as }) -join ', '
+        $back = "Stop CertSvc and move the files from $places back by hand"
+        New-AdcsError -What $What -Why "$why. The database that was there could not be put back" -Remedy $back -Code $code
+    }
+}
+
+function Invoke-Revocation {
+    # Enters again what a published CRL shows and the restored database does not.
+    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
+    foreach ($one in @($Wanted['revoke'])) {
+        $serial = [string]$one['serial']
+        $arguments = '-revoke', $serial, ([int]$one['reason']).ToString([Globalization.CultureInfo]::InvariantCulture)
+        $answer = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Quick -What $What -AllowFailure
+        if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) {
+            $null = $Result.reentered.Add($serial)
+        }
+        else {
+            $null = $Result.failed_revocations.Add([ordered]@{ serial = $serial; code = $answer.Code })
+        }
+        $Result.changed = $true
+    }
+    $Result.state = $null
+}
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+function Save-Registry {
+    # The configuration as it was, beside the CA's own files, where only administrators write.
+    param([string]$Path, [string]$Time)
+    $kept = Get-AdcsFreePath -Path (Join-Path -Path (Get-AdcsRunDirectory) -ChildPath "configuration.reg.set-aside-$Time")
+    [IO.File]::Copy($Path, $kept)
+    $kept
+}
+
+function Import-Registry {
+    param([string]$Path, [string]$What)
+    $null = Invoke-AdcsProgram -FilePath (Get-AdcsSystemPath -Name 'reg.exe') -ArgumentList 'import', $Path -Limit Quick -What $What
+}
+
+function Remove-RestoreRegistration {
+    # What a restore that was stopped has registered: the whole set is restored again.
+    $path = Get-AdcsConfigurationKey 'RestoreInProgress'
+    if (Test-Path -LiteralPath $path) { Remove-Item -LiteralPath $path -Recurse -Force }
+}
+
+Export-ModuleMember -Function 'Restore-AdcsDatabase'

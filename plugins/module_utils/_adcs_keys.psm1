@@ -1,0 +1,274 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to keyward.pki: a Windows CA's keys, out of the host and back into it; may change in any release.
+
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+
+$personalStore = 'Cert:\LocalMachine\My'
+# What an export answers where a key can't leave its provider (PFXExportCertStoreEx).
+$cannotLeave = '0x80090003', '0x8009000B', '0x80090010', '0x80090029'
+# Where the keys are to be exported one by one.
+$keyIsMissing = '0x8009000D', '0x80090016'
+$serviceIsDown = '0x80070422', '0x80070426', '0x800706BA'
+
+# --- backup ----------------------------------------------------------------------------------------------------------
+
+function Backup-AdcsKey {
+    <#
+    .SYNOPSIS
+        Carries out a request of ca_key_backup: says what is there and, where a backup is due and a password is given, hands the keys over.
+    .OUTPUTS
+        The facts with unrecognised, or with files and not_exportable as of Export-Generation. A request to export: these two alone.
+    #>
+    param([System.Collections.IDictionary]$Parameters, [System.Collections.IDictionary]$Request, [switch]$Check)
+    if ($Request['export']) {
+        if ($Check) { return @{ files = @(); not_exportable = @() } }
+        return Export-Generation -Thumbprint ([string[]]@($Request['export'])) -Password (New-SecureString $Request 'password')
+    }
+    $answer = Get-AdcsAuthority -Parameters $Parameters
+    $live = @(foreach ($generation in $answer.generations) {
+            $certificate = ConvertFrom-AdcsPem $generation.certificate -What 'the keys can''t be backed up'
+            [PSCustomObject]@{ Sha256 = Get-AdcsDigest $certificate.RawData; Sha1 = $certificate.Thumbprint; Present = $generation.private_key -eq 'present' }
+        })
+    $known = @($Request['known'] | Where-Object { $null -ne $_ })
+    $candidate = if ($known.Count) {
+        if ($Request['certain']) { $known[0] }
+        else { $known | Where-Object { $one = $_; @($live | Where-Object { @($one['fingerprints']) -contains $_.Sha256 }).Count } | Select-Object -First 1 }
+    }
+    else { @{ fingerprints = @(); reseal = [bool]$Request['reseal'] } }
+    if ($null -eq $candidate) {
+        $answer['unrecognised'] = $true
+        return $answer
+    }
+    $uncovered = @($live | Where-Object { @($candidate['fingerprints']) -notcontains $_.Sha256 })
+    $answer['files'] = @()
+    $answer['not_exportable'] = @()
+    # A generation without its key that no backup holds makes the task fail on the controller: nothing needs to travel.
+    $complete = -not @($uncovered | Where-Object { -not $_.Present }).Count
+    if (($candidate['reseal'] -or $uncovered.Count) -and $complete -and $Request['password'] -and -not $Check) {
+        $exported = Export-Authority -Thumbprint ([string[]]@($live | Where-Object { $_.Present } | ForEach-Object { $_.Sha1 })) `
+            -Password (New-SecureString $Request 'password')
+        $answer['files'] = $exported.files
+        $answer['not_exportable'] = $exported.not_exportable
+    }
+    $answer
+}
+
+function Export-Authority {
+    # The keys of the CA as Windows itself backs them up; where it refuses as a whole, because of one key or since the service is down (a CA whose
+    # renewal went wrong needs its backup most), each generation by itself.
+    # https://learn.microsoft.com/powershell/module/adcsadministration/backup-caroleservice
+    param([AllowEmptyCollection()][string[]]$Thumbprint, [securestring]$Password)
+    try {
+        $files = @(Use-AdcsProtectedDirectory {
+                param([string]$Directory)
+                $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Limit Command -What 'the keys can''t be backed up' `
+                    -Parameters @{ Path = $Directory; KeyOnly = $true; Password = $Password }
+                # The documentation names two places for the file.
+                $written = @([IO.Directory]::GetFiles($Directory, '*.p12', [IO.SearchOption]::AllDirectories))
+                if (-not $written.Count) {
+                    throw (New-AdcsError -What 'the keys can''t be backed up' `
+                        -Why 'Backup-CARoleService reported success and wrote no .p12 file' `
+                        -Remedy 'See the Application event log of the host')
+                }
+                foreach ($file in $written) { Read-Bundle $file }
+            })
+        return @{ files = $files; not_exportable = @() }
+    }
+    catch {
+        $data = $_.Exception.Data
+        if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing + $serviceIsDown) -notcontains $data['Code'])) { throw }
+        if (-not $data['Code']) {
+            $states = @(Get-AdcsKeyState @($Thumbprint | ForEach-Object { Get-AdcsCertificate $_ }))
+            if (-not @($states | Where-Object { $_.Exportable -eq $false }).Count) { throw }
+        }
+    }
+    Export-Generation -Thumbprint $Thumbprint -Password $Password
+}
+
+function Export-Generation {
+    <#
+    .SYNOPSIS
+        Each of the certificates of Cert:\LocalMachine\My with its key, as a PKCS #12 file of its own.
+    .PARAMETER Thumbprint
+        SHA-1 thumbprints.
+    .OUTPUTS
+        {files: [{name: <sha1>.p12, content: base64}], not_exportable: [{thumbprint, code}]}
+    .NOTES
+        https://learn.microsoft.com/powershell/module/pki/export-pfxcertificate
+    #>
+    param([AllowEmptyCollection()][string[]]$Thumbprint, [securestring]$Password)
+    $answer = @{ files = @(); not_exportable = @() }
+    $certificates = @(foreach ($one in $Thumbprint) {
+            $certificate = Get-AdcsCertificate $one
+            if (-not $certificate) {
+                throw (New-AdcsError `
+                    -What "the key of the CA certificate $one can't be exported" `
+                    -Why "no certificate with this SHA-1 thumbprint is in $personalStore" -Remedy 'Put it back with ca_key_restore')
+            }
+            $certificate
+        })
+    if (-not $certificates.Count) { return $answer }
+    $states = @(Get-AdcsKeyState $certificates)
+    Use-AdcsProtectedDirectory {
+        param([string]$Directory)
+        for ($at = 0; $at -lt $certificates.Count; $at++) {
+            $sha1 = ConvertTo-AdcsThumbprint $certificates[$at].Thumbprint
+            $file = Join-Path -Path $Directory -ChildPath "$sha1.p12"
+            $parameters = @{ Cert = Join-Path -Path $personalStore -ChildPath $sha1; FilePath = $file; Password = $Password; ChainOption = 'EndEntityCertOnly' }
+            $code = $null
+            try {
+                $null = Invoke-AdcsCmdlet -Command 'Export-PfxCertificate' -Parameters $parameters -Limit Key `
+                    -What "the key of the CA certificate $sha1 can't be exported"
+            }
+            catch {
+                $code = [string]$_.Exception.Data['Code']
+                # Windows may refuse without a code; then the key's own policy tells why.
+                if ($_.Exception.Data.Contains('Code') -and -not $code -and $states[$at].Exportable -eq $false) { $code = '0x8009000B' }
+                if ($cannotLeave -notcontains $code) { throw }
+            }
+            if ($code) { $answer.not_exportable += @{ thumbprint = $sha1; code = $code } }
+            else { $answer.files += Read-Bundle $file }
+        }
+    }
+    $answer
+}
+
+function Read-Bundle {
+    param([string]$Path)
+    $content = if ([IO.File]::Exists($Path)) { [IO.File]::ReadAllBytes($Path) }
+    if (-not $content) {
+        throw (New-AdcsError -What 'the keys can''t be backed up' `
+            -Why "Windows reported success and wrote nothing into $([IO.Path]::GetFileName($Path))" `
+            -Remedy 'See the Application event log of the host')
+    }
+    @{ name = [IO.Path]::GetFileName($Path); content = [Convert]::ToBase64String($content) }
+}
+
+function New-SecureString {
+    <#
+    .SYNOPSIS
+        A value of the request as SecureString. Throws where it is missing or empty: Backup-CARoleService makes an unprotected file of an empty one.
+    .NOTES
+        https://learn.microsoft.com/windows-server/identity/ad-ds/manage/component-updates/ca-backup-and-restore-windows-powershell-cmdlets
+    #>
+    param([System.Collections.IDictionary]$Request, [string]$Name)
+    $secure = New-Object -TypeName System.Security.SecureString
+    foreach ($character in "$($Request[$Name])".ToCharArray()) { $secure.AppendChar($character) }
+    $secure.MakeReadOnly()
+    if ($secure.Length -eq 0) {
+        throw (New-AdcsError -What 'no key was touched' `
+            -Why "the $Name is empty, and a file without a password would be open to everybody" -Remedy 'Give one')
+    }
+    $secure
+}
+
+# --- restore ---------------------------------------------------------------------------------------------------------
+
+function Import-AdcsBundle {
+    <#
+    .SYNOPSIS
+        Carries out the restore request of ca_key_restore: imports the files that hold what the host lacks, and proves that it is there afterwards.
+    .PARAMETER Request
+        generations [{sha1, sha256}], bundles [{name, content: base64, sha256, password, holds: [sha1]}], trial_password.
+    .OUTPUTS
+        {changed, restored: [{kind, path, certificate}], set_aside: [], trial, not_exportable}; trial: files as of Export-Generation, made of
+        the keys that were just imported, since a key may come back without its right to leave.
+    .NOTES
+        https://learn.microsoft.com/powershell/module/pki/import-pfxcertificate (without -Exportable the key could never be backed up again)
+    #>
+    param([System.Collections.IDictionary]$Request, [switch]$Check)
+    $what = 'nothing was restored'
+    $generations = @($Request['generations'])
+    $bundles = @($Request['bundles'])
+    Assert-AdcsNotClustered -What $what
+    foreach ($bundle in $bundles) {
+        if ((Get-AdcsDigest ([Convert]::FromBase64String($bundle['content']))) -ne $bundle['sha256']) {
+            throw (New-AdcsError -What $what -Why "$($bundle['name']) changed on its way to the host" -Remedy 'Run this again')
+        }
+    }
+    $before = @(Get-Place $generations)
+    foreach ($place in $before) {
+        if ($place.Key -eq 'inaccessible') {
+            $text = Get-AdcsErrorText $place.Code
+            throw (New-AdcsError -What $what `
+                -Why "the private key of $($place.Sha1) is there and can't be opened, because $($text.Why)" -Remedy $text.Remedy)
+        }
+        if ($place.Key -eq 'missing' -and -not @($bundles | Where-Object { (Get-Held $_) -contains $place.Sha1 }).Count) {
+            throw (New-AdcsError -What $what -Why "no file of the backup holds the key of $($place.Sha1), which the host lacks" `
+                -Remedy 'Give another backup: ca_key_backup_info lists them')
+        }
+    }
+    $answer = @{ changed = $false; restored = @(); set_aside = @(); trial = @(); not_exportable = @() }
+    foreach ($place in @($before | Where-Object { $_.Key -eq 'missing' })) {
+        $answer.changed = $true
+        $kinds = if ($place.Certificate) { @('private_key') } else { 'certificate', 'private_key' }
+        foreach ($kind in $kinds) {
+            $answer.restored += @{ kind = $kind; path = "$personalStore\$($place.Sha1)"; certificate = $place.Sha256 }
+        }
+    }
+    if ($Check -or -not $answer.changed) { return $answer }
+    $trial = New-SecureString $Request 'trial_password'
+    Use-AdcsProtectedDirectory {
+        param([string]$Directory)
+        for ($at = 0; $at -lt $bundles.Count; $at++) {
+            $held = Get-Held $bundles[$at]
+            if (-not @(Get-Place $generations | Where-Object { $_.Key -ne 'present' -and $held -contains $_.Sha1 }).Count) { continue }
+            $file = Join-Path -Path $Directory -ChildPath "$at.p12"
+            [IO.File]::WriteAllBytes($file, [Convert]::FromBase64String($bundles[$at]['content']))
+            $null = Invoke-AdcsCmdlet -Command 'Import-PfxCertificate' -Limit Key `
+                -What "$($bundles[$at]['name']) can't be imported" -Parameters @{
+                FilePath = $file; CertStoreLocation = $personalStore; Password = New-SecureString $bundles[$at] 'password'; Exportable = $true
+            }
+        }
+    }
+    foreach ($place in @(Get-Place $generations)) {
+        if ($place.Key -ne 'present') {
+            throw (New-AdcsError -What 'the restore is not complete' `
+                -Why "after the import the private key of $($place.Sha1) is $($place.Key)" `
+                    -Remedy 'Do not start the CA. Look at the key with certutil -verifystore My; run this again, or restore from another backup')
+        }
+    }
+    $exported = Export-Generation -Thumbprint ([string[]]@($before | ForEach-Object { $_.Sha1 })) -Password $trial
+    $answer.trial = $exported.files
+    $answer.not_exportable = $exported.not_exportable
+    $answer
+}
+
+function Get-Place {
+    # Where a generation of a restore request stands: {Sha1, Sha256, Certificate: bool, Key: present | missing | inaccessible, Code}.
+    param([object[]]$Generation)
+    $certificates = @($Generation | ForEach-Object { Get-AdcsCertificate $_['sha1'] })
+    $states = if ($certificates.Count) { @(Get-AdcsKeyState $certificates) } else { @() }
+    $at = 0
+    foreach ($one in $Generation) {
+        $sha1 = ConvertTo-AdcsThumbprint $one['sha1']
+        $place = [PSCustomObject]@{ Sha1 = $sha1; Sha256 = [string]$one['sha256']; Certificate = $false; Key = 'missing'; Code = $null }
+        if ($at -lt $certificates.Count -and $certificates[$at].Thumbprint -eq $sha1) {
+            $place.Certificate = $true
+            $place.Key = $states[$at].State
+            $place.Code = $states[$at].Code
+            if ((Get-AdcsDigest $certificates[$at].RawData) -ne $place.Sha256) {
+                throw (New-AdcsError -What 'nothing was restored' `
+                    -Why "the certificate $sha1 in $personalStore is another one with the same SHA-1 thumbprint" `
+                    -Remedy 'Find out where it comes from, and remove it')
+            }
+            $at++
+        }
+        $place
+    }
+}
+
+function Get-Held {
+    param([System.Collections.IDictionary]$Bundle)
+    @($Bundle['holds'] | ForEach-Object { ConvertTo-AdcsThumbprint $_ })
+}
+
+Export-ModuleMember -Function 'Backup-AdcsKey', 'Import-AdcsBundle'

@@ -1,0 +1,257 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to keyward.pki: a Windows CA is renewed, and gets the certificates that it asked for; may change in any release.
+# What a run that was killed leaves here, and what the next one makes of it: see _adcs_service.psm1.
+
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
+#AnsibleRequires -PowerShell ..module_utils._adcs_service
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+
+function Get-AdcsAnswer {
+    # The facts as they are now, with what installing and renewing tell besides.
+    param([object]$Session, [bool]$Changed)
+    $facts = Get-AdcsAuthority -Parameters $Session.Parameters
+    $facts['changed'] = $Changed
+    $pending = $facts['pending_request']
+    $facts['pending'] = $null -ne $pending
+    $facts['request'] = if ($pending) { $pending['request'] } else { $null }
+    $facts['request_file'] = if ($pending) { $pending['path'] } else { $null }
+    $facts
+}
+
+function Add-AdcsAdvisory {
+    param([System.Collections.IDictionary]$Facts, [string]$Code, [string]$Message)
+    $Facts['advisories'] = [object[]](@($Facts['advisories']) + @{ code = $Code; message = $Message; certificate = $null })
+}
+
+function Test-AdcsCaCertificate {
+    param([Security.Cryptography.X509Certificates.X509Certificate2]$Certificate)
+    foreach ($extension in $Certificate.Extensions) {
+        if ($extension.Oid.Value -ne '2.5.29.19') { continue }
+        $basic = New-Object -TypeName System.Security.Cryptography.X509Certificates.X509BasicConstraintsExtension -ArgumentList $extension, $extension.Critical
+        return $basic.CertificateAuthority
+    }
+    $false
+}
+
+function Get-AdcsCaVersion {
+    # The index of a CA certificate among those of its CA (szOID_CERTSRV_CA_VERSION, low 16 bits); -1 where it does not say.
+    param([Security.Cryptography.X509Certificates.X509Certificate2]$Certificate)
+    foreach ($extension in $Certificate.Extensions) {
+        if ($extension.Oid.Value -ne '1.3.6.1.4.1.311.21.1') { continue }
+        $raw = $extension.RawData  # INTEGER
+        if ($raw.Length -lt 3 -or $raw[0] -ne 2 -or $raw[1] -ne $raw.Length - 2 -or $raw[1] -gt 5) { return -1 }
+        $number = 0L
+        for ($at = 2; $at -lt $raw.Length; $at++) { $number = $number * 256 + $raw[$at] }
+        return [int]($number -band 0xFFFF)
+    }
+    -1
+}
+
+# --- what an earlier run left ----------------------------------------------------------------------------------------
+
+function Get-RenewalRecordPath { Join-Path -Path (Get-AdcsRunDirectory) -ChildPath 'keyward-renewal.txt' }
+
+function Write-RenewalRecord {
+    param([string]$SanitizedName)
+    Remove-RenewalRecord
+    $lines = (@(Get-AdcsThumbprint -SanitizedName $SanitizedName) -join "`n") + "`n"
+    Write-AdcsNewFile -Path (Get-RenewalRecordPath) -Content ([Text.Encoding]::ASCII.GetBytes($lines))
+}
+
+function Remove-RenewalRecord { [IO.File]::Delete((Get-RenewalRecordPath)) }
+
+function Get-UnfinishedRenewal {
+    # What an earlier renewal left undone: {recorded: the registry knows more than before it, unknown: [certificates that the registry does not know]}.
+    param([System.Collections.IDictionary]$Facts)
+    $known = @(Get-AdcsThumbprint -SanitizedName $Facts['authority']['sanitized_name'])
+    $path = Get-RenewalRecordPath
+    $recorded = $false
+    if ([IO.File]::Exists($path)) {
+        $before = @([IO.File]::ReadAllLines($path) | Where-Object { $_ })
+        $recorded = ($before -join ',') -ne ($known -join ',')
+    }
+    $unknown = @()
+    $certificates = @($known | ForEach-Object { Get-AdcsCertificate -Thumbprint $_ } | Where-Object { $_ })
+    if ($certificates.Count) {
+        $newest = ($certificates | ForEach-Object { Get-AdcsCaVersion -Certificate $_ } | Measure-Object -Maximum).Maximum
+        $subject = [BitConverter]::ToString($certificates[-1].SubjectName.RawData)
+        $unknown = @(Get-AdcsCertificate -All | Where-Object {
+                $_.HasPrivateKey -and $known -notcontains $_.Thumbprint -and (Get-AdcsCaVersion -Certificate $_) -gt $newest -and
+                [BitConverter]::ToString($_.SubjectName.RawData) -eq $subject -and (Test-AdcsCaCertificate -Certificate $_)
+            })
+    }
+    @{ recorded = $recorded; unknown = $unknown }
+}
+
+function Complete-Renewal {
+    # The restart that a renewal is missing. Renewing again is never the cure.
+    param([object]$Session, [System.Collections.IDictionary]$Facts, [string]$What)
+    $left = Get-UnfinishedRenewal -Facts $Facts
+    if (-not $left.recorded -and $left.unknown.Count -eq 0) { return Get-AdcsAnswer -Session $Session -Changed $false }
+    Restart-AdcsService -What $What
+    $known = @(Get-AdcsThumbprint -SanitizedName $Facts['authority']['sanitized_name'])
+    $lost = @($left.unknown | Where-Object { $known -notcontains $_.Thumbprint } | ForEach-Object { $_.Thumbprint })
+    if ($lost.Count) {
+        $why = "a newer certificate of this CA lies in the store My with its key, and the CA does not know it: $($lost -join ', ')"
+        $remedy = 'Look at it (certutil -store My <thumbprint>); where a renewal made it that was stopped, finish that by hand, otherwise take it out of My'
+        throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
+    }
+    Remove-RenewalRecord
+    Get-AdcsAnswer -Session $Session -Changed $true
+}
+
+# --- the answer to a request -----------------------------------------------------------------------------------------
+
+function Install-AdcsAnswer {
+    # Puts the certificate in place that answers the pending request, and starts the service. The registry tells whether it is done.
+    param([object]$Session, [string]$Text, [string]$What)
+    $certificates = @(ConvertFrom-AdcsPem -Text $Text -What $What)
+    $facts = Get-AdcsAuthority -Parameters $Session.Parameters
+    $name = $facts['authority']['sanitized_name']
+    if (@(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint) { return Complete-Renewal -Session $Session -Facts $facts -What $What }
+    if ($null -eq $facts['pending_request']) {
+        throw (New-AdcsError -What $What -Why 'no request of this CA waits for a certificate' -Remedy 'Give certificate only as the answer to a request')
+    }
+    Write-RenewalRecord -SanitizedName $name
+    $directory = New-AdcsProtectedDirectory
+    $failure = $null
+    try {
+        # The CAs above it, where they were given, come along in a PKCS #7 file.
+        if ($certificates.Count -eq 1) {
+            $file = Join-Path -Path $directory -ChildPath 'answer.crt'
+            Write-AdcsNewFile -Path $file -Content $certificates[0].RawData
+        }
+        else {
+            $file = Join-Path -Path $directory -ChildPath 'answer.p7b'
+            $all = New-Object -TypeName System.Security.Cryptography.X509Certificates.X509Certificate2Collection
+            foreach ($one in $certificates) { $null = $all.Add($one) }
+            Write-AdcsNewFile -Path $file -Content $all.Export([Security.Cryptography.X509Certificates.X509ContentType]::Pkcs7)
+        }
+        try {
+            $null = Invoke-AdcsCertutil -ArgumentList '-silent', '-installCert', $file -Limit Command -What $What
+        }
+        catch {
+            $failure = $_
+        }
+    }
+    finally {
+        Remove-AdcsDirectory -Path $directory
+    }
+    $after = Get-AdcsAuthority -Parameters $Session.Parameters
+    $made = Get-AdcsCertificate -Thumbprint $certificates[0].Thumbprint
+    $known = @(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
+    $done = $null -eq $after['pending_request'] -and ($known -or ($null -ne $made -and $made.HasPrivateKey))
+    if ($done) {
+        # The registry may know the certificate only after this.
+        Restart-AdcsService -What $What
+        $done = @(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
+    }
+    if (-not $done) {
+        if ($failure) { throw $failure }
+        $why = 'certutil did not fail, and yet the CA does not know the certificate'
+        throw (New-AdcsError -What $What -Why $why -Remedy 'Look at the certificate: does it answer the request that waits, with its key?')
+    }
+    Remove-RenewalRecord
+    Get-AdcsAnswer -Session $Session -Changed $true
+}
+
+# --- renewal ---------------------------------------------------------------------------------------------------------
+
+function Update-AdcsAuthority {
+    <#
+    .SYNOPSIS
+        What ca_renew asks of a Windows host: facts, a renewal, or the answer to its request.
+    .DESCRIPTION
+        Whether the CA was renewed is read from the registry and from the store My, never from what certutil says: it is known to hang after its
+        work was done. A renewal that an earlier run left is finished (service restarted), and no other is begun in the same task.
+    .OUTPUTS
+        The facts with changed, pending, request, request_file; without renew in the request also unfinished (bool: an earlier renewal is to be
+        finished) and undecided.
+    .NOTES
+        https://learn.microsoft.com/windows/win32/seccrypto/certification-authority-renewal
+    #>
+    param([object]$Session)
+    $what = 'the CA was not renewed'
+    $request = $Session.Request
+    $answer = Get-AdcsAnswer -Session $Session -Changed $false
+    $name = $answer['authority']['sanitized_name']
+    $left = Get-UnfinishedRenewal -Facts $answer
+    $answer['unfinished'] = [bool]($left.recorded -or $left.unknown.Count)
+    if (-not $request['renew']) {
+        $answer['undecided'] = $true
+        if ($answer['unfinished']) {
+            $message = 'a renewal was begun and not finished: the service has not been restarted since'
+            Add-AdcsAdvisory -Facts $answer -Code 'unfinished_renewal' -Message $message
+        }
+        return $answer
+    }
+    Assert-AdcsNotClustered -What $what
+    $certificate = $request['certificate']
+    if ($Session.Check) { return $answer }
+    $lock = Enter-AdcsLock -What $what
+    try {
+        if ($certificate) {
+            $answer = Install-AdcsAnswer -Session $Session -Text $certificate -What $what
+        }
+        elseif ($answer['unfinished']) {
+            $answer = Complete-Renewal -Session $Session -Facts $answer -What $what
+        }
+        elseif (-not $answer['pending']) {
+            $answer = New-Renewal -Session $Session -SanitizedName $name -ReuseKey ([bool]$request['reuse_key']) -What $what
+        }
+    }
+    finally {
+        $lock.Dispose()
+    }
+    $answer
+}
+
+function New-Renewal {
+    param([object]$Session, [string]$SanitizedName, [bool]$ReuseKey, [string]$What)
+    $before = @(Get-AdcsThumbprint -SanitizedName $SanitizedName)
+    $running = (Get-AdcsServiceState) -eq 'running'
+    Write-RenewalRecord -SanitizedName $SanitizedName
+    $arguments = @('-silent', '-renewCert')
+    if ($ReuseKey) { $arguments += 'ReuseKeys' }
+    $failure = $null
+    try {
+        $null = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Command -What $What
+    }
+    catch {
+        $failure = $_
+    }
+    $grown = @(Get-AdcsThumbprint -SanitizedName $SanitizedName).Count -eq $before.Count + 1
+    $answer = Get-AdcsAnswer -Session $Session -Changed $true
+    $left = Get-UnfinishedRenewal -Facts $answer
+    if (-not $grown -and -not $answer['pending'] -and $left.unknown.Count -eq 0) {
+        Remove-RenewalRecord
+        if ($running) { Start-AdcsService -What $What }
+        if ($failure) { throw $failure }
+        $why = 'certutil did not fail, and yet the CA has neither a new certificate nor a request'
+        throw (New-AdcsError -What $What -Why $why -Remedy 'Look into the event log of the host, and run the task again')
+    }
+    if ($answer['pending']) {
+        Remove-RenewalRecord
+        if ($running) { Start-AdcsService -What $What }
+    }
+    else {
+        $answer = Complete-Renewal -Session $Session -Facts $answer -What 'the CA has a new certificate, but the renewal is not finished'
+    }
+    if ($failure) {
+        $message = 'certutil did not end well, though its work was done'
+        if ($failure.Exception.Data['Code']) { $message += " ($($failure.Exception.Data['Code']))" }
+        Add-AdcsAdvisory -Facts $answer -Code 'certutil_failed' -Message "$message; whatever it publishes elsewhere may be missing"
+    }
+    $answer
+}
+
+Export-ModuleMember -Function @(
+    'Get-AdcsAnswer', 'Add-AdcsAdvisory', 'Test-AdcsCaCertificate', 'Get-AdcsCaVersion', 'Install-AdcsAnswer', 'Update-AdcsAuthority'
+)

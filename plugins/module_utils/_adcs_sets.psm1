@@ -1,0 +1,166 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Private to keyward.pki: the database sets in a store on a Windows host; may change in any release.
+
+#AnsibleRequires -CSharpUtil Ansible.Basic
+#AnsibleRequires -PowerShell ..module_utils._adcs_frame
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
+
+Set-StrictMode -Version 2.0
+$ErrorActionPreference = 'Stop'
+
+$largestManifest = 16MB
+
+function Test-AdcsSetName { param([string]$Name) $Name -match '^[0-9]{6,}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
+
+function Test-AdcsMemberName {
+    # A file of a set: below at most one directory, and no path elsewhere.
+    param([string]$Name)
+    $Name -match '^[^/\\:*?"<>|\x00-\x1f]+(/[^/\\:*?"<>|\x00-\x1f]+)?$' -and $Name -notmatch '(^|/)[. ]+(/|$)'
+}
+
+function Get-AdcsMemberPath {
+    param([string]$Directory, [string]$Name)
+    $path = $Directory
+    foreach ($part in $Name.Split('/')) { $path = Join-Path -Path $path -ChildPath $part }
+    $path
+}
+
+function Read-Manifest {
+    # {text, host: of the inventory, files: [{name, sha256, size}] or $null where it can't be read}.
+    param([string]$Directory)
+    $path = Join-Path -Path $Directory -ChildPath 'manifest.json'
+    $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
+    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; host = $null; files = $null } }
+    $text = [IO.File]::ReadAllText($path)
+    try {
+        $manifest = [Ansible.Basic.AnsibleModule]::FromJson($text)
+        $inventoryHost = [string]$manifest['authority']['host']
+        $files = @(foreach ($one in $manifest['files']) {
+                @{ name = [string]$one['name']; sha256 = [string]$one['sha256']; size = [long]$one['size'] }
+            })
+    }
+    catch {
+        $inventoryHost, $files = $null, $null
+    }
+    @{ text = $text; host = $inventoryHost; files = $files }
+}
+
+function Get-Damage {
+    # What is wrong with the files of a set, $null where nothing is. -Quick: only whether they are there, in their sizes.
+    param([string]$Directory, [object[]]$File, [switch]$Quick)
+    if (-not $File) { return 'its manifest.json is missing or damaged' }
+    foreach ($one in $File) {
+        $name = [string]$one['name']
+        if (-not (Test-AdcsMemberName -Name $name)) { return 'its manifest.json names a file that can not be' }
+        $path = Get-AdcsMemberPath -Directory $Directory -Name $name
+        $there = New-Object -TypeName IO.FileInfo -ArgumentList $path
+        if (-not $there.Exists) { return "$name does not exist" }
+        if ($there.Length -ne [long]$one['size']) { return "$name does not have the size that the manifest records" }
+        if (-not $Quick -and (Get-AdcsDigest -Path $path) -ne $one['sha256']) { return "$name does not have the digest that the manifest records" }
+    }
+    $null
+}
+
+function Get-SetName {
+    # The sets of an authority's directory, newest (highest sequence) first.
+    param([string]$Directory)
+    if ([IO.Directory]::Exists($Directory)) {
+        [IO.Directory]::GetDirectories($Directory) | ForEach-Object { [IO.Path]::GetFileName($_) } | Where-Object { Test-AdcsSetName $_ } |
+            Sort-Object -Descending -Property @{ Expression = { [long]$_.Split('-')[0] } }, @{ Expression = { $_ } }
+    }
+}
+
+function Get-AdcsStoreFact {
+    # What a store holds: {local_disk, manifests: [{directory, name, text, damage}]}. Of each authority the newest intact set is digested and
+    # those before it; of older ones the sizes are looked at, since all of them may be terabytes on a share.
+    param([hashtable]$Store, [string]$What)
+    $manifests = New-Object -TypeName System.Collections.ArrayList
+    try {
+        foreach ($path in @([IO.Directory]::GetDirectories($Store.path) | Sort-Object)) {
+            $directory = [IO.Path]::GetFileName($path)
+            if ($directory.StartsWith('.')) { continue }
+            $intact = $false
+            foreach ($name in @(Get-SetName -Directory $path)) {
+                $place = Join-Path -Path $path -ChildPath $name
+                $manifest = Read-Manifest -Directory $place
+                $damage = Get-Damage -Directory $place -File $manifest.files -Quick:$intact
+                if (-not $damage) { $intact = $true }
+                $null = $manifests.Add([ordered]@{ directory = $directory; name = $name; text = $manifest.text; damage = $damage })
+            }
+        }
+    }
+    catch {
+        throw (New-AdcsPathError -What $What -Path $Store.path -Thrown $_)
+    }
+    [ordered]@{ local_disk = $Store.local_disk; manifests = [object[]]$manifests.ToArray() }
+}
+
+function Read-AdcsStoredFile {
+    # One small file of a set, <directory>/<set>/<name>.
+    param([hashtable]$Store, [string]$Name, [string]$What)
+    $parts = @($Name.Split('/'))
+    $wrong = -not $Store -or $parts.Count -ne 3 -or -not (Test-AdcsSetName $parts[1]) -or
+    @($parts | Where-Object { -not (Test-AdcsMemberName -Name $_) }).Count
+    if ($wrong) { throw (New-AdcsError -What $What -Why 'the controller asked for a file that is none of a set' -Remedy 'Report this as a bug') }
+    $path = Get-AdcsMemberPath -Directory $Store.path -Name $Name
+    try {
+        $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
+        if ($file.Length -gt $largestManifest) {
+            throw (New-AdcsError -What $What -Why "$path is too large to be what it should be" -Remedy 'Use another set')
+        }
+        @{ changed = $false; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($path)) }
+    }
+    catch {
+        if ($_.Exception.Data.Contains('What')) { throw }
+        throw (New-AdcsPathError -What $What -Path $path -Thrown $_)
+    }
+}
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+function Get-AdcsStagingPrefix {
+    # A directory that is being made in a store is .<hex>.new; the first 16 digits tell which CA makes it, so that it can remove what it left.
+    param([System.Collections.IDictionary]$Facts)
+    $who = '{0}\{1}' -f $Facts['adcs']['computer'], $Facts['authority']['sanitized_name']
+    (Get-AdcsDigest -Content ([Text.Encoding]::UTF8.GetBytes($who.ToLowerInvariant()))).Substring(0, 16)
+}
+
+function Get-AdcsStagingPath {
+    param([string]$Store, [string]$Prefix, [string]$Suffix)
+    Join-Path -Path $Store -ChildPath ('.' + $Prefix + [guid]::NewGuid().ToString('N').Substring(0, 16) + $Suffix)
+}
+
+function Remove-AdcsStaged {
+    # What killed runs of this CA left in a store. No other run of it is under way: the lock is held.
+    param([string]$Store, [string]$Prefix)
+    foreach ($path in [IO.Directory]::GetDirectories($Store, ".$Prefix*")) {
+        if ([IO.Path]::GetFileName($path) -match '^\.[0-9a-f]{32}\.(new|removed)$') { Remove-AdcsDirectory -Path $path }
+    }
+}
+
+function Remove-AdcsOldSet {
+    # Removes the sets of a host of the inventory beyond its newest -Keep intact ones; their paths. The one that was made just now stays.
+    param([string]$Store, [string]$Directory, [int]$Keep, [string]$Prefix, [string]$InventoryHost, [string]$Made)
+    $intact = 0
+    foreach ($name in @(Get-SetName -Directory $Directory)) {
+        $path = Join-Path -Path $Directory -ChildPath $name
+        $manifest = Read-Manifest -Directory $path
+        if ($manifest.host -cne $InventoryHost) { continue }
+        if ($intact -ge [Math]::Max($Keep, 1) -and $name -ne $Made) {
+            $gone = Get-AdcsStagingPath -Store $Store -Prefix $Prefix -Suffix '.removed'
+            [IO.Directory]::Move($path, $gone)
+            Remove-AdcsDirectory -Path $gone
+            $path
+        }
+        elseif (-not (Get-Damage -Directory $path -File $manifest.files -Quick)) {
+            $intact++
+        }
+    }
+}
+
+Export-ModuleMember -Function @(
+    'Test-AdcsSetName', 'Test-AdcsMemberName', 'Get-AdcsMemberPath', 'Get-AdcsStoreFact', 'Read-AdcsStoredFile'
+    'Get-AdcsStagingPrefix', 'Get-AdcsStagingPath', 'Remove-AdcsStaged', 'Remove-AdcsOldSet'
+)
