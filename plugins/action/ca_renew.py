@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
@@ -90,7 +91,7 @@ class ActionModule(Task):
         if told.unfinished and (answer is None or known or complete or not waiting):
             text = f"{complete.label} was complete and not in its place" if complete else ""
             text = text or f"a renewal of {current.label} was begun and not finished"
-            return renew, [Finding("unfinished_renewal", text, (complete or current).sha256)]
+            return replace(renew, finish=True), [Finding("unfinished_renewal", text, (complete or current).sha256)]
         if given is not None and root:
             raise KeywardError(
                 f"the CA {current.subject} can't be renewed",

@@ -131,7 +131,7 @@ function Complete-AdcsModule {
     $module.Result['changed'] = $false
     if ($own) {
         Stop-Module -Module $module -What $own.Data['What'] -Why $own.Data['Why'] `
-            -Remedy $own.Data['Remedy'] -NothingThere:$own.Data['NothingThere']
+            -Remedy $own.Data['Remedy'] -NothingThere:$own.Data['NothingThere'] -RenewedMeanwhile:$own.Data['RenewedMeanwhile']
     }
     # Anything else is named by its type, code and place only: its text may hold anything, in any language.
     $code = Get-AdcsHResult $failure
@@ -154,10 +154,13 @@ function Stop-Module {
         Ends the module with an error in three parts: what failed, why, what to do next.
     .PARAMETER NothingThere
         No CA is configured on this host.
+    .PARAMETER RenewedMeanwhile
+        Its newest generation is no longer the one that the order was decided on.
     #>
-    param([object]$Module, [string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere)
+    param([object]$Module, [string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere, [switch]$RenewedMeanwhile)
     $Module.Result['reasons'] = @()
     $Module.Result['nothing_there'] = [bool]$NothingThere
+    $Module.Result['renewed_meanwhile'] = [bool]$RenewedMeanwhile
     $Module.Result['backend'] = 'adcs'
     $Module.Result['abilities'] = Get-AdcsAbility
     $Module.FailJson((Format-Message $What $Why $Remedy))
@@ -214,12 +217,15 @@ function New-AdcsError {
         An exception in three parts, to be thrown. -Code: "0x........" of what Windows answered, empty where it gave none, for callers that
         decide by it (Exception.Data['Code']).
     #>
-    param([string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere, [AllowNull()][AllowEmptyString()][string]$Code)
+    param(
+        [string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere, [switch]$RenewedMeanwhile, [AllowNull()][AllowEmptyString()][string]$Code
+    )
     $exception = New-Object -TypeName System.InvalidOperationException -ArgumentList (Format-Message $What $Why $Remedy)
     $exception.Data['What'] = $What
     $exception.Data['Why'] = $Why
     $exception.Data['Remedy'] = $Remedy
     $exception.Data['NothingThere'] = [bool]$NothingThere
+    $exception.Data['RenewedMeanwhile'] = [bool]$RenewedMeanwhile
     if ($PSBoundParameters.ContainsKey('Code')) { $exception.Data['Code'] = $Code }
     $exception
 }

@@ -44,7 +44,7 @@ function Install-AdcsAuthority {
             if ($Session.Check) { return $facts }
             $lock = Enter-AdcsLock -What $what
             try {
-                return Install-AdcsAnswer -Session $Session -Text $install['certificate'] -What $what
+                return Install-AdcsAnswer -Session $Session -Text $install['certificate'] -Of $install['of'] -What $what
             }
             finally {
                 $lock.Dispose()

@@ -90,6 +90,12 @@ function Get-UnfinishedRenewal {
     @{ recorded = $recorded; unknown = $unknown }
 }
 
+function Test-Unfinished {
+    param([System.Collections.IDictionary]$Facts)
+    $left = Get-UnfinishedRenewal -Facts $Facts
+    [bool]($left.recorded -or $left.unknown.Count)
+}
+
 function Complete-Renewal {
     # The restart that a renewal is missing. Renewing again is never the cure.
     param([object]$Session, [System.Collections.IDictionary]$Facts, [string]$What)
@@ -111,11 +117,15 @@ function Complete-Renewal {
 
 function Install-AdcsAnswer {
     # Puts the certificate in place that answers the pending request, and starts the service. The registry tells whether it is done.
-    param([object]$Session, [string]$Text, [string]$What)
+    # -Of: see Assert-Newest. One that is in place already, put there by whomever, is no error.
+    param([object]$Session, [string]$Text, [string]$Of, [string]$What)
     $certificates = @(ConvertFrom-AdcsPem -Text $Text -What $What)
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
     $name = $facts['authority']['sanitized_name']
-    if (@(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint) { return Complete-Renewal -Session $Session -Facts $facts -What $What }
+    if (@(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint) {
+        return Complete-Renewal -Session $Session -Facts $facts -What $What
+    }
+    Assert-Newest -Facts $facts -Of $Of -What $What
     if ($null -eq $facts['pending_request']) {
         throw (New-AdcsError -What $What -Why 'no request of this CA waits for a certificate' -Remedy 'Give certificate only as the answer to a request')
     }
@@ -168,24 +178,23 @@ function Update-AdcsAuthority {
     <#
     .SYNOPSIS
         What ca_renew asks of a Windows host: facts, a renewal, or the answer to its request.
+    .PARAMETER Session
+        Its request: order (look, renew or answer) with of (SHA-256 of the newest generation's certificate, on which it was decided), and
+        certificate (PEM; an answer) or reuse_key and finish (what was decided on was a renewal that an earlier run left).
     .DESCRIPTION
         Whether the CA was renewed is read from the registry and from the store My, never from what certutil says: it is known to hang after its
         work was done. A renewal that an earlier run left is finished (service restarted), and no other is begun in the same task.
     .OUTPUTS
-        The facts with changed, pending, request, request_file; without renew in the request also unfinished (bool: an earlier renewal is to be
-        finished) and undecided.
+        The facts with changed, pending, request, request_file; of a look also unfinished (bool: an earlier renewal is to be finished).
     .NOTES
         https://learn.microsoft.com/windows/win32/seccrypto/certification-authority-renewal
     #>
     param([object]$Session)
     $what = 'the CA was not renewed'
     $request = $Session.Request
-    $answer = Get-AdcsAnswer -Session $Session -Changed $false
-    $name = $answer['authority']['sanitized_name']
-    $left = Get-UnfinishedRenewal -Facts $answer
-    $answer['unfinished'] = [bool]($left.recorded -or $left.unknown.Count)
-    if (-not $request['renew']) {
-        $answer['undecided'] = $true
+    if ($request['order'] -eq 'look') {
+        $answer = Get-AdcsAnswer -Session $Session -Changed $false
+        $answer['unfinished'] = Test-Unfinished -Facts $answer
         if ($answer['unfinished']) {
             $message = 'a renewal was begun and not finished: the service has not been restarted since'
             Add-AdcsAdvisory -Facts $answer -Code 'unfinished_renewal' -Message $message
@@ -193,24 +202,50 @@ function Update-AdcsAuthority {
         return $answer
     }
     Assert-AdcsNotClustered -What $what
-    $certificate = $request['certificate']
-    if ($Session.Check) { return $answer }
+    if ($Session.Check) { return Show-Renewal -Session $Session }
     $lock = Enter-AdcsLock -What $what
     try {
-        if ($certificate) {
-            $answer = Install-AdcsAnswer -Session $Session -Text $certificate -What $what
+        if ($request['order'] -eq 'answer') {
+            return Install-AdcsAnswer -Session $Session -Text $request['certificate'] -Of $request['of'] -What $what
         }
-        elseif ($answer['unfinished']) {
-            $answer = Complete-Renewal -Session $Session -Facts $answer -What $what
+        # As it is now: another task may have been at work between the decision and the lock.
+        $answer = Get-AdcsAnswer -Session $Session -Changed $false
+        $unfinished = Test-Unfinished -Facts $answer
+        Assert-Newest -Facts $answer -Of $request['of'] -What $what
+        if ($request['finish'] -and -not $unfinished) {
+            $why = 'another task meanwhile finished the renewal that was begun'
+            throw (New-AdcsError -What $what -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
         }
-        elseif (-not $answer['pending']) {
-            $answer = New-Renewal -Session $Session -SanitizedName $name -ReuseKey ([bool]$request['reuse_key']) -What $what
-        }
+        if ($unfinished) { return Complete-Renewal -Session $Session -Facts $answer -What $what }
+        if ($answer['pending']) { return $answer }
+        $name = $answer['authority']['sanitized_name']
+        New-Renewal -Session $Session -SanitizedName $name -ReuseKey ([bool]$request['reuse_key']) -What $what
     }
     finally {
         $lock.Dispose()
     }
+}
+
+function Show-Renewal {
+    # What check mode can tell.
+    param([object]$Session)
+    $answer = Get-AdcsAnswer -Session $Session -Changed $false
+    $answers, $was, $unfinished = ($Session.Request['order'] -eq 'answer'), $answer['pending'], (Test-Unfinished -Facts $answer)
+    $answer['changed'] = $unfinished -or $answers -or -not $was
+    $answer['pending'] = -not $answers -and ($was -or (-not $unfinished -and $answer['adcs']['ca_type'] -like '*SubordinateCA'))
     $answer
+}
+
+function Assert-Newest {
+    # Throws unless the newest generation is the one that the controller decided on. -Of: SHA-256 of its certificate; empty where there was none.
+    param([System.Collections.IDictionary]$Facts, [string]$Of, [string]$What)
+    $newest = @($Facts['generations'] | Select-Object -Last 1 | ForEach-Object {
+            Get-AdcsDigest -Content (ConvertFrom-AdcsPem -Text $_['certificate'] -What $What).RawData
+        })
+    if ("$newest" -ne $Of) {
+        $why = 'it was renewed meanwhile, its newest generation is another than the one that this was decided on'
+        throw (New-AdcsError -What $What -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
+    }
 }
 
 function New-Renewal {

@@ -9,9 +9,4 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_renewal
 
 $session = Start-AdcsModule -Name ca_renew -Arguments $args
-Complete-AdcsModule -Session $session -Work {
-    $session.Request['renew'] = $session.Request['order'] -ne 'look'
-    $answer = Update-AdcsAuthority -Session $session
-    $answer['own'] = $answer['adcs']
-    $answer
-}
+Complete-AdcsModule -Session $session -Work { Update-AdcsAuthority -Session $session }

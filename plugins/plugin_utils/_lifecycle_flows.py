@@ -189,7 +189,8 @@ class CaInstall(BackupFlow):
         refuse_wrong_answer(given, facts["public_key_sha256"] or given.public_key_sha256, facts["subject"] or given.subject)
         if self._check:
             return {**answer, "changed": True, "pending_request": None}
-        return self.on_host({"install": {"kind": "subordinate", "certificate": self.options["certificate"]}, "directory": None})
+        # It had no generation when this was decided.
+        return self.on_host({"install": {"certificate": self.options["certificate"], "of": None}})
 
     def _lost(self) -> ChosenBackup | None:
         """The backup of the CA that was in this place, where there is one: it is brought back, and no new one is made."""

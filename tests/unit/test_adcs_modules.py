@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.adcs import AdcsHost
+from support.adcs import AdcsHost, Parent
 from support.pythons import ROOT
 from tools import require_tool
 
@@ -100,6 +100,22 @@ def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path)
         $env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); [Globalization.CultureInfo]::CurrentCulture = 'en-US'
         '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | ForEach-Object { ConvertFrom-CertutilTime $_ }"""
     assert run(host, tmp_path, "_adcs_database", script) == ["2026-01-31T15:49Z"] * 2
+
+
+def test_an_answer_is_put_in_place_only_where_the_ca_is_as_it_was_when_that_was_decided(host: AdcsHost, tmp_path: Path) -> None:
+    parent = Parent()
+    host.install_by_hand(ca_type="StandaloneSubordinateCA")
+    answer = parent.sign(Path(host.value("RequestFileName")).read_bytes()).decode()
+    script = f"""
+        $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }} }}
+        try {{ Install-AdcsAnswer -Session $session -Text '{answer}' -Of '{"0" * 64}' -What 'the CA was not renewed' }}
+        catch {{ $_.Exception.Message, $_.Exception.Data['RenewedMeanwhile'] }}"""
+    assert run(host, tmp_path, "_adcs_renewal", script) == [
+        "the CA was not renewed: it was renewed meanwhile, its newest generation is another than the one that this was decided on. "
+        "Run the task again, it sees what is there now.",
+        True,
+    ]
+    assert not host.ran("-installCert") and not host.generations
 
 
 def called(text: str) -> set[str]:

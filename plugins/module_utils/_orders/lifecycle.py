@@ -50,6 +50,7 @@ class Renew:
     """Renew the CA certificate, or finish a renewal that was begun.
 
     C(of): SHA-256 of the newest generation that this was decided on; where there is another by now, nothing is done.
+    C(finish): it was decided on a renewal that was begun; where that is finished by now, nothing is done.
     """
 
     NAME: t.ClassVar[str] = "renew"
@@ -57,6 +58,7 @@ class Renew:
     of: Hex
     reuse_key: bool
     days: t.Optional[int] = None
+    finish: bool = False
 
 
 @dataclass(frozen=True)

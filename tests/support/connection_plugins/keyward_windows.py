@@ -24,6 +24,11 @@ options:
     required: true
     vars:
       - name: keyward_windows_environment
+  meanwhile:
+    description: A command that runs on the host before its second module does, as another task would between a look and an order.
+    type: str
+    vars:
+      - name: keyward_windows_meanwhile
 extends_documentation_fragment:
   - connection_pipelining
 """
@@ -37,8 +42,13 @@ class Connection(LocalConnection):
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> tuple[int, bytes, bytes]:
         variables: dict[str, Any] = self.get_option("environment")
-        with (Path(variables["KEYWARD_ADCS_STATE"]) / "log.jsonl").open("a", encoding="utf-8") as log:
+        path = Path(variables["KEYWARD_ADCS_STATE"]) / "log.jsonl"
+        with path.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"command": cmd, "module": in_data is not None}) + "\n")
         settings = " ".join(f"{name}={shlex.quote(str(value))}" for name, value in variables.items())
+        meanwhile = self.get_option("meanwhile")
+        if meanwhile and in_data is not None and path.read_text(encoding="utf-8").count('"module": true') == 2:
+            ended, _output, errors = super().exec_command(f"export {settings}; {meanwhile}")
+            assert ended == 0, errors
         done: tuple[int, bytes, bytes] = super().exec_command(f"export {settings}; {cmd}", in_data=in_data, sudoable=sudoable)
         return done
