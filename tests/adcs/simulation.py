@@ -187,8 +187,8 @@ class Host:
         for program in ("certutil", "reg"):
             path = self.system_root / "System32" / f"{program}.exe"
             path.write_text(
-                f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(TESTS)!r})\n"
-                f"from adcs import programs\nprograms.{program}({str(self.state)!r}, sys.argv[1:])\n"
+                f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {str(TESTS / 'adcs')!r})\n"
+                f"from client import main\nmain(['program', {program!r}, {str(self.state)!r}, *sys.argv[1:]])\n"
             )
             path.chmod(0o755)
         self.machine(computer=computer, service="Stopped", restart_pending=False, pings=0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.adcs import AdcsHost, WindowsAnsible
+from support.adcs import AdcsHost, WindowsAnsible, acting
+from support.plays import PASSWORD, new_store, play, step
 from support.roles import changed, make_stores, newest_manifest, now, playbook, ran
 
 
@@ -62,3 +63,40 @@ def test_the_life_of_a_ca(windows: WindowsAnsible, host: AdcsHost, tmp_path: Pat
     assert thumbprints(host) == before and host.database()["requests"] == rows
     assert changed(run("restore")) == []
     assert newest_manifest(databases)["adcs"]["last_request_id"] == len(rows)
+
+
+def test_each_module_in_a_process_of_its_own(windows: WindowsAnsible, tmp_path: Path) -> None:
+    """A short life on a cold host."""
+    host = AdcsHost(tmp_path / "ca01", cold=True)
+    host.switch(feature="absent")
+    keys, databases, share = (tmp_path / name for name in ("keys", "databases", "share"))
+    kept, sets = {"stores": [str(keys)], "password": PASSWORD}, {"stores": [str(databases)]}
+    subject = {"countryName": "DE", "organizationName": "Example", "commonName": "Example Root CA"}
+    tasks = [
+        new_store(keys),
+        step("ca_store", "databases", path=str(databases), kind="databases"),
+        step("ca_store", "on the host", path=str(share), kind="databases", host=True),
+        step("ca_install", "install", kind="root", subject=subject, key_type="EC", curve="secp256r1"),
+    ]
+    result = play(windows, tasks, hosts={"ca": host.variables()})
+    assert result.task("on the host")["changed"] and result.task("install")["changed"]
+    host.revoke(host.issue("gone.example.com"), 1)
+    tasks = [
+        step("ca_renew", "renew", issued_before=now(), reuse_key=False),
+        step("ca_key_backup", "key backup", **kept),
+        step("ca_database_backup", "database backup", **sets),
+        step("ca_crl", "published already"),
+        step("ca_info", "before"),
+        acting("lost", "lose()"),
+        step("ca_key_restore", "key restore", **kept),
+        step("ca_database_restore", "database restore", **sets),
+        step("ca_key_verify", "verify", backend="adcs", **kept),
+        step("ca_info", "after"),
+    ]
+    result = play(windows, tasks, hosts={"ca": host.variables()})
+    for name in ("renew", "key backup", "database backup", "key restore", "database restore"):
+        assert result.task(name)["changed"], name
+    before, after = result.task("before"), result.task("after")
+    assert after["generations"] == before["generations"] and len(after["generations"]) == 2
+    assert [each["private_key"] for each in after["generations"]] == ["present"] * 2
+    assert result.task("verify")["restorable"] and [row["Disposition"] for row in host.database()["requests"]] == [21]

@@ -16,14 +16,21 @@ host.log                                                  # what ran, in order
 
 from __future__ import annotations
 
+import atexit
+import base64
 import contextlib
 import datetime
+import functools
 import json
 import os
 import shlex
 import shutil
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,13 +70,51 @@ def windows_ansible(scratch: Path, collections: Path) -> WindowsAnsible:
     return WindowsAnsible(scratch / "ansible-windows", collections, venv / "bin")
 
 
+@functools.cache
+def warm() -> str:
+    """The socket of this process's server (tests/adcs/server.py), which ends when this process does, however it ends."""
+    place = Path(tempfile.mkdtemp(prefix="keyward-"))
+    with (place / "log").open("wb") as log:
+        command = [sys.executable, TESTS / "adcs" / "server.py", place]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    atexit.register(server.stdin.close)
+    while not (place / "socket").exists():
+        assert server.poll() is None, (place / "log").read_text()
+        time.sleep(0.02)
+    return str(place / "socket")
+
+
+def powershell(host: AdcsHost, script: str) -> Any:
+    """What a script puts out on a host, as JSON."""
+    require_tool("pwsh")
+    script = f"$ErrorActionPreference = 'Stop'; & {{ {script} }} | ConvertTo-Json -Depth 4 -Compress"
+    environment = {**os.environ, **host.environment}
+    if host.cold:
+        command = ["pwsh", "-NoProfile", "-NonInteractive", "-Command", script]
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        code, stdout, stderr = done.returncode, done.stdout, done.stderr
+    else:
+        encoded = base64.b64encode(script.encode("utf-16-le")).decode()
+        command = f"/bin/sh -c 'pwsh -NoProfile -NonInteractive -EncodedCommand {encoded}'"
+        message = b"powershell\0" + json.dumps({"command": command, "input": "", "environment": environment}).encode()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(warm())
+            connection.sendall(len(message).to_bytes(4, "big") + message)
+            answer = json.loads(b"".join(iter(lambda: connection.recv(1 << 20), b"")))
+        code, stdout, stderr = answer["rc"], answer["stdout"], answer["stderr"]
+    assert code == 0, stdout + stderr
+    return json.loads(stdout or "null")
+
+
+def _task(name: str, state: str, code: str) -> dict[str, Any]:
+    encoded = base64.b64encode(code.encode()).decode()
+    command = [f"KEYWARD_ADCS_SERVER={warm()}", sys.executable, "-IS", str(TESTS / "adcs" / "client.py"), "task", state, encoded]
+    return {"name": name, "ansible.builtin.raw": shlex.join(command), "changed_when": False, "check_mode": False}
+
+
 def acting(name: str, call: str) -> dict[str, Any]:
     """A task that calls a method of the simulated host between two steps of a play; `host` in the call is the host itself."""
-    code = (
-        f"import os, sys; sys.path.insert(0, {str(TESTS)!r}); from pathlib import Path; from support.adcs import AdcsHost; "
-        f"host = AdcsHost(Path(os.environ['KEYWARD_ADCS_STATE']), os.environ['COMPUTERNAME']); host.{call}"
-    )
-    return {"name": name, "ansible.builtin.raw": shlex.join([sys.executable, "-c", code]), "changed_when": False, "check_mode": False}
+    return _task(name, "", f"host.{call}")
 
 
 def on(host: str, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,13 +136,15 @@ def gaze(name: str, host: AdcsHost, *paths: Path) -> dict[str, Any]:
 
 
 class AdcsHost(Host):
-    """A simulated host. state: its directory, made where it isn't there; cache: where the compiled providers lie, shared by all tests."""
+    """A simulated host. state: its directory, made where it isn't there; cold: each module and each program of it has a process of its own,
+    from its start to its end, as on Windows; else they run in processes that run already (warm)."""
 
-    def __init__(self, state: Path, computer: str = "CA01", cache: Path = CACHE) -> None:
+    def __init__(self, state: Path, computer: str = "CA01", cold: bool = False) -> None:
         super().__init__(state)
-        self.computer, self.cache = computer, cache
+        self.cold = cold
         if not state.exists():
             self.create(computer)
+        self.computer: str = self.machine()["computer"]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -108,8 +155,8 @@ class AdcsHost(Host):
             "SystemRoot": str(self.system_root),
             "PSModulePath": str(TESTS / "adcs" / "modules"),
             "KEYWARD_ADCS_STATE": str(self.state),
-            "KEYWARD_ADCS_CACHE": str(self.cache),
-            "KEYWARD_ADCS_PYTHON": sys.executable,
+            "KEYWARD_ADCS_CACHE": str(CACHE),
+            **({"KEYWARD_ADCS_PYTHON": sys.executable} if self.cold else {"KEYWARD_ADCS_SERVER": warm()}),
         }
 
     def variables(self, **more: Any) -> dict[str, Any]:
@@ -179,11 +226,8 @@ class AdcsHost(Host):
             self.start()
 
     def task(self, title: str, *statements: str) -> dict[str, Any]:
-        """A task between two others that does something to the host: Python, in which `host` is a Host."""
-        code = ["import sys", f"sys.path.insert(0, {str(TESTS)!r})", "from pathlib import Path", "from adcs.simulation import Host"]
-        code += [f"host = Host(Path({str(self.state)!r}))", *statements]
-        command = {"argv": [sys.executable, "-c", "\n".join(code)]}
-        return {"name": title, "ansible.builtin.command": command, "delegate_to": "localhost", "changed_when": False, "check_mode": False}
+        """A task between two others that does something to the host: Python, in which `host` is this host."""
+        return _task(title, str(self.state), "\n".join(statements))
 
     def kill(self) -> None:
         """Ends every process that runs on the host at once, as a power failure would."""

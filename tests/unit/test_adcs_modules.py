@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.adcs import AdcsHost, Parent
+from support.adcs import AdcsHost, Parent, powershell
 from support.pythons import ROOT
-from tools import require_tool
 
 MODULES = ROOT / "plugins" / "module_utils"
 NAME = "keyward-" + "0" * 31
@@ -37,14 +34,11 @@ def run(host: AdcsHost, tmp_path: Path, module: str, script: str) -> Any:
         path.write_text(text)
         loaded.append(f"Import-Module '{path}' -DisableNameChecking")
     start = f"""
-        $ErrorActionPreference = 'Stop'
         $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
         {"; ".join(loaded)}
-        & (Get-Module {module}) {{ {script} }} | ConvertTo-Json -Compress -AsArray"""
-    command = [require_tool("pwsh"), "-NoProfile", "-Command", start]
-    done = subprocess.run(command, env={**os.environ, **host.environment}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout or "[]")
+        & (Get-Module {module}) {{ {script} }}"""
+    found = powershell(host, start)
+    return found if isinstance(found, list) else [found]
 
 
 def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost, tmp_path: Path) -> None:
@@ -96,6 +90,7 @@ def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Pa
 
 
 def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path) -> None:
+    host.cold = True
     script = """
         $env:TZ = 'Asia/Tokyo'; [TimeZoneInfo]::ClearCachedData(); [Globalization.CultureInfo]::CurrentCulture = 'en-US'
         '1/31/2026 3:49 PM', '1/31/2026 3:49 PM GMT' | ForEach-Object { ConvertFrom-CertutilTime $_ }"""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from adcs import authority, windows_pfx
 from adcs.simulation import CONFIGURATION, Failure
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader
 from cryptography import x509
+from support import adcs
 from support.adcs import AdcsHost, Parent
 from tools import require_tool
 
@@ -47,21 +47,16 @@ def program(host: AdcsHost, name: str, *arguments: object) -> tuple[int, str]:
 
 
 def powershell(host: AdcsHost, script: str) -> Any:
-    """What the script puts out, as JSON; $password is a SecureString."""
-    pwsh = require_tool("pwsh")
+    """What the script puts out; $password is a SecureString."""
     start = f"""
-        $ErrorActionPreference = 'Stop'; Set-StrictMode -Version 2.0
+        Set-StrictMode -Version 2.0
         $password = New-Object securestring; '{PASSWORD}'.ToCharArray() | ForEach-Object {{ $password.AppendChar($_) }}
         $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
         function Get-Failure([scriptblock]$Work) {{
             try {{ $null = & $Work; "nothing" }} catch {{ "{{0:x8}}" -f $_.Exception.GetBaseException().HResult }}
         }}
-        & {{ {script} }} | ConvertTo-Json -Depth 4 -Compress"""
-    done = subprocess.run(
-        [pwsh, "-NoProfile", "-Command", start], env={**os.environ, **host.environment}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+        {script}"""
+    return adcs.powershell(host, start)
 
 
 def test_a_renewed_authority_follows_the_index_rules(root: AdcsHost) -> None:

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# What every module of the simulation needs: the way to simulation.py (call.py), and errors as Windows raises them.
+# What every module of the simulation needs: the way to simulation.py (run.py), and errors as Windows raises them.
 
 function Write-SimulationRecord {
     param([System.Management.Automation.InvocationInfo]$Invocation)
@@ -38,6 +38,50 @@ function New-SimulationException {
     $exception
 }
 
+# A C# file of the simulation, compiled once for all tests.
+function Import-SimulationAssembly {
+    param([string]$Name)
+    $source = [IO.Path]::GetFullPath((Join-Path $PSScriptRoot "../$Name"))
+    $digest = [Security.Cryptography.SHA256]::HashData([IO.File]::ReadAllBytes($source))
+    $version = [Convert]::ToHexString($digest).Substring(0, 16)
+    $assembly = Join-Path $env:KEYWARD_ADCS_CACHE "$([IO.Path]::GetFileNameWithoutExtension($Name))-$version.dll"
+    if (-not [IO.File]::Exists($assembly)) {
+        $null = [IO.Directory]::CreateDirectory($env:KEYWARD_ADCS_CACHE)
+        $new = Join-Path $env:KEYWARD_ADCS_CACHE "$([guid]::NewGuid().ToString('N')).dll"
+        Add-Type -Path $source -OutputAssembly $new
+        [IO.File]::Move($new, $assembly, $true)
+    }
+    [Reflection.Assembly]::LoadFrom($assembly)
+}
+
+# A request in JSON to run.py: by way of the host's server, or of a process of its own. The answer is JSON.
+function Send-SimulationRequest {
+    param([string]$Request)
+    $socket = [Net.Sockets.Socket]::new('Unix', 'Stream', 'Unspecified')
+    $socket.Connect([Net.Sockets.UnixDomainSocketEndPoint]::new($env:KEYWARD_ADCS_SERVER))
+    $stream = [Net.Sockets.NetworkStream]::new($socket, $true)
+    try {
+        $content = [Text.Encoding]::UTF8.GetBytes("call`0$Request")
+        $stream.Write([BitConverter]::GetBytes([Net.IPAddress]::HostToNetworkOrder($content.Length)))
+        $stream.Write($content)
+        [IO.StreamReader]::new($stream).ReadToEnd()
+    }
+    finally { $stream.Dispose() }
+}
+
+function Start-SimulationProcess {
+    param([string]$Request)
+    $start = [Diagnostics.ProcessStartInfo]::new($env:KEYWARD_ADCS_PYTHON)
+    $start.ArgumentList.Add([IO.Path]::GetFullPath((Join-Path $PSScriptRoot '../run.py')))
+    $start.ArgumentList.Add('call')
+    $start.RedirectStandardInput = $start.RedirectStandardOutput = $true
+    $process = [Diagnostics.Process]::Start($start)
+    $process.StandardInput.Write($Request)
+    $process.StandardInput.Close()
+    $process.StandardOutput.ReadToEnd()
+    $process.WaitForExit()
+}
+
 # The result of a call of simulation.py; a failure is thrown as an ErrorRecord's exception would be by the cmdlet.
 function Invoke-Simulation {
     param([System.Management.Automation.InvocationInfo]$Invocation, [hashtable]$Parameters)
@@ -50,17 +94,10 @@ function Invoke-Simulation {
         elseif ($value -is [securestring]) { $given[$name] = [Net.NetworkCredential]::new('', $value).Password }
         else { $given[$name] = $value }
     }
-    $start = [Diagnostics.ProcessStartInfo]::new($env:KEYWARD_ADCS_PYTHON)
-    $start.ArgumentList.Add([IO.Path]::GetFullPath((Join-Path $PSScriptRoot '../call.py')))
-    $start.RedirectStandardInput = $start.RedirectStandardOutput = $true
-    $process = [Diagnostics.Process]::Start($start)
     $request = @{ state = $env:KEYWARD_ADCS_STATE; command = $Invocation.MyCommand.Name; parameters = $given } | ConvertTo-Json -Compress -Depth 5
-    $process.StandardInput.Write($request)
-    $process.StandardInput.Close()
-    $output = $process.StandardOutput.ReadToEnd()
-    $process.WaitForExit()
-    if ($process.ExitCode -ne 0) { throw "the simulation broke: see its traceback on standard error" }
+    $output = if ($env:KEYWARD_ADCS_SERVER) { Send-SimulationRequest $request } else { Start-SimulationProcess $request }
     $answer = $output | ConvertFrom-Json
+    if (-not $answer -or $answer.PSObject.Properties['broken']) { throw "the simulation broke: $($answer.broken)" }
     if ($answer.PSObject.Properties['code']) {
         # A 64-bit number in JSON; the cast keeps its bits.
         throw (New-SimulationException ([BitConverter]::ToInt32([BitConverter]::GetBytes([long]$answer.code), 0)) $answer.message)

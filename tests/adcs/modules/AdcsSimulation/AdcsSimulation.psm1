@@ -5,20 +5,6 @@
 
 . (Join-Path (Split-Path $PSScriptRoot) Simulation.ps1)
 
-function Import-SimulationProvider {
-    $source = [IO.Path]::GetFullPath((Join-Path $PSScriptRoot '../../providers.cs'))
-    $digest = [Security.Cryptography.SHA256]::HashData([IO.File]::ReadAllBytes($source))
-    $version = [Convert]::ToHexString($digest).Substring(0, 16)
-    $assembly = Join-Path $env:KEYWARD_ADCS_CACHE "providers-$version.dll"
-    if (-not [IO.File]::Exists($assembly)) {
-        $null = [IO.Directory]::CreateDirectory($env:KEYWARD_ADCS_CACHE)
-        $new = Join-Path $env:KEYWARD_ADCS_CACHE "providers-$([guid]::NewGuid().ToString('N')).dll"
-        Add-Type -Path $source -OutputAssembly $new
-        [IO.File]::Move($new, $assembly, $true)
-    }
-    Import-Module -Assembly ([Reflection.Assembly]::LoadFrom($assembly)) -Global
-}
-
 function New-NoService {
     param([string]$Name)
     $exception = [InvalidOperationException]::new("Cannot find any service with service name '$Name'.")
@@ -104,4 +90,4 @@ function Set-Acl {
     if ($PSCmdlet.ShouldProcess($place)) { $AclObject.Put((Convert-Path -LiteralPath $place)) }
 }
 
-Import-SimulationProvider
+Import-Module -Assembly (Import-SimulationAssembly providers.cs) -Global
