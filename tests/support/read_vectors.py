@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reads PKCS #12 files, each in a process of its own, and prints what came of each as a line of JSON.
 
-Usage: read_vectors.py COLLECTIONS FOLDER < [[file, password], ...] (JSON). The parent forks after the imports, so that a file
-costs milliseconds. Its seconds are processor time, so that a busy machine changes nothing, and end at CPU_SECONDS; its memory is
-the peak of its resident set, Python and libraries included.
+Usage: read_vectors.py COLLECTIONS FOLDER, which then takes [file, password] as lines of JSON. The parent forks after the imports, so
+that a file costs milliseconds. Its seconds are processor time, so that a busy machine changes nothing, and end at CPU_SECONDS; its
+memory is the peak of its resident set, Python and libraries included.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
     from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_crypto, _pkcs12_reader
 
     warnings.simplefilter("ignore")
-    for file, password in json.load(sys.stdin):
+    for file, password in map(json.loads, sys.stdin):
         data = (Path(folder) / file).read_bytes()
         reader, writer = os.pipe()
         child = os.fork()

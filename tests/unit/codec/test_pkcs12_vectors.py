@@ -10,10 +10,12 @@ for these tests are read from tests/data/pkcs12.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,20 @@ ROWS = index()
 
 
 @pytest.fixture(scope="session")
-def results() -> dict[str, dict]:
+def read() -> Iterator[Callable[[str], dict]]:
+    """Reads a vector by its file's name, once."""
+    passwords = {row["file"]: row["password"] for row in ROWS}
     script = ROOT / "tests" / "support" / "read_vectors.py"
-    request = json.dumps([[row["file"], row["password"]] for row in ROWS])
     command = [sys.executable, str(script), str(ROOT / "collections"), str(VECTORS)]
-    done = subprocess.run(command, input=request, capture_output=True, text=True, check=True, timeout=600)
-    return {found["file"]: found for found in map(json.loads, done.stdout.splitlines())}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin and reader.stdout
+
+        @functools.cache
+        def found(file: str) -> dict:
+            print(json.dumps([file, passwords[file]]), file=reader.stdin, flush=True)
+            return json.loads(reader.stdout.readline())
+
+        yield found
 
 
 def test_none_is_passed_over():
@@ -52,8 +62,8 @@ def test_none_is_passed_over():
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["file"] for row in ROWS])
-def test_vector(results, row):
-    found = results[row["file"]]
+def test_vector(read, row):
+    found = read(row["file"])
     assert found["verdict"] in CORRECTED.get(row["file"], row["expected"]).split("|"), found
     if found["verdict"] == "ok":
         stated = {name: int(row[name]) for name in ("keys", "certs", "unreadable") if row[name]}
@@ -75,5 +85,5 @@ def test_vector(results, row):
     ],
 )
 @pytest.mark.skipif(not ROWS, reason="no vectors")
-def test_bytes_after_the_file(results, file, advisories):
-    assert results[file]["advisories"] == advisories
+def test_bytes_after_the_file(read, file, advisories):
+    assert read(file)["advisories"] == advisories
