@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Union
 
 import yaml
+from support.warm_python import WarmPython
 
-CALLBACKS = Path(__file__).resolve().parent / "callback_plugins"
+SUPPORT = Path(__file__).resolve().parent
 SCRUBBED = ("ANSIBLE_", "PYTHON", "PYTEST_", "KEYWARD_")
 Playbook = Union[str, Path, Sequence[Mapping[str, Any]]]
 
@@ -58,10 +59,13 @@ class Result:
         assert self.rc == 0, str(self)
         return self
 
-    def failed(self) -> TaskResult:
-        """The result that made ansible-playbook fail; fails the test where nothing did."""
+    def failed(self, host: str | None = None) -> TaskResult:
+        """The result that made ansible-playbook fail, on any host or on that one; fails the test where nothing did."""
         failures = [
-            one for results in self.results.values() for one in results if one.status in ("failed", "unreachable") and not one.ignored
+            one
+            for name, results in self.results.items()
+            for one in results
+            if host in (None, name) and one.status in ("failed", "unreachable") and not one.ignored
         ]
         assert self.rc != 0 and failures, str(self)
         return failures[-1]
@@ -104,21 +108,31 @@ class Run:
 
 
 class Ansible:
-    """The ansible-core whose commands lie in `commands` (default: beside this Python), with the collections below `collections` only."""
+    """The ansible-core whose commands lie in `commands` (default: beside this Python), with the collections below `collections` only.
 
-    def __init__(self, scratch: Path, collections: Path, commands: Path | None = None) -> None:
+    warm: where modules of local hosts with this Python are executed, unless a host is `cold`.
+    modules: a directory for the archives that modules travel in, for all runs of this ansible-core on these collections.
+    """
+
+    def __init__(
+        self, scratch: Path, collections: Path, commands: Path | None = None, warm: WarmPython | None = None, modules: Path | None = None
+    ) -> None:
         self.scratch = scratch
         self.collections = collections
         self.commands = commands or Path(sys.executable).parent
         self.remote_tmp = scratch / "remote_tmp"
+        self.warm = warm
+        self.modules = modules
         self._count = 0
 
-    def local(self, python: str | Path = sys.executable, **variables: Any) -> dict[str, Any]:
-        """Variables of a host that is this machine; `python` must have cryptography."""
+    def local(self, python: str | Path = sys.executable, *, cold: bool = False, **variables: Any) -> dict[str, Any]:
+        """Variables of a host that is this machine; `python` must have cryptography. cold: that Python is started for each module."""
+        warm = self.warm is not None and not cold and str(python) == sys.executable
         return {
-            "ansible_connection": "local",
+            "ansible_connection": "keyward_warm" if warm else "local",
             "ansible_python_interpreter": str(python),
             "ansible_remote_tmp": str(self.remote_tmp),
+            **({"keyward_warm_python": self.warm.variable} if self.warm and warm else {}),
             **variables,
         }
 
@@ -167,6 +181,8 @@ class Ansible:
             PATH=f"{self.commands}{os.pathsep}{os.environ['PATH']}",
             LC_ALL="C.UTF-8",
         )
+        if self.modules:
+            environment["KEYWARD_TEST_MODULES"] = str(self.modules)
         environment.update(env or {})
         process = subprocess.Popen(
             command,
@@ -186,11 +202,13 @@ class Ansible:
             "defaults": {
                 "collections_path": self.collections,
                 "collections_scan_sys_path": False,
-                "callback_plugins": CALLBACKS,
-                "callbacks_enabled": "keyward_results",
+                "callback_plugins": SUPPORT / "callback_plugins",
+                "connection_plugins": SUPPORT / "connection_plugins",
+                "callbacks_enabled": ",".join(["keyward_results", *(["keyward_kept"] if self.modules else [])]),
                 "local_tmp": directory / "local_tmp",
                 "retry_files_enabled": False,
                 "nocows": True,
+                **({"pipelining": True} if self.warm else {}),
             },
         }
         for name, options in added.items():

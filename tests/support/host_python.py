@@ -39,7 +39,12 @@ def hook(event, arguments):
 
 
 sys.addaudithook(hook)
+sys.path.insert(0, {support!r})
+from kept_code import keep_code
+keep_code()
+del sys.path[0]
 """
+SUPPORT = Path(__file__).resolve().parent
 
 
 class HostPython:
@@ -52,7 +57,7 @@ class HostPython:
         self._directory = directory
         hooks = directory / "hooks"
         hooks.mkdir(parents=True)
-        (hooks / "sitecustomize.py").write_text(HOOK.format(directory=str(directory), stop=stop_at))
+        (hooks / "sitecustomize.py").write_text(HOOK.format(directory=str(directory), stop=stop_at, support=str(SUPPORT)))
         self.program = directory / "python"
         self.program.write_text(
             f'#!/bin/sh\necho "$$ $*" >> {directory}/starts\nPYTHONDONTWRITEBYTECODE=1 PYTHONPATH={hooks} exec {sys.executable} "$@"\n'

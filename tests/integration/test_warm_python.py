@@ -1,0 +1,67 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Python that forks does what one that starts does: these tests vouch for all others that run on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.ansible_run import Ansible
+from support.openssl_ca import OpensslCa
+
+UNLIKE = ("start", "end", "delta")
+
+
+def test_a_fork_answers_as_a_start_does(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    home = {"chdir": str(tmp_path), "argv": ["sh", "-c", "pwd; env | grep -v -e ^_= -e ^OLDPWD= | sort; umask; cat; echo >&2 told; exit 3"]}
+    result = ansible.play(
+        [
+            {"name": "answer", "keyward.pki.ca_info": {"config_file": str(openssl_ca.config_file)}},
+            {"name": "refusal", "keyward.pki.ca_info": {"config_file": str(tmp_path / "nowhere")}, "ignore_errors": True},
+            {"name": "surroundings", "ansible.builtin.command": home, "ignore_errors": True},
+        ],
+        hosts={"warm": ansible.local(), "cold": ansible.local(cold=True)},
+        cfg={"defaults": {"pipelining": True}},
+        env={"KEYWARD_TEST_SAID": "to the module"},
+    ).ok()
+    for name in ("answer", "refusal", "surroundings"):
+        warm, cold = ({key: value for key, value in result.task(name, host).items() if key not in UNLIKE} for host in ("warm", "cold"))
+        assert str(warm).replace("'warm'", "'cold'") == str(cold), name
+    assert (
+        result.task("surroundings", "warm")["rc"] == 3
+        and "KEYWARD_TEST_SAID=to the module" in result.task("surroundings", "warm")["stdout"]
+    )
+
+
+def test_each_execution_is_a_process_of_its_own(ansible: Ansible, tmp_path: Path) -> None:
+    """What one does to its own memory, environment and directory, no other sees; one that dies is told; and it is really forked."""
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "mark.py").write_text(MARK)
+    ansible.modules = None  # the archive of a module that is this test's alone
+    result = ansible.play(
+        [{"name": f"{how} {number}", "mark": {"how": how}, "ignore_errors": True} for how in ("stay", "die") for number in (1, 2)],
+        env={"ANSIBLE_LIBRARY": str(tmp_path / "library")},
+    ).ok()
+    first, second = (result.task(f"stay {number}") for number in (1, 2))
+    assert first["marked"] == second["marked"] == [False, None] and first["pid"] != second["pid"]
+    assert "warm_python" in first["command"]
+    for number in (1, 2):
+        assert result.task(f"die {number}")["rc"] == -9
+
+
+MARK = """\
+import os, signal
+from ansible.module_utils.basic import AnsibleModule
+
+module = AnsibleModule({"how": {"type": "str"}})
+if module.params["how"] == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+marked = [hasattr(os, "keyward_mark"), os.environ.get("KEYWARD_MARK")]
+os.keyward_mark = True
+os.environ["KEYWARD_MARK"] = "left behind"
+os.chdir("/")
+with open("/proc/self/cmdline") as stream:
+    command = stream.read()
+module.exit_json(marked=marked, pid=os.getpid(), command=command)
+"""
