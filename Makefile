@@ -22,7 +22,7 @@ quickstart: .venv/core.stamp
 	@docs/quickstart/run.sh
 
 test: lint
-	$(python) -m pytest --numprocesses auto --dist worksteal tests/unit tests/integration tests/interop
+	$(python) -m pytest --numprocesses auto --dist worksteal --durations 10 --durations-min 1
 
 lint: .venv/test.stamp collections/ansible_collections/keyward/pki
 	$(python) -m ruff check --quiet .

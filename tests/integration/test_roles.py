@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The roles and playbooks on one host: install, backups, renewal and restore, in order, twice, cut and failing."""
+"""The roles and playbooks on one host: install, backups, renewal and restore, in order, twice and failing. Killed: tests/robustness."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible
-from support.host_python import HostPython
 from support.openssl_ca import openssl
-from support.plays import fingerprint, tree
-from support.roles import a_root, changed, entry, issue, issued, make_stores, newest_manifest, now, playbook, ran
+from support.plays import tree
+from support.roles import a_root, certificates, changed, covered, entry, issue, issued, make_stores, now, playbook, ran
 from tools import require_tool
 
 PUBLISH = """\
@@ -39,14 +38,6 @@ def stores_of(variables: dict[str, Any]) -> tuple[Path, Path]:
     return Path(variables["keyward_key_stores"][0]), Path(variables["keyward_database_stores"][0])
 
 
-def covered(store: Path) -> set[str]:
-    return {generation["fingerprints"]["sha256"] for generation in newest_manifest(store)["generations"]}
-
-
-def certificates(directory: Path) -> set[str]:
-    return {fingerprint(path) for path in directory.glob("cacert*.pem")}
-
-
 def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     ca = tmp_path / "ca"
     stores = make_stores(ansible, tmp_path)
@@ -57,7 +48,7 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     predicted = playbook(ansible, "install", hosts, check=True)
     assert ran(predicted, "ca_install") == [True] and not ca.exists() and len(list(keys.iterdir())) == 1
     assert ran(playbook(ansible, "install", hosts), "ca_install") == [True]
-    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 1
+    assert covered(keys, ca) == certificates(ca) and len(certificates(ca)) == 1
     before = tree(tmp_path / "ca", keys, databases)
     for name in ("install", "key_backup", "database_backup", "renewal", "restore"):
         assert changed(playbook(ansible, name, hosts)) == [], name
@@ -77,7 +68,7 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     assert ran(predicted, "ca_renew") == [True] and len(certificates(ca)) == 1
     renewed = playbook(ansible, "renewal", hosts)
     assert ran(renewed, "ca_key_backup") == [False, True] and ran(renewed, "ca_database_backup") == [False, True]
-    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 2
+    assert covered(keys, ca) == certificates(ca) and len(certificates(ca)) == 2
     published = (tmp_path / "published.pem").read_text()
     assert (published.count("BEGIN CERTIFICATE"), published.count("BEGIN X509 CRL")) == (2, 2)
     assert changed(playbook(ansible, "renewal", hosts)) == []
@@ -100,7 +91,7 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
 
     shutil.rmtree(ca)
     assert ran(playbook(ansible, "install", hosts), "ca_install") == [False], "a CA that the stores know is restored, never made anew"
-    assert certificates(ca) == covered(keys)
+    assert certificates(ca) == covered(keys, ca)
 
 
 def test_tags_choose_the_backup(ansible: Ansible, tmp_path: Path) -> None:
@@ -155,124 +146,45 @@ def test_root_and_issuing_side_by_side(ansible: Ansible, tmp_path: Path) -> None
 # --- failures ---
 
 
-def test_without_every_generation_covered_nothing_is_renewed(ansible: Ansible, tmp_path: Path) -> None:
-    ca = tmp_path / "ca"
-    stores = make_stores(ansible, tmp_path)
-    keys, _databases = stores_of(stores)
-    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
-    playbook(ansible, "install", one_host(ansible, variables))
-    issue(ca, "first")
-    shutil.rmtree(keys)
-    hosts = one_host(ansible, {**variables, "keyward_issued_before": now()})
-    failed = playbook(ansible, "renewal", hosts, rc=2)
-    assert "is not a keyward store" in failed.failed()["msg"]
-    assert not ran(failed, "ca_renew") and len(certificates(ca)) == 1
-    assert ran(failed, "ca_database_backup") == [True], "the database is backed up all the same"
-    failed = playbook(ansible, "renewal", hosts, rc=2, arguments=["--tags", "renewal"])
-    assert "is not a keyward store" in failed.failed()["msg"]
-    assert not ran(failed, "ca_renew") and len(certificates(ca)) == 1, "the gate stands whatever the tags"
-
-
-def test_a_failed_key_backup_stops_no_database_backup_and_the_next_run_takes_it(ansible: Ansible, tmp_path: Path) -> None:
-    ca = tmp_path / "ca"
-    stores = make_stores(ansible, tmp_path)
-    keys, _databases = stores_of(stores)
-    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
-    playbook(ansible, "install", one_host(ansible, variables))
-    due = {**variables, "keyward_issued_before": now()}
-    # Nothing is due at the gate, so the password is not missed before the renewal.
-    failed = playbook(
-        ansible, "renewal", one_host(ansible, {name: value for name, value in due.items() if name != "keyward_password"}), rc=2
-    )
-    assert "no password was given" in failed.failed()["msg"]
-    assert ran(failed, "ca_database_backup")[-1] is True
-    assert len(certificates(ca)) == 2 and len(covered(keys)) == 1
-    closed = playbook(ansible, "renewal", one_host(ansible, due))
-    assert ran(closed, "ca_key_backup") == [True, False] and ran(closed, "ca_renew") == [False]
-    assert covered(keys) == certificates(ca) and len(certificates(ca)) == 2
-
-
-def test_a_failed_publication_is_told_and_skips_no_backup(ansible: Ansible, tmp_path: Path) -> None:
-    ca = tmp_path / "ca"
-    stores = make_stores(ansible, tmp_path)
-    keys, _databases = stores_of(stores)
-    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
-    playbook(ansible, "install", one_host(ansible, variables))
+def test_what_fails_on_one_host_of_a_renewal_skips_no_backup(ansible: Ansible, tmp_path: Path) -> None:
+    """Three hosts: one has lost its key store, one is not told its password, one can't publish."""
+    cas = {name: tmp_path / name for name in ("storeless", "passwordless", "unpublished")}
+    kept, lost = make_stores(ansible, tmp_path / "kept"), make_stores(ansible, tmp_path / "lost")
+    hosts = {name: {**(lost if name == "storeless" else kept), **a_root(ca, f"Example {name}")} for name, ca in cas.items()}
+    keys, _databases = stores_of(kept)
+    playbook(ansible, "install", {name: ansible.local(**variables) for name, variables in hosts.items()})
+    issue(cas["storeless"], "first")
+    shutil.rmtree(stores_of(lost)[0])
     (tmp_path / "publish.yml").write_text("- name: Publish\n  ansible.builtin.fail:\n    msg: the web server is away\n")
-    due = {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")}
-    failed = playbook(ansible, "renewal", one_host(ansible, due), rc=2)
-    assert "the web server is away" in failed.failed()["msg"]
-    assert ran(failed, "ca_key_backup") == [False, True] and ran(failed, "ca_database_backup") == [False, True]
-    assert covered(keys) == certificates(ca)
+    due = {"keyward_issued_before": now(), "keyward_reuse_key": False}
+    lacking = {
+        "storeless": hosts["storeless"],
+        "passwordless": {name: value for name, value in hosts["passwordless"].items() if name != "keyward_password"},
+        "unpublished": {**hosts["unpublished"], "keyward_publish_tasks": str(tmp_path / "publish.yml")},
+    }
+    failed = playbook(ansible, "renewal", {name: ansible.local(**variables, **due) for name, variables in lacking.items()}, rc=2)
 
+    # Without every generation covered nothing is renewed.
+    assert "is not a keyward store" in failed.failed("storeless")["msg"]
+    assert not ran(failed, "ca_renew", "storeless") and len(certificates(cas["storeless"])) == 1
+    assert ran(failed, "ca_database_backup", "storeless") == [True], "the database is backed up all the same"
+    storeless = {"storeless": ansible.local(**hosts["storeless"], **due)}
+    tagged = playbook(ansible, "renewal", storeless, rc=2, arguments=["--tags", "renewal"])
+    assert "is not a keyward store" in tagged.failed()["msg"]
+    assert not ran(tagged, "ca_renew") and len(certificates(cas["storeless"])) == 1, "the gate stands whatever the tags"
 
-# --- cuts ---
+    # Nothing is due at the gate, so the password is not missed before the renewal. The next run takes the backup.
+    ca = cas["passwordless"]
+    assert "no password was given" in failed.failed("passwordless")["msg"]
+    assert ran(failed, "ca_database_backup", "passwordless")[-1] is True
+    assert len(certificates(ca)) == 2 and len(covered(keys, ca)) == 1
+    closed = playbook(ansible, "renewal", {"passwordless": ansible.local(**hosts["passwordless"], **due)})
+    assert ran(closed, "ca_key_backup") == [True, False] and ran(closed, "ca_renew") == [False]
+    assert covered(keys, ca) == certificates(ca) and len(certificates(ca)) == 2
 
-RENEWAL_STEPS = [
-    "keyward.pki.renewal : Look at the CA",
-    "keyward.pki.renewal : Back up its keys before the renewal",
-    "keyward.pki.renewal : Back up its database before the renewal",
-    "keyward.pki.renewal : Renew the CA when that is due",
-    "keyward.pki.renewal : Back up its keys after the renewal",
-    "keyward.pki.renewal : Sign the CRL of each generation when that is due",
-    "keyward.pki.renewal : Back up its database after the renewal",
-    "keyward.pki.renewal : See which generations the backups cover",
-]
-
-
-def test_a_renewal_that_is_killed_between_any_two_steps_is_finished_by_the_next_run(ansible: Ansible, tmp_path: Path) -> None:
-    ca = tmp_path / "ca"
-    stores = make_stores(ansible, tmp_path)
-    keys, _databases = stores_of(stores)
-    variables = {**stores, **a_root(ca)}
-    playbook(ansible, "install", one_host(ansible, variables))
-    for count, cut in enumerate(RENEWAL_STEPS, start=1):
-        due = {**variables, "keyward_issued_before": now(), "keyward_reuse_key": count % 3 == 0}
-        hosts = one_host(ansible, due)
-        run = ansible.start("keyward.pki.renewal", hosts=hosts, env={"KEYWARD_TEST_CUT": cut}, cfg=CUTTING)
-        assert run.finish().rc == -9, cut
-        finished = playbook(ansible, "renewal", hosts)
-        assert len(certificates(ca)) == count + 1, f"exactly one renewal, cut after {cut}"
-        assert covered(keys) == certificates(ca), cut
-        assert changed(playbook(ansible, "database_backup", hosts)) == [], f"the database is backed up, cut after {cut}"
-        assert len(list(ca.glob("crl/crl*.pem"))) + len(list(ca.glob("crl*.pem"))) == count + 1, f"{cut}\n{finished}"
-
-
-CUTTING = {"defaults": {"callbacks_enabled": "keyward_results,keyward_cut"}}
-
-# Before the new key has a name, before its certificate has one, and before each step of the switch, {} being the renewed generation.
-RENEW_STEPS = [
-    ("os.link", "cakey.next.pem"),
-    ("os.link", "cacert.next.pem"),
-    ("os.link", "cacert.{}.pem"),
-    ("os.rename", "cakey.next.pem"),
-    ("os.rename", "cacert.next.pem"),
-]
-
-
-def test_a_renewal_whose_module_is_killed_is_finished_by_the_next_run(ansible: Ansible, tmp_path: Path) -> None:
-    ca = tmp_path / "ca"
-    stores = make_stores(ansible, tmp_path)
-    keys, _databases = stores_of(stores)
-    variables = {**stores, **a_root(ca), "keyward_reuse_key": False}
-    playbook(ansible, "install", one_host(ansible, variables))
-    for count, (event, name) in enumerate(RENEW_STEPS, start=1):
-        cut = (event, name.format(count - 1))
-        due = {**variables, "keyward_issued_before": now()}
-        python = HostPython(tmp_path / f"host{count}", cut)
-        run = ansible.start("keyward.pki.renewal", hosts={"ca": ansible.local(python.program, **due)})
-        python.wait_until_stopped(timeout=240)
-        python.kill()
-        killed = run.finish()
-        failed = [one.action for one in killed.results["ca"] if one.status == "failed"]
-        assert failed[:1] == ["keyward.pki.ca_renew"], f"{cut}\n{killed}"
-        assert killed.rc == 2 and ran(killed, "ca_database_backup")[1:], f"the rest runs all the same, {cut}\n{killed}"
-        hosts = one_host(ansible, due)
-        playbook(ansible, "renewal", hosts)
-        assert len(certificates(ca)) == count + 1 and not list(ca.rglob("*next*")), f"exactly one renewal, cut before {cut}"
-        assert covered(keys) == certificates(ca), cut
-        assert changed(playbook(ansible, "database_backup", hosts)) == [], f"the database is backed up, cut before {cut}"
-        issue(ca, f"after-{count}")
-        openssl("verify", "-CAfile", ca / "cacert.pem", tmp_path / f"ca-after-{count}.pem")
-        openssl("ca", "-config", ca / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl.pem", cwd=ca)
-        assert "verify OK" in openssl("crl", "-in", tmp_path / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout").stderr
+    # A publication that failed is told.
+    ca = cas["unpublished"]
+    assert "the web server is away" in failed.failed("unpublished")["msg"]
+    assert ran(failed, "ca_key_backup", "unpublished") == [False, True]
+    assert ran(failed, "ca_database_backup", "unpublished") == [False, True]
+    assert covered(keys, ca) == certificates(ca)

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from support.ansible_run import Ansible, Result
+from support.ansible_run import Ansible, Result, TaskResult
 from support.openssl_ca import openssl
-from support.plays import PASSWORD, check, new_store, play, step
+from support.plays import PASSWORD, check, fingerprint, new_store, play, step
 
 
 def now() -> str:
@@ -54,15 +54,19 @@ def playbook(ansible: Ansible, name: str, hosts: Mapping[str, Any], *, rc: int =
     return result
 
 
-def changed(result: Result) -> list[str]:
-    """The names of the tasks that changed something."""
-    return [one.task for results in result.results.values() for one in results if one.get("changed")]
+def changed(result: Result, host: str | None = None) -> list[str]:
+    """The names of the tasks that changed something, on all hosts or on one."""
+    return [one.task for one in _on(result, host) if one.get("changed")]
 
 
-def ran(result: Result, module: str) -> list[bool]:
-    """Whether each task of a module changed something, in their order."""
-    of_module = [one for results in result.results.values() for one in results if one.action == f"keyward.pki.{module}"]
+def ran(result: Result, module: str, host: str | None = None) -> list[bool]:
+    """Whether each task of a module changed something, in their order, on all hosts or on one."""
+    of_module = [one for one in _on(result, host) if one.action == f"keyward.pki.{module}"]
     return [one["changed"] for one in of_module if one.status != "skipped"]
+
+
+def _on(result: Result, host: str | None) -> list[TaskResult]:
+    return [one for name, results in result.results.items() if host in (None, name) for one in results]
 
 
 def issue(directory: Path, name: str) -> str:
@@ -86,3 +90,15 @@ def newest_manifest(store: Path, number: int = 0) -> dict[str, Any]:
     newest = max(path for path in authority.iterdir() if path.name != "events")
     content: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
     return content
+
+
+def covered(store: Path, directory: Path) -> set[str]:
+    """The certificates that the newest backup of the CA in a directory covers."""
+    newest = [newest_manifest(store, number) for number in range(sum(path.is_dir() for path in store.iterdir()))]
+    (of_it,) = [manifest for manifest in newest if manifest["authority"]["directory"] == str(directory)]
+    return {generation["fingerprints"]["sha256"] for generation in of_it["generations"]}
+
+
+def certificates(directory: Path) -> set[str]:
+    """Those that a CA has, each in its file."""
+    return {fingerprint(path) for path in directory.glob("cacert*.pem")}
