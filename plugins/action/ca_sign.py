@@ -40,7 +40,7 @@ class ActionModule(Task):
             raise _adcs.no_requests()
         current = told.generations[-1]
         self._refuse_request(self.options["request"], current)
-        order = Sign(current.sha256, self.options["request"], self.options["days"], self.options["extensions"])
+        order = Sign(current.sha256, self.options["request"], self.options["days"], self.options["extensions"] or "")
         done: Signed = self.completed(self.send(order, Signed))
         return {
             "changed": done.changed,

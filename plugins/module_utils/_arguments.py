@@ -110,7 +110,7 @@ CA_SIGN: Spec = {
     **WHICH_AUTHORITY,
     "request": {"type": "str", "required": True},
     "days": {"type": "int"},
-    "extensions": {"type": "str", "default": "v3_subordinate_ca"},
+    "extensions": {"type": "str"},
     **CONTROLLER,
 }
 CA_CRL: Spec = {

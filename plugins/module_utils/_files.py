@@ -86,6 +86,16 @@ def locked(directories: t.Iterable[str], what: str) -> t.Iterator[t.Tuple[int, .
             os.close(descriptor)
 
 
+def wait_until_gone(path: t.Optional[str], what: str) -> None:
+    """Wait for the lock file of another program, C(LONGEST_WAIT) at most. Raises KeywardError where it stays."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while path and os.path.lexists(path):
+        if time.monotonic() > deadline:
+            why = f"another program is at work: {path} has been there for more than {LONGEST_WAIT} seconds"
+            raise KeywardError(what, why, "Wait until it has ended, and run the task again. If there is none, remove that file")
+        time.sleep(0.1)
+
+
 def write_new(path: str, data: bytes, mode: t.Optional[int], owner: int = -1, group: int = -1) -> None:
     """Create a file that must not exist: born private, then its owner and mode, fsynced, re-read. Raises OSError.
 

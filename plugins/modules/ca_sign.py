@@ -9,7 +9,8 @@ module: ca_sign
 short_description: Sign the request of a subordinate CA
 version_added: 0.1.0
 description:
-  - Has C(openssl ca) sign the request of a subordinate CA, so that the certificate is entered into the database of this one.
+  - Has C(openssl ca) sign the request of a subordinate CA, so that the certificate is entered into the database of this one. With
+    O(backend=easyrsa) it is found by C(easyrsa revoke), too.
   - The request is kept beside the certificate as C(<serial>.csr) in the C(new_certs_dir). Asked again, the same request gets the same
     certificate, unless that was revoked or has expired. A run that was killed is finished by the next one.
   - Refused are a configuration with C(copy_extensions = copyall), which lets a request choose its own extensions, a request with the
@@ -22,13 +23,13 @@ options:
     required: true
   days:
     description:
-      - For how many days the certificate is valid. The default is C(default_days) of the configuration.
+      - For how many days the certificate is valid. The default is C(default_days) of the configuration, or C(EASYRSA_CERT_EXPIRE).
     type: int
   extensions:
     description:
-      - The section of O(config_file) with the extensions of a CA certificate.
+      - The section of O(config_file) with the extensions of a CA certificate. The default is V(v3_subordinate_ca).
+      - With O(backend=easyrsa) a file of its C(x509-types). The default is V(ca).
     type: str
-    default: v3_subordinate_ca
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -46,7 +47,7 @@ attributes:
     details:
       - A request is known by its bytes.
 notes:
-  - O(config_file) is required, and its policy applies.
+  - O(config_file) is required, except with O(backend=easyrsa). Its policy applies.
   - With C(rand_serial) in the configuration nobody knows a serial number before. There a run that is killed just after C(openssl ca) may
     leave a certificate that answers no request, and the next run gets another one.
   - What C(openssl ca) has issued stays in its database. Back that up (M(keyward.pki.ca_database_backup)).

@@ -70,7 +70,7 @@ def test_a_pki_as_build_ca_makes_it(ca: EasyrsaCa) -> None:
     (generation,) = found.generations
     assert generation.sha256 == fingerprint(ca.certificate) and generation.private_key == "present" and generation.encrypted_at_rest
     assert generation.key_place and generation.key_place.path == str(ca.private_key)
-    assert (found.authority.backend, dict(found.authority.place)) == ("easyrsa", {"directory": str(ca.directory)})
+    assert (found.authority.backend, dict(found.authority.place)) == ("easyrsa", {"directory": str(ca.directory), "name": "CA_default"})
     assert found.database.path == str(ca.directory / "index.txt") and found.database.entries == 1
     assert codes(found) == [] and found.pending_request is None
 
@@ -156,7 +156,7 @@ def test_the_configuration_names_the_files(ca: EasyrsaCa) -> None:
         assert backend(ca).files() == expected
         place.write_text(text)
         assert backend(ca).files().crl_number == str(ca.directory / "crlnumber")
-    with pytest.raises(KeywardError, match="no such section"):
+    with pytest.raises(KeywardError, match="Leave name out"):
         facts(ca, name="another")
 
 

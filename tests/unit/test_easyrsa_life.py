@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _files
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
-from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Crls, DueCrl, Renew, Sign, Signed
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
 from support.openssl_ca import openssl
 from support.plays import fingerprint, public_key
@@ -113,3 +116,126 @@ def test_a_subordinate_that_renew_ca_made_self_signed_asks_its_parent_again(tmp_
     backend(below).answer(Answer(fingerprint(below.certificate), answer), False)
     assert issuer(below.certificate) == "CN=Example Root CA"
     assert_verifies(below.issue("first"), below.certificate)
+
+
+# --- certificates of subordinates --------------------------------------------------------------------------------
+
+
+def sign(pki: EasyrsaPki, request: Path, check: bool = False, **more: Any) -> Signed:
+    return backend(pki).sign(Sign(fingerprint(pki.certificate), request.read_text(), **more), check)
+
+
+def text(certificate: Path) -> str:
+    return openssl("x509", "-in", certificate, "-noout", "-text").stdout
+
+
+def test_a_request_of_easyrsa_is_signed_once(make_ca: MakeCa) -> None:
+    parent, below = make_ca("root"), make_ca("below", name="Below & Sons", subordinate=True)
+    request = below.directory / "reqs" / "ca.req"
+    assert sign(parent, request, check=True).certificate is None and parent.index() == []
+    done = sign(parent, request)
+    again = sign(parent, request)
+    assert done.changed and not again.changed and done.certificate == again.certificate
+    below.certificate.write_text(str(done.certificate))
+    assert [(state, name) for state, _serial, name in parent.index()] == [("V", "/CN=Below & Sons")]
+    assert_verifies(below.certificate, parent.certificate)
+    assert_verifies(below.issue("first"), below.certificate)
+    assert "CA:TRUE\n" in text(below.certificate) and len(parent.index()[0][1]) > 30, "serial numbers are random"
+    days = openssl("x509", "-in", below.certificate, "-noout", "-checkend", str(824 * 86400), check=False)
+    assert (
+        days.returncode == 0 and openssl("x509", "-in", below.certificate, "-noout", "-checkend", str(826 * 86400), check=False).returncode
+    )
+    assert fingerprint(parent.directory / "issued" / "below-sons.crt") == fingerprint(below.certificate)
+    parent.easyrsa("revoke", "below-sons")
+    assert [state for state, _serial, _name in parent.index()] == ["R"]
+    assert sign(parent, request).changed, "what is revoked answers no more"
+
+
+def test_another_of_the_same_name_stays(make_ca: MakeCa) -> None:
+    parent = make_ca("root")
+    mine = parent.issue("below").read_bytes()
+    for number in range(2):
+        below = make_ca(f"below{number}", name="Below", subordinate=True, passphrase=f"another key {number}")
+        sign(parent, below.directory / "reqs" / "ca.req")
+    filed = sorted(path.name for path in (parent.directory / "issued").iterdir())
+    assert len(filed) == 3 and (parent.directory / "issued" / "below.crt").read_bytes() == mine
+    parent.easyrsa("revoke", filed[0].removesuffix(".crt"))
+
+
+def test_the_types_and_variables_of_the_pki_say_how_it_is_signed(make_ca: MakeCa) -> None:
+    parent, below = make_ca("root"), make_ca("below", name="Below", subordinate=True)
+    types = parent.directory / "x509-types"
+    types.mkdir()
+    (types / "COMMON").write_text("crlDistributionPoints = URI:http://pki.example.com/root.crl\n")
+    (types / "ca").write_text("basicConstraints = CA:TRUE # all\nsubjectKeyIdentifier = hash\nkeyUsage = keyCertSign, cRLSign\n")
+    (types / "short").write_text("basicConstraints = critical, CA:TRUE, pathlen:7\n")
+    (types / "server").write_text("basicConstraints = CA:FALSE\n")
+    with (parent.directory / "vars").open("a") as variables:
+        variables.write("set_var EASYRSA_CERT_EXPIRE 99\nset_var EASYRSA_SUBCA_LEN 0\nset_var EASYRSA_DIGEST sha512\n")
+    request = below.directory / "reqs" / "ca.req"
+    for kind in ("server", "COMMON", "absent", "../../etc/passwd"):
+        with pytest.raises(KeywardError, match="CA:TRUE"):
+            sign(parent, request, extensions=kind)
+    done = sign(parent, request, days=7)
+    below.certificate.write_text(str(done.certificate))
+    shown = text(below.certificate)
+    for expected in ("URI:http://pki.example.com/root.crl", "CA:TRUE, pathlen:0", "ecdsa-with-SHA512"):
+        assert expected in shown
+    assert openssl("x509", "-in", below.certificate, "-noout", "-checkend", str(8 * 86400), check=False).returncode == 1
+    (parent.directory / "vars").unlink()
+    other = make_ca("other", name="Other", subordinate=True)
+    other.certificate.write_text(str(sign(parent, other.directory / "reqs" / "ca.req", extensions="short").certificate))
+    assert "CA:TRUE, pathlen:7" in text(other.certificate)
+
+
+# --- CRLs --------------------------------------------------------------------------------------------------------
+
+
+def sign_crls(pki: EasyrsaPki, days: int | None = None) -> None:
+    due = tuple(DueCrl(generation.sha256, None) for generation in backend(pki).facts().generations)
+    backend(pki).crls(Crls(fingerprint(pki.certificate), due, days=days), False)
+
+
+def test_each_generation_signs_its_crl(make_ca: MakeCa) -> None:
+    ca = make_ca()
+    ca.issue("first")
+    ca.easyrsa("revoke", "first", "keyCompromise")
+    ca.sign_crl()
+    (ca.directory / "crl.pem").unlink()
+    renew(ca)
+    sign_crls(ca)
+    for crl, certificate in (("crl.pem", "ca.crt"), ("crl.0.pem", "ca.0.crt")):
+        assert_crl_of(ca.directory / crl, ca.directory / certificate)
+        shown = openssl("crl", "-in", ca.directory / crl, "-noout", "-text").stdout
+        assert ca.index()[0][1] in shown and "CRL Number" not in shown
+    der = ca.directory / "crl.der"
+    assert der.exists() is (ca.version == "3.2"), "easy-rsa makes it"
+    if der.exists():
+        pem = openssl("crl", "-inform", "DER", "-in", der).stdout
+        assert pem == (ca.directory / "crl.pem").read_text()
+    until = openssl("crl", "-in", ca.directory / "crl.pem", "-noout", "-nextupdate").stdout
+    ca.sign_crl()
+    assert openssl("crl", "-in", ca.directory / "crl.pem", "-noout", "-nextupdate").stdout[:18] == until[:18], "EASYRSA_CRL_DAYS"
+
+
+def test_a_pki_whose_configuration_names_no_days(tmp_path: Path) -> None:
+    """3.2 writes one without, and says them on the command line."""
+    ca = EasyrsaCa(tmp_path / "pki", "3.1")
+    configuration = ca.directory / "openssl-easyrsa.cnf"
+    configuration.write_text("".join(line for line in configuration.read_text().splitlines(True) if not line.startswith("default_")))
+    with configuration.open("a") as more:
+        more.write("[ CA_default ]\ndefault_md = sha256")
+    sign_crls(ca)
+    assert_crl_of(ca.directory / "crl.pem", ca.certificate)
+
+
+def test_nothing_is_signed_while_easyrsa_is_at_work(make_ca: MakeCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = make_ca()
+    monkeypatch.setattr(_files, "LONGEST_WAIT", 0)
+    (ca.directory / "lock.file").write_text("4711\n")
+    for order in (lambda: sign_crls(ca), lambda: renew(ca)):
+        with pytest.raises(KeywardError, match="lock.file"):
+            order()
+    assert not (ca.directory / "crl.pem").exists() and not (ca.directory / "ca.0.crt").exists()
+    (ca.directory / "lock.file").unlink()
+    sign_crls(ca)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shlex
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
@@ -20,13 +19,17 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import put_new, read_if_there, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, slug
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, short_subject
 
-CONFIGURATION = "openssl-easyrsa.cnf"
-SECTION = "CA_default"
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+
+_CONFIGURATION, _TYPES = "openssl-easyrsa.cnf", "x509-types"
 # Where packages put what a PKI does not bring along, in the order in which easy-rsa looks.
 _SHARED = ("/usr/local/share/easy-rsa", "/usr/share/easy-rsa", "/etc/easy-rsa")
-_LARGEST_VARS = 1024 * 1024
+_LARGEST = 1024 * 1024
 # The names in the shipped configuration, also for a PKI without one.
 _NAMED = {
     "certificate": "ca.crt",
@@ -36,36 +39,43 @@ _NAMED = {
     "new_certs_dir": "certs_by_serial",
     "crl": "crl.pem",
 }
+_SECTION = "CA_default"
+_BUILT_IN = f"[ca]\ndefault_ca = {_SECTION}\n[{_SECTION}]\n" + "".join(f"{n} = $ENV::EASYRSA_PKI/{path}\n" for n, path in _NAMED.items())
+_BUILT_IN += "default_md = $ENV::EASYRSA_DIGEST\nunique_subject = no\npolicy = policy_anything\ncrl_extensions = crl_ext\n"
+_BUILT_IN += "[policy_anything]\ncommonName = supplied\n[crl_ext]\nauthorityKeyIdentifier = keyid:always, issuer:always\n"
+_BUILT_IN_CA = "basicConstraints = critical, CA:TRUE\nsubjectKeyIdentifier = hash\n"
+_BUILT_IN_CA += "authorityKeyIdentifier = keyid:always, issuer:always\nkeyUsage = cRLSign, keyCertSign\n"
+_ASKED = "keyward_subordinate"
 _MOVABLE = (
-    "certs_by_serial",
-    "issued",
-    "reqs",
-    "expired",
+    *("certs_by_serial", "issued", "reqs", "expired"),
     *(f"{folder}/{name}" for folder in ("renewed", "revoked") for name in ("issued", "reqs", "certs_by_serial", "reqs_by_serial")),
 )
 # The script's own; openssl takes no configuration in which one is undefined.
 _DEFAULTS = {
-    "EASYRSA_CERT_EXPIRE": "825",
-    "EASYRSA_CRL_DAYS": "180",
-    "EASYRSA_DIGEST": "sha256",
-    "EASYRSA_KEY_SIZE": "2048",
-    "EASYRSA_DN": "cn_only",
+    **{"EASYRSA_CERT_EXPIRE": "825", "EASYRSA_CRL_DAYS": "180", "EASYRSA_DIGEST": "sha256"},
+    **{"EASYRSA_KEY_SIZE": "2048", "EASYRSA_DN": "cn_only"},
     **{f"EASYRSA_REQ_{name}": "" for name in ("CN", "COUNTRY", "PROVINCE", "CITY", "ORG", "OU", "EMAIL", "SERIAL")},
 }
-_SET_VAR = re.compile(r"^[ \t]*(?:force_)?set_var[ \t]+(EASYRSA_[A-Z0-9_]+)[ \t]+(.+)$", re.MULTILINE)
+# With a plain value: one with a variable or a command in it only the shell could tell.
+_SET_VAR = re.compile(r"""^[ \t]*(?:force_)?set_var[ \t]+(EASYRSA_\w+)[ \t]+(?:"([^"$`\n]*)"|'([^'\n]*)'|([^\s"'$`#]+))""", re.MULTILINE)
+_CONSTRAINTS = re.compile(r"^[ \t]*basicConstraints[ \t]*=[^#\n]*", re.MULTILINE)
 
 
 class EasyrsaBackend(FileCa):
     """A CA run by C(easyrsa), 3.0 and later. C(directory): its PKI directory, EASYRSA_PKI."""
 
-    NAME = "easyrsa"
+    NAME, FIXED = "easyrsa", True
 
     def __init__(self, selector: Selector) -> None:
         if not selector.directory:
             raise KeywardError("the authority can't be found", "backend is easyrsa, and no directory is given", "Give its PKI directory")
         super().__init__(selector)
-        self._shared = [folder for folder in (self.directory, self._home(), *_SHARED) if folder]
+        # The directory above may be easy-rsa's own: what make-cadir makes, or a clone of the project.
+        self._above = os.path.dirname(self.directory)
+        self._at_home = any(os.path.lexists(os.path.join(self._above, name)) for name in ("easyrsa", _CONFIGURATION, _TYPES))
+        self._folders = [self.directory, *([self._above] if self._at_home else []), *_SHARED]
         self.environment = self._environment()
+        self._extensions = ""
 
     @classmethod
     def claims(cls, selector: Selector) -> bool:
@@ -75,14 +85,11 @@ class EasyrsaBackend(FileCa):
         return all(os.path.isdir(os.path.join(selector.directory, name)) for name in ("private", "reqs"))
 
     def files(self) -> Files:
-        config = self._configuration()
-        section = self.selector.name or (config.get("ca", "default_ca") if config else None) or SECTION
-        if self.selector.name and not (config and config.has_section(section)):
-            raise KeywardError(
-                "the authority can't be found",
-                f"name is {section}, and the configuration of the PKI {self.directory} has no such section",
-                "Leave name out: easy-rsa gives it none",
-            )
+        config = self._config()
+        section = (config.get("ca", "default_ca") if config else None) or _SECTION
+        if self.selector.name not in (None, section):
+            why = f"name is {self.selector.name}, and the CA of the PKI {self.directory} is {section}"
+            raise KeywardError("the authority can't be found", why, "Leave name out")
         named = {name: (config.get(section, name) if config else None) or path for name, path in _NAMED.items()}
         paths = {name: absolute(self.directory, path) for name, path in named.items()}
         crl_number = config.get(section, "crlnumber") if config else None
@@ -95,6 +102,7 @@ class EasyrsaBackend(FileCa):
             crl_number=absolute(self.directory, crl_number) if crl_number else None,
             new_certificates=paths["new_certs_dir"],
             crl=paths["crl"],
+            crl_der=self._below("crl.der"),
             older_certificates=self._below("expired-ca.list"),
             request=self._below("reqs/ca.req"),
             more=tuple(self._more()),
@@ -103,28 +111,63 @@ class EasyrsaBackend(FileCa):
             random_serials=self.environment.get("EASYRSA_RAND_SN") != "no",
         )
 
-    def place_of(self, files: Files) -> t.Dict[str, str]:
-        """Its directory leads to it; without a configuration there is no section to name."""
-        place = {"config_file": self.config_file, "directory": self.directory, "name": self.selector.name}
-        return {option: value for option, value in place.items() if value}
-
     def setting(self, name: str) -> t.Optional[str]:
-        config = self._configuration()
+        config = self._config()
         return config.get(self.files().section, name) if config else {"unique_subject": "no"}.get(name)
+
+    def signing(self, files: Files, scratch: str) -> OpensslCommand:
+        """easy-rsa's configuration, with what easy-rsa says on the command line."""
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+
+        path = os.path.join(scratch, _CONFIGURATION)
+        text = _text_of(self.config_file or self._find(_CONFIGURATION)) or _BUILT_IN
+        text += f"\n[{files.section}]\ndefault_days = $ENV::EASYRSA_CERT_EXPIRE\ndefault_crl_days = $ENV::EASYRSA_CRL_DAYS\n"
+        write_new(path, f"{text}[{_ASKED}]\n{self._extensions}".encode("utf-8", "surrogateescape"), 0o600)
+        return OpensslCommand(path, files.section, self.directory, self.environment)
+
+    def subordinate(self, files: Files, extensions: str) -> t.List[str]:
+        """As C(sign-req ca) has it: a file of x509-types, and the one that all kinds share."""
+        kind = os.path.basename(extensions) or "ca"
+        own = _text_of(self._find(f"{_TYPES}/{kind}")) or (_BUILT_IN_CA if kind == "ca" else "")
+        constraints = _CONSTRAINTS.findall(own)
+        if not constraints or not re.search(r"CA\s*:\s*TRUE", constraints[-1], re.IGNORECASE):
+            why = f"the PKI {self.directory} has no {_TYPES}/{kind} with basicConstraints = CA:TRUE"
+            raise KeywardError("the request was not signed", why, "Add it, or name another one as extensions")
+        length = self.environment.get("EASYRSA_SUBCA_LEN")
+        longer = f"{constraints[-1]}, pathlen:{length}" if length else ""
+        self._extensions = "\n".join((own, _text_of(self._find(f"{_TYPES}/COMMON")), longer, ""))
+        return ["-extensions", _ASKED]
+
+    def file_issued(self, issued: Generation) -> None:
+        """Where C(easyrsa revoke) looks for it, by the subject's name; another of that name stays."""
+        name = slug(short_subject(issued.certificate))
+        for path in (self._below(f"issued/{name}.crt"), self._below(f"issued/{name}-{issued.serial}.crt")):
+            there = read_if_there(path, "the certificate", _LARGEST)
+            if there is None:
+                return put_new(path, pem(issued.certificate).encode("ascii"), 0o600)
+            if pem_certificates(there)[:1] == [issued.certificate]:
+                return None
+        return None
+
+    # --- what lies where ---
+
+    def _below(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _find(self, name: str) -> t.Optional[str]:
+        """A file that easy-rsa takes from the PKI, from its own directory, or from where its package put it."""
+        return next((path for path in (os.path.join(folder, name) for folder in self._folders) if os.path.exists(path)), None)
 
     def _more(self) -> t.Iterator[t.Tuple[str, str]]:
         """What belongs to a set besides. Certificates and requests have the names of subscribers, and easy-rsa moves them about."""
-        above = os.path.dirname(self.directory)
-        for folder in (self.directory, above):
-            for name in ("vars", CONFIGURATION, "x509-types"):
+        for folder in (self.directory, self._above):
+            for name in ("vars", _CONFIGURATION, _TYPES):
                 path = os.path.join(folder, name)
-                if folder == self.directory or name != "vars" or self._home() or not os.path.lexists(path):
+                if folder == self.directory or name != "vars" or self._at_home or not os.path.lexists(path):
                     yield path, "configuration"
         yield self._below("dh.pem"), "configuration"
         yield self._below("expired-ca.list"), "certificate"
-        yield self._below("crl.der"), "crl"
-        for name in _MOVABLE:
-            yield self._below(name), "movable"
+        yield from ((self._below(name), "movable") for name in _MOVABLE)
 
     def _subscribers(self) -> t.Iterator[str]:
         """Where subscribers' private keys lie, in all releases: C(--inline) of 3.1 writes them into the PKI directory itself."""
@@ -132,52 +175,24 @@ class EasyrsaBackend(FileCa):
             yield self._below(name)
         yield from sorted(glob.glob(os.path.join(glob.escape(self.directory), "*.creds")))
 
-    def _below(self, name: str) -> str:
-        return os.path.join(self.directory, name)
-
     # --- what configures it ---
 
-    def _home(self) -> t.Optional[str]:
-        """The directory above, where it is easy-rsa's own: what C(make-cadir) makes, or a clone of the project."""
-        above = os.path.dirname(self.directory)
-        return above if any(os.path.lexists(os.path.join(above, name)) for name in ("easyrsa", CONFIGURATION, "x509-types")) else None
-
-    def _find(self, name: str) -> t.Optional[str]:
-        """A file or folder that easy-rsa takes from the PKI, from its own directory, or from where its package put it."""
-        found = (os.path.join(folder, name) for folder in self._shared)
-        return next((path for path in found if os.path.exists(path)), None)
-
-    def _configuration(self) -> t.Optional[OpensslConfig]:
+    def _config(self) -> t.Optional[OpensslConfig]:
         """The configuration that openssl is to read, or None where only the script has one, in its own text."""
-        path = self.config_file or self._find(CONFIGURATION)
-        if path is None:
-            return None
+        path = self.config_file or self._find(_CONFIGURATION)
         try:
-            return OpensslConfig(path, self.directory, self.environment)
+            return OpensslConfig(path, self.directory, self.environment) if path else None
         except FileNotFoundError:
-            raise NothingThere(
-                f"the configuration {path} can't be read", "it does not exist", "Check config_file, or leave it out: easy-rsa needs none"
-            ) from None
+            remedy = "Check config_file, or leave it out: easy-rsa needs none"
+            raise NothingThere(f"the configuration {path} can't be read", "it does not exist", remedy) from None
 
     def _environment(self) -> t.Dict[str, str]:
         """What easy-rsa exports: its environment comes before C(vars), and that before its defaults. C(vars) is never run, but read."""
-        variables = dict(_DEFAULTS)
-        for folder in self._shared[: 2 if self._home() else 1]:
-            try:
-                text = read_file(os.path.join(folder, "vars"), "the variables", _LARGEST_VARS).decode("utf-8", "surrogateescape")
-            except FileNotFoundError:
-                continue
-            for name, value in _SET_VAR.findall(text):
-                if "$" not in value and "`" not in value:
-                    variables[name] = _first_word(value)
-            break
-        variables.update({name: value for name, value in os.environ.items() if name.startswith("EASYRSA_")})
-        return {**variables, "EASYRSA_PKI": self.directory}
+        text = next(filter(None, (_text_of(os.path.join(folder, "vars")) for folder in self._folders[: 1 + self._at_home])), "")
+        plain = {name: "".join(values) for name, *values in _SET_VAR.findall(text)}
+        given = {name: value for name, value in os.environ.items() if name.startswith("EASYRSA_")}
+        return {**_DEFAULTS, **plain, **given, "EASYRSA_PKI": self.directory}
 
 
-def _first_word(text: str) -> str:
-    """The first word of a line of shell without variables."""
-    try:
-        return (shlex.split(text, comments=True) or [""])[0]
-    except ValueError:
-        return ""
+def _text_of(path: t.Optional[str]) -> str:
+    return (read_if_there(path, "the file", _LARGEST) or b"").decode("utf-8", "surrogateescape") if path else ""

@@ -88,6 +88,7 @@ class OpensslBackend(FileCa):
         return OpensslCommand(self.config_file, files.section, self.directory) if self.config_file else None
 
     def subordinate(self, files: Files, extensions: str) -> t.List[str]:
+        extensions = extensions or "v3_subordinate_ca"
         config = OpensslConfig(t.cast(str, self.config_file), self.directory)
         if (config.get(files.section, "copy_extensions") or "").strip() == "copyall":
             raise KeywardError(

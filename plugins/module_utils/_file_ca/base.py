@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
-from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file, wait_until_gone
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
@@ -47,6 +47,7 @@ class FileCa:
 
     NAME: t.ClassVar[str]
     ABILITIES: t.ClassVar[Abilities] = Abilities()
+    FIXED: t.ClassVar[bool] = False  # its directory alone tells where its files are
 
     def __init__(self, selector: Selector) -> None:
         self.selector = selector
@@ -83,6 +84,9 @@ class FileCa:
         """What C(openssl ca) must be told so that the certificate is that of a CA. Raises KeywardError where it would not be."""
         return ["-extensions", extensions]
 
+    def file_issued(self, issued: Generation) -> None:
+        """Put a certificate that was issued where the software looks for it. Called each time that it is asked for."""
+
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
@@ -94,6 +98,7 @@ class FileCa:
         """Keeps other runs from changing this CA meanwhile, other than in check mode. Yields what a program holds the locks by."""
         if check:
             return contextlib.nullcontext(())
+        wait_until_gone(files.lock, what)
         return locked([os.path.dirname(path) for path in (files.certificate, files.database) if path], what)
 
     def as_decided(self, of: t.Optional[str], what: str) -> Facts:
@@ -133,9 +138,10 @@ class FileCa:
         """The options that lead to this CA, wherever a task runs: its configuration, or where there is none its files."""
         stated = self.selector
         place = {"config_file": self.config_file, "directory": self.directory, "name": files.section}
-        if stated.certificate_file or not self.config_file:
+        told = self.FIXED or self.config_file
+        if stated.certificate_file or not told:
             place["certificate_file"] = files.certificate
-        if stated.private_key_file or not self.config_file:
+        if stated.private_key_file or not told:
             place["private_key_file"] = files.private_key or files.token
         return {option: value for option, value in place.items() if value}
 

@@ -107,7 +107,7 @@ class _Signing:
                 command = self._ca.signing(self._files, scratch)
                 if command is None:
                     raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
-                _replace(path, self._signed(generation, command, scratch, days))
+                self._put(path, self._signed(generation, command, scratch, days))
             changed = True
         return changed
 
@@ -137,7 +137,7 @@ class _Signing:
             builder = builder.add_revoked_certificate(entry)
         data = builder.sign(key, last.signature_hash_algorithm).public_bytes(serialization.Encoding.PEM)
         if not check:
-            _replace(path, data)
+            self._put(path, data)
         return [Crl(data, path, signer.sha256)], True
 
     def _signed(self, generation: Generation, command: OpensslCommand, scratch: str, days: t.Optional[int] = None) -> bytes:
@@ -159,6 +159,17 @@ class _Signing:
             raise KeywardError(what, "its certificate does not verify what its key signed", "Compare both with ca_info")
         return data
 
+    def _put(self, path: str, data: bytes) -> None:
+        """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
+        places, der = [(path, data)], self._files.crl_der
+        if der and os.path.exists(der) and path == crl_path(self._files, self._ca.directory):
+            places.insert(0, (der, load_crl(data).public_bytes(serialization.Encoding.DER)))
+        for place, content in places:
+            with writing(f"the CRL {place}"):
+                os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
+                stage_beside(place, content, 0o644)
+                take_place(place)
+
     def _path_of(self, generation: Generation) -> str:
         path = crl_path(self._files, self._ca.directory)
         current = generation.sha256 == self._facts.generations[-1].sha256
@@ -174,11 +185,3 @@ def _lacking(data: bytes, revoked: t.Set[str]) -> int:
 
 def _digest(data: t.Optional[bytes]) -> t.Optional[str]:
     return None if data is None else hashlib.sha256(data).hexdigest()
-
-
-def _replace(path: str, data: bytes) -> None:
-    """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
-    with writing(f"the CRL {path}"):
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        stage_beside(path, data, 0o644)
-        take_place(path)

@@ -118,7 +118,7 @@ class Survey:
         for _number, path in older_files(files.certificate):
             found.setdefault(path, "certificate")
         crl = crl_path(files, self._backend.directory)
-        for path in (crl, *(path for _number, path in older_files(crl))):
+        for path in (crl, *(path for _number, path in older_files(crl)), *([files.crl_der] if files.crl_der else [])):
             found.setdefault(path, "crl")
         for path, part in files.more:
             if os.path.isdir(path):

@@ -20,7 +20,7 @@ class DatabasePlaces:
         trees = [backend.directory, files.new_certificates, files.certificates, files.crl_directory]
         trees += [os.path.join(beside, name) for name in REQUESTS]
         trees += [path for path, _part in files.more]
-        named = [files.certificate, files.database, files.serial, files.crl_number, files.crl]
+        named = [files.certificate, files.database, files.serial, files.crl_number, files.crl, files.crl_der]
         self._trees = {path for tree in trees if tree for path in (_canonical(tree), os.path.realpath(tree))}
         self._exact = {_canonical(path) for path in backend.configuration()}
         self._exact |= {os.path.dirname(_canonical(path)) for path in (files.certificate, files.database) if path}

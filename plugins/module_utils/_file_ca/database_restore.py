@@ -154,7 +154,7 @@ class Restoration:
             items.append(_Item(member, path, there))
         prove_archive(self._archive, self._members)
         main = self._backend.config_file
-        if main is None or any(item.path == main and item.there == "same" for item in items):
+        if self._backend.FIXED or any(item.path == main and item.there == "same" for item in items):
             with contextlib.suppress(KeywardError):
                 self._places = DatabasePlaces(self._backend)
         for item in items:

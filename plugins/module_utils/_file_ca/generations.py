@@ -28,7 +28,8 @@ _CURRENT, _OLDER = "the CA certificate", "the older certificate"
 class Files:
     """What the options and the configuration name. C(private_key) is None and C(token) its value where the key is no file.
 
-    C(older_certificates): the list of older certificates (PEM, newest first) that the software keeps. C(request): where it leaves its own.
+    C(crl_der): the same CRL once more, where it is. C(older_certificates): the list of older ones (PEM, newest first) that the software
+    keeps. C(request): where it leaves its own.
     C(more): further files and folders of a set, with their parts. C(subscribers): those with subscribers' keys, which no set holds.
     C(lock): what lies there while the software is at work. C(random_serials): each is drawn, and what C(serial) says means nothing.
     """
@@ -44,6 +45,7 @@ class Files:
     certificates: t.Optional[str] = None
     crl_directory: t.Optional[str] = None
     crl: t.Optional[str] = None
+    crl_der: t.Optional[str] = None
     older_certificates: t.Optional[str] = None
     request: t.Optional[str] = None
     more: t.Tuple[t.Tuple[str, str], ...] = ()

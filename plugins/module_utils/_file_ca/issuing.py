@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
@@ -50,6 +51,8 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
         extensions = ca.subordinate(files, order.extensions)
         earlier = issuing.answered(_REQUEST)
         issued = earlier or (None if check else issuing.issue(extensions, locks))
+        if issued and not check:
+            ca.file_issued(issued)
     return Signed(
         changed=earlier is None,
         authority=facts.authority,
@@ -125,7 +128,7 @@ class _Issuing:
             raise KeywardError(
                 "the signed certificate is not right",
                 f"the certificate {answer.serial} that was issued is not that of a CA",
-                f"Revoke it, and correct the section [{self._order.extensions}]",
+                "Revoke it, and correct the extensions that subordinate CAs are given",
             )
         kept = os.path.join(self._folder, answer.serial.upper() + _REQUEST)
         with writing(f"the request {kept}"):
@@ -150,6 +153,10 @@ class _Issuing:
 
     def _next_request(self) -> t.Optional[str]:
         """Where the request belongs that the next certificate answers. None where nobody knows its number before."""
+        if self._files.random_serials and self._files.serial:
+            with writing(f"the serial number {self._files.serial}"):
+                stage_beside(self._files.serial, f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii"), 0o600)
+                take_place(self._files.serial)
         try:
             number = int(read_file(self._files.serial or "", "the serial number", LARGEST_INPUT), 16)
         except (FileNotFoundError, ValueError):

@@ -89,7 +89,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Sign:
-    """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): a section's name.
+    """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): empty: the usual.
 
     C(of): as in C(Renew).
     """
