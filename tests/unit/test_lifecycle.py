@@ -160,7 +160,7 @@ def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> 
     subordinate = {"kind": "subordinate", "subject": {**SUBJECT, "commonName": "Example Issuing CA"}}
     signed = sign(root, install(sub, **subordinate)["request"])
     install(sub, **subordinate, certificate=signed["certificate"])
-    assert "each new certificate would be due" in refused(lambda: renew(sub, remaining_days=None, issued_before=future))
+    assert "would be due again" in refused(lambda: renew(sub, remaining_days=None, issued_before=future))
     signed = sign(root, renew(sub, remaining_days=400)["request"])  # for 100 days
     before = state(sub)
     message = refused(lambda: renew(sub, remaining_days=400, certificate=signed["certificate"]))
