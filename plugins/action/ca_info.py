@@ -4,8 +4,22 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaInfo
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 
-class ActionModule(CaInfo):
-    pass
+class ActionModule(Task):
+    NAME, ARGUMENTS = "ca_info", _arguments.CA_INFO
+
+    def perform(self) -> Result:
+        told = self.look()
+        waiting = told.pending_request
+        return {
+            "changed": False,
+            **self.shown(told),
+            "database": dict(vars(told.database)),
+            "pending_request": {name: getattr(waiting, name) for name in ("path", "subject", "public_key_sha256")} if waiting else None,
+            "advisories": findings(told.advisories, generation_advisories(told.generations, now_text())),
+        }

@@ -4,8 +4,323 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaKeyBackup
+import contextlib
+import hashlib
+import os
+import secrets
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    Generation,
+    authority_id,
+    directory_name,
+    generation_advisories,
+    merge_generations,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, ExportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, password_fault, seal
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored, document
+from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
+    Bundle,
+    held_keys,
+    judge,
+    open_bundle,
+    reason,
+    uncovered,
+    weaker_than_asked,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    BUNDLE_NAME,
+    BackupTask,
+    KnownAuthority,
+    Sealed,
+    backup_result,
+    known_authorities,
+    lost_on_host,
+    next_sequence,
+    opens,
+    recognise,
+    refuse_unless_restorable,
+    same_name,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
 
-class ActionModule(CaKeyBackup):
-    pass
+class Plan(t.NamedTuple):
+    """What a key backup has to do."""
+
+    told: Exported
+    match: KnownAuthority | None
+    expected: list[Generation]  # every generation that is or was there
+    due_for: list[Generation]  # those that no backup covers
+    covered: frozenset[str]
+    why: str | None  # install, renewal, password_change or forced; None where nothing is due
+    copies: list[tuple[Stored, Store]]
+
+    @property
+    def newest(self) -> Stored | None:
+        return self.match.newest if self.match else None
+
+
+class ActionModule(BackupTask):
+    NAME, ARGUMENTS = "ca_key_backup", _arguments.CA_KEY_BACKUP
+
+    def perform(self) -> Result:
+        for store in self.stores:
+            store.refuse_if_not_writable()
+        known, damaged = known_authorities(self.stores)
+        told = self._first_look(known)
+        match = recognise(known, told)
+        plan = self._plan(told, match, self._prove(match) if match else "password")
+        return self._carry_out(plan, [*told.advisories, *damaged, *(match.advisories if match else ()), *same_name(known, told)])
+
+    # --- the host ---
+
+    def _first_look(self, known: t.Sequence[KnownAuthority]) -> Exported:
+        """One execution: the authority as it is and, where a backup seems due, its keys.
+
+        Of a host that no backup names, every authority is told: one that only moved has nothing to hand over.
+        """
+        here = [candidate for candidate in known if candidate.authority.host == self._host]
+        covered: set[str] = set()
+        for candidate in [] if self.options["force"] else here:
+            covered |= set() if self._changes_password_of(candidate) else candidate.covered(self.stores)
+        if not here and not self.options["force"]:
+            covered = {sha256 for candidate in known for sha256 in candidate.latest.manifest.fingerprints}
+        return self._ask(covered, {key for candidate in here or known for key in candidate.public_keys})
+
+    def _ask(self, covered: t.Collection[str], carried: t.Collection[str]) -> Exported:
+        order = ExportKeys(tuple(sorted(covered)), tuple(sorted(carried)), self._one_time_password())
+        return t.cast(Exported, self.completed(self.send(order, Exported)))
+
+    def _one_time_password(self) -> str | None:
+        """What keys travel under; the password of the backup stays here. None where nothing could be stored, or is to be."""
+        password = self._secret("password")
+        fit = password is not None and not password_fault(password)
+        self._one_time = secrets.token_urlsafe(32) if fit and not self._check else None
+        return self._one_time
+
+    # --- what is due ---
+
+    def _changes_password_of(self, known: KnownAuthority) -> bool:
+        previous, newest = self._secret("previous_password"), known.newest
+        if previous is None or newest is None:
+            return False
+        return not opens(newest, self._secret("password") or "") and opens(newest, previous)
+
+    def _prove(self, known: KnownAuthority) -> str:
+        """Which of the passwords opens the newest backup. A wrong one is an error, never a reason to write a new backup."""
+        password, previous, newest = self._secret("password"), self._secret("previous_password"), known.newest
+        if newest is None or password is None or opens(newest, password):
+            return "password"
+        if previous is not None and opens(newest, previous):
+            return "previous_password"
+        raise KeywardError(
+            "nothing was backed up",
+            f"the password does not open the newest backup of this authority, {newest.path}",
+            "Give the password that it was made with. To change it, give the new one as password and the old one as previous_password",
+            [reason("password_wrong", newest.path)],
+        )
+
+    def _plan(self, told: Exported, match: KnownAuthority | None, proved: str) -> Plan:
+        covered = match.covered(self.stores) if match else frozenset()
+        expected = merge_generations(match.generations if match else [], told.generations)
+        due_for = uncovered(expected, covered)
+        why = None
+        if not match:
+            why = "install"
+        elif due_for:
+            why = "renewal"
+        elif proved == "previous_password":
+            why = "password_change"
+        elif self.options["force"]:
+            why = "forced"
+        return Plan(told, match, expected, due_for, covered, why, match.copies(self.stores) if match else [])
+
+    def _carry_out(self, plan: Plan, advisories: list[Finding]) -> Result:
+        advisories += [*lost_on_host(plan.expected, plan.told), *generation_advisories(plan.expected, now_text())]
+        result: Result = {
+            "changed": bool(plan.why or plan.copies),
+            "authority": self.authority_result(plan.told.authority, plan.match),
+            "backup": None,
+            "due": bool(plan.why),
+            "reasons": findings(reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in plan.due_for),
+        }
+        covered, newest = plan.covered, plan.newest
+        if plan.match and newest:
+            copied = [os.path.join(store.path, plan.match.name, newest.name) for backup, store in plan.copies if backup is newest]
+            result["backup"] = backup_result(newest, [*plan.match.paths(newest), *copied])
+        if plan.why:
+            self._refuse_what_can_not_be_sealed(plan)
+            password = self._password_to_write_with()
+        if not self._check:
+            self._copy(plan)
+            if plan.why:
+                sealed = self._sealed(plan, password)
+                backup, paths, result["changed"] = self._store(plan, sealed, password)
+                advisories += sealed.advisories
+                result["backup"] = backup_result(backup, paths)
+                result["restorable"] = True
+                result["authority"]["id"] = backup.manifest.authority.id
+                covered = backup.manifest.fingerprints
+        result["advisories"] = findings(advisories)
+        result["generations"] = [g.as_result("backup" if g.sha256 in covered else "none") for g in plan.expected]
+        if self._task.diff:
+            after = frozenset(g.sha256 for g in plan.expected) if plan.why else plan.covered
+            result["diff"] = {"before": _coverage(plan.expected, plan.covered), "after": _coverage(plan.expected, after)}
+        return result
+
+    def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
+        """Before any secret is asked for: a partial backup is a failure."""
+        carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
+        faults = []
+        for generation in plan.told.generations:
+            if generation.public_key_sha256 in carried:
+                continue
+            if generation.exportable is False:
+                faults.append(reason("not_exportable", generation.label, certificate=generation.sha256))
+            elif generation.private_key != "present":
+                faults.append(reason("key_missing", generation.label, f"on the host it is {generation.private_key}", generation.sha256))
+        there = {generation.sha256 for generation in plan.told.generations}
+        stated = [advisory for advisory in plan.told.advisories if advisory.code == "certificate_missing_on_host"]
+        if len(stated) > len([generation for generation in plan.expected if generation.sha256 not in there]):
+            faults += [Finding("generation_missing", advisory.message) for advisory in stated]
+        if faults:
+            raise KeywardError(
+                "nothing was backed up",
+                "; ".join(fault.message for fault in faults),
+                "A key that is missing: put it back, or state the generation's files (option older). One that is encrypted: give "
+                "private_key_passphrase. One in a token or HSM: back it up by the means of that token",
+                faults,
+            )
+
+    def _password_to_write_with(self) -> str:
+        password = self._secret("password")
+        if password is None:
+            raise KeywardError("nothing was backed up", "a backup is due, and no password was given to protect it", "Give password")
+        fault = password_fault(password)
+        if fault:
+            raise KeywardError(
+                "nothing was backed up",
+                f"the password is not fit to protect a CA key: {fault}",
+                "Give a long random one, and keep it apart",
+            )
+        return password
+
+    # --- the new backup ---
+
+    def _sealed(self, plan: Plan, password: str) -> Sealed:
+        """The files of the new backup, proved."""
+        if plan.told.abilities.keys_in_hand:
+            data = self._sealed_here(plan, password)
+            return Sealed({BUNDLE_NAME: data}, plan.expected)
+        earlier = plan.match.backups if plan.match else []
+
+        def write(only: t.Sequence[str]) -> Exported:
+            return self.send(ExportKeys(password=password, only=tuple(only)), Exported)
+
+        return _adcs.sealed(write, plan.told, plan.expected, earlier, self._passwords)
+
+    def _sealed_here(self, plan: Plan, password: str) -> bytes:
+        """One bundle with every expected generation. Keys that the host has lost are carried over from earlier backups."""
+        bundles = self._handed_over(plan)
+        if plan.match and not judge(bundles, plan.expected).restorable:
+            bundles += plan.match.bundles_with({g.public_key_sha256 for g in plan.expected} - held_keys(bundles), self._passwords)
+        contents = [bundle.contents for bundle in bundles if bundle.contents]
+        keys = {entry.public_key_sha256: entry.key for content in contents for entry in content.private_keys}
+        chain = [entry.der for content in contents for entry in content.certificates]
+        data = seal(plan.expected, keys, chain, password)
+        refuse_unless_restorable([open_bundle(BUNDLE_NAME, data, [password])], plan.expected)
+        return data
+
+    def _handed_over(self, plan: Plan) -> list[Bundle]:
+        """The keys of the host, opened. Asked for once more where it could not know that a backup is due."""
+        told = plan.told
+        if not told.files and any(generation.private_key == "present" for generation in told.generations):
+            told = self._ask((), plan.match.public_keys if plan.match else ())
+        bundles = [open_bundle(file.name, file.content, [self._one_time]) for file in told.files]
+        weak = [each for each in (weaker_than_asked(bundle, ONE_TIME_ITERATIONS) for bundle in bundles) if each]
+        if weak:
+            raise KeywardError(
+                "nothing was stored",
+                f"the host {self._host} handed its keys over less protected than it was asked to: {weak[0]}",
+                "Look into that host: no release of the collection answers so. Its keys may be known to others",
+            )
+        broken = [bundle.fault for bundle in bundles if bundle.fault]
+        if broken:
+            raise KeywardError(
+                "nothing was stored",
+                f"what the host {self._host} handed over can't be opened: {broken[0].message}",
+                "Run the task again; if it happens again, look into that host",
+                broken,
+            )
+        return bundles
+
+    # --- the stores ---
+
+    def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[Stored, list[str], bool]:
+        """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
+        moment = name_time()
+        identity = secrets.token_hex(16)
+        authority = replace(plan.told.authority, id=plan.match.id if plan.match else authority_id(plan.expected))
+        directory = plan.match.name if plan.match else directory_name(authority)
+        manifest = Manifest(
+            id=identity,
+            sequence=next_sequence(self.stores, directory),
+            previous=plan.newest.manifest.id if plan.newest else None,
+            authority=authority,
+            created=now_text(),
+            proved_at=now_text(),
+            made=made(reason=plan.why, reference=self.options["reference"]),
+            files=tuple(
+                BundleFile(name, hashlib.sha256(data).hexdigest(), len(data), sealed.opened_by.get(name, identity))
+                for name, data in sealed.files.items()
+            ),
+            generations=tuple(sealed.generations),
+        )
+        name = f"{manifest.sequence:06d}-{moment}"
+        with contextlib.ExitStack() as stack:
+            staged = []
+            for store in self.stores:
+                staged.append(stack.enter_context(store.stage()))
+                for file, data in sealed.files.items():
+                    staged[-1].write(file, data)
+            for store in sorted(self.stores, key=lambda store: store.path):
+                stack.enter_context(store.locked())
+            meanwhile = self._stored_meanwhile(authority.id, plan, password)
+            if meanwhile:
+                return *meanwhile, False
+            paths = [backup.commit(document(manifest.as_json()), directory, name) for backup in staged]
+        for store in self.stores:
+            store.record(directory, self.event("backup", manifest, reason=plan.why, reference=self.options["reference"]))
+        return Stored(paths[0], manifest, BACKUPS), paths, True
+
+    def _stored_meanwhile(self, identity: str | None, plan: Plan, password: str) -> tuple[Stored, list[str]] | None:
+        now = next((candidate for candidate in known_authorities(self.stores)[0] if candidate.id == identity), None)
+        newest = now.newest if now else None
+        if now is None or newest is None or (plan.newest and newest.manifest.id == plan.newest.manifest.id):
+            return None
+        if uncovered(plan.expected, now.covered(self.stores)) or not opens(newest, password):
+            raise KeywardError(
+                "nothing was stored",
+                f"another run stored {newest.path} at the same time",
+                "Run the task again: it takes that backup into account",
+            )
+        return newest, now.paths(newest)
+
+    def _copy(self, plan: Plan) -> None:
+        """Give each store the backups that it lacks, byte for byte, without a password."""
+        for backup, store in plan.copies:
+            directory = os.path.basename(os.path.dirname(backup.path))
+            store.copy(backup, directory)
+            store.record(directory, self.event("copy", backup.manifest, source=backup.path))
+
+
+def _coverage(generations: t.Sequence[Generation], covered: t.Collection[str]) -> str:
+    return "".join(f"{generation.label}: {'covered' if generation.sha256 in covered else 'not covered'}\n" for generation in generations)

@@ -4,8 +4,103 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaKeyBackupInfo
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, reason, uncovered
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    BackupTask,
+    KnownAuthority,
+    backup_result,
+    known_authorities,
+    lost_on_host,
+    named,
+    opened,
+    recognise,
+    same_name,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 
-class ActionModule(CaKeyBackupInfo):
-    pass
+class ActionModule(BackupTask):
+    NAME, ARGUMENTS = "ca_key_backup_info", _arguments.CA_KEY_BACKUP_INFO
+
+    def perform(self) -> Result:
+        known, damaged = known_authorities(self.stores)
+        told, unreadable = self._told()
+        match = recognise(known, told) if told else named(known, self._host, self.options)
+        earlier = match.generations if match else []
+        covered = match.covered(self.stores) if match else frozenset()
+        expected = merge_generations(earlier, told.generations if told else [])
+        due_for = uncovered(expected, covered)
+        authority = told.authority if told else match.authority if match else None
+        newest = match.newest if match else None
+        verdict = judge(opened(newest, self._passwords), expected) if newest and self._passwords else None
+        result: Result = {
+            "changed": False,
+            "authority": self.authority_result(authority, match) if authority else None,
+            "generations": [g.as_result("backup" if g.sha256 in covered else "none") for g in expected],
+            "backups": [_listed(match, backup, expected) for backup in match.backups] if match else [],
+            "newest": backup_result(newest, match.paths(newest)) if match and newest else None,
+            "superseded": _superseded(match) if match else [],
+            "under_previous_password": _under_previous_password(match) if match else [],
+            "due": bool(due_for or not newest) if told or match else None,
+            "age": int((now() - parse_time(newest.manifest.created)).total_seconds()) if newest else None,
+            "reasons": findings(
+                (reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in due_for),
+                verdict.reasons if verdict else (),
+            ),
+            "advisories": findings(
+                unreadable,
+                told.advisories if told else (),
+                damaged,
+                match.advisories if match else (),
+                same_name(known, told) if told else (),
+                lost_on_host(expected, told) if told else (),
+                (
+                    Finding("missing_in_store", f"{store.path} lacks {backup.name}")
+                    for backup, store in (match.copies(self.stores) if match else [])
+                ),
+                generation_advisories(expected, now_text()),
+                verdict.advisories if verdict else (),
+            ),
+        }
+        if verdict:
+            result["restorable"] = verdict.restorable
+        return result
+
+    def _told(self) -> tuple[Told | None, list[Finding]]:
+        """The host's authority, or why it can't be told: stores are looked at all the same."""
+        if not self.names_an_authority and not self.finds_its_ca:
+            return None, []
+        try:
+            return self.look(), []
+        except NothingOnHost as exc:
+            return None, [Finding("nothing_on_host", str(exc))]
+        except KeywardError as exc:
+            return None, [Finding("authority_unreadable", str(exc))]
+
+
+def _listed(known: KnownAuthority, backup: Stored, expected: t.Sequence[Generation]) -> Result:
+    return {
+        **backup_result(backup, known.paths(backup)),
+        "sequence": backup.manifest.sequence,
+        "previous": backup.manifest.previous,
+        "made": dict(backup.manifest.made),
+        "generations": [generation.sha256 for generation in backup.manifest.generations],
+        "covers_all": not uncovered(expected, backup.manifest.fingerprints),
+    }
+
+
+def _superseded(known: KnownAuthority) -> list[str]:
+    return [b.manifest.id for b in known.backups[1:] if b.manifest.fingerprints <= known.backups[0].manifest.fingerprints]
+
+
+def _under_previous_password(known: KnownAuthority) -> list[str]:
+    changed = max((b.manifest.sequence for b in known.backups if b.manifest.made["reason"] == "password_change"), default=0)
+    return [backup.manifest.id for backup in known.backups if backup.manifest.sequence < changed]

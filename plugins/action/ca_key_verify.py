@@ -4,8 +4,86 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaKeyVerify
+import hashlib
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    generation_advisories,
+    generation_of,
+    is_backup_of,
+    merge_generations,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings
 
 
-class ActionModule(CaKeyVerify):
-    pass
+class ActionModule(BackupTask):
+    NAME, ARGUMENTS = "ca_key_verify", _arguments.CA_KEY_VERIFY
+
+    def perform(self) -> Result:
+        told = self.look() if self.names_an_authority else None
+        chosen = self.choose(told)
+        recorded = chosen.authority
+        expected = chosen.generations
+        if told:
+            own = is_backup_of(told.authority, told.generations, recorded, chosen.generations)
+            expected = merge_generations(chosen.generations if own else [], told.generations)
+        verdict = judge(chosen.bundles, expected)
+        contents = [bundle.contents for bundle in chosen.bundles if bundle.contents]
+        result: Result = {
+            "changed": False,
+            "restorable": verdict.restorable,
+            "authority": told.authority.as_result() if told else recorded.as_result() if recorded else None,
+            "generations": [g.as_result() for g in expected],
+            "backup": chosen.as_result(),
+            "private_keys": sorted({entry.public_key_sha256 for content in contents for entry in content.private_keys}),
+            "certificates": [
+                _certificate_result(der) for der in dict.fromkeys(e.der for content in contents for e in content.certificates)
+            ],
+            "encryption": _encryption_result(contents),
+            "reasons": findings(verdict.reasons),
+            "advisories": findings(told.advisories if told else (), verdict.advisories, generation_advisories(expected, now_text())),
+        }
+        if not verdict.restorable:
+            error = KeywardError(
+                f"{chosen.paths[0]} is not restorable",
+                "; ".join(fault.message for fault in verdict.reasons),
+                "Give the password that it was made with; where it has been changed, the old one as previous_password"
+                if all(fault.code == "password_wrong" for fault in verdict.reasons)
+                else "Make a new backup while the CA's keys are still there (ca_key_backup), or find another one (ca_key_backup_info)",
+            )
+            result.update(failed=True, msg=str(error))
+        return result
+
+
+def _certificate_result(der: bytes) -> Result:
+    try:
+        generation = generation_of(der)
+    except ValueError:
+        return {
+            "subject": None,
+            "fingerprints": {"sha1": None, "sha256": hashlib.sha256(der).hexdigest()},
+            "public_key_sha256": None,
+            "not_after": None,
+        }
+    shape = generation.as_result()
+    return {name: shape[name] for name in ("subject", "fingerprints", "public_key_sha256", "not_after")}
+
+
+def _encryption_result(contents: t.Sequence[Contents]) -> Result | None:
+    """One statement for all files of a backup: the weakest of them counts."""
+    if not contents:
+        return None
+    all_of = [content.encryption for content in contents]
+    return {
+        "key": "; ".join(dict.fromkeys(name for encryption in all_of for name in encryption.key)),
+        "certificates": "; ".join(dict.fromkeys(name for encryption in all_of for name in encryption.certificates)),
+        "mac": "; ".join(dict.fromkeys(encryption.mac or "none" for encryption in all_of)),
+        "iterations": min(encryption.iterations for encryption in all_of),
+        "weak": any(encryption.weak for encryption in all_of),
+    }

@@ -20,45 +20,40 @@ $serviceIsDown = '0x80070422', '0x80070426', '0x800706BA'
 
 # --- backup ----------------------------------------------------------------------------------------------------------
 
-function Backup-AdcsKey {
+function Export-AdcsKey {
     <#
     .SYNOPSIS
-        Carries out a request of ca_key_backup: says what is there and, where a backup is due and a password is given, hands the keys over.
+        Carries out the order export_keys: says what is there and, where it has the password of the backup, hands over files of the keys.
     .OUTPUTS
-        The facts with unrecognised, or with files and not_exportable as of Export-Generation. A request to export: these two alone.
+        The facts with files [{name, content}] and not_exportable [{sha256, code}].
+    .NOTES
+        Whether a backup is due is decided on the controller: the one-time password of the order is for software that has its keys in hand.
     #>
     param([System.Collections.IDictionary]$Parameters, [System.Collections.IDictionary]$Request, [switch]$Check)
-    if ($Request['export']) {
-        if ($Check) { return @{ files = @(); not_exportable = @() } }
-        return Export-Generation -Thumbprint ([string[]]@($Request['export'])) -Password (New-SecureString $Request 'password')
-    }
     $answer = Get-AdcsAuthority -Parameters $Parameters
+    $answer['files'] = @()
+    $answer['not_exportable'] = @()
+    if ($Check -or -not $Request['password']) { return $answer }
+    $only = @($Request['only'] | Where-Object { $_ })
     $live = @(foreach ($generation in $answer.generations) {
             $certificate = ConvertFrom-AdcsPem $generation.certificate -What 'the keys can''t be backed up'
             [PSCustomObject]@{ Sha256 = Get-AdcsDigest $certificate.RawData; Sha1 = $certificate.Thumbprint; Present = $generation.private_key -eq 'present' }
         })
-    $known = @($Request['known'] | Where-Object { $null -ne $_ })
-    $candidate = if ($known.Count) {
-        if ($Request['certain']) { $known[0] }
-        else { $known | Where-Object { $one = $_; @($live | Where-Object { @($one['fingerprints']) -contains $_.Sha256 }).Count } | Select-Object -First 1 }
-    }
-    else { @{ fingerprints = @(); reseal = [bool]$Request['reseal'] } }
-    if ($null -eq $candidate) {
-        $answer['unrecognised'] = $true
-        return $answer
-    }
-    $uncovered = @($live | Where-Object { @($candidate['fingerprints']) -notcontains $_.Sha256 })
-    $answer['files'] = @()
-    $answer['not_exportable'] = @()
-    # A generation without its key that no backup holds makes the task fail on the controller: nothing needs to travel.
-    $complete = -not @($uncovered | Where-Object { -not $_.Present }).Count
-    if (($candidate['reseal'] -or $uncovered.Count) -and $complete -and $Request['password'] -and -not $Check) {
-        $exported = Export-Authority -Thumbprint ([string[]]@($live | Where-Object { $_.Present } | ForEach-Object { $_.Sha1 })) `
-            -Password (New-SecureString $Request 'password')
-        $answer['files'] = $exported.files
-        $answer['not_exportable'] = $exported.not_exportable
-    }
+    $chosen = [string[]]@($live | Where-Object { $_.Present -and (-not $only.Count -or $only -contains $_.Sha256) } | ForEach-Object { $_.Sha1 })
+    $password = New-SecureString $Request 'password'
+    $exported = if ($only.Count) { Export-Generation -Thumbprint $chosen -Password $password } else { Export-Authority -Thumbprint $chosen -Password $password }
+    $answer['files'] = $exported.files
+    $answer['not_exportable'] = ConvertTo-Stuck $exported.not_exportable $live
     $answer
+}
+
+function ConvertTo-Stuck {
+    # The keys that an export left where they are, as the answers to orders name them: {sha256, code}. -Generation: objects with Sha1 and Sha256.
+    param([AllowNull()][AllowEmptyCollection()][object[]]$Stuck, [object[]]$Generation)
+    , @(foreach ($one in $Stuck) {
+            $generation = $Generation | Where-Object { $_.Sha1 -eq $one.thumbprint } | Select-Object -First 1
+            @{ sha256 = $generation.Sha256; code = $one.code }
+        })
 }
 
 function Export-Authority {
@@ -271,4 +266,4 @@ function Get-Held {
     @($Bundle['holds'] | ForEach-Object { ConvertTo-AdcsThumbprint $_ })
 }
 
-Export-ModuleMember -Function 'Backup-AdcsKey', 'Import-AdcsBundle'
+Export-ModuleMember -Function 'Export-AdcsKey', 'Import-AdcsBundle'

@@ -117,11 +117,12 @@ def encrypt(key: bytes, kdf: Kdf, plain: bytes) -> tuple[bytes, bytes]:
     return tlv(SEQUENCE, tlv_oid(PBES2), tlv(SEQUENCE, derivation, encryption)), sealed
 
 
-def write(keys: t.Sequence[NamedKey], chain: t.Sequence[bytes], password: str) -> bytes:
+def write(keys: t.Sequence[NamedKey], chain: t.Sequence[bytes], password: str, iterations: int | None = None) -> bytes:
     """A bundle: each key in a shrouded bag of its own; its certificates and then the chain in one encrypted safe.
 
     The first certificate of a key bears its name and localKeyId, the others none: importers pair one certificate with one key.
-    Keys and certificates share salt and count, and so one derivation; each has its own IV. Raises Unsupported for a key that
+    Keys and certificates share salt and count, and so one derivation; each has its own IV. C(iterations): only for a password that can't
+    be guessed; otherwise as many as readers take. Raises Unsupported for a key that
     PKCS #12 can't keep, ValueError for a password that is not printable ASCII, and for a name or a key that occurs twice.
     """
     if not password or any(not " " <= character <= "~" for character in password):
@@ -136,7 +137,7 @@ def write(keys: t.Sequence[NamedKey], chain: t.Sequence[bytes], password: str) -
     if len(set(key_ids)) < len(keys):
         raise ValueError("a key is there twice")
     secrets = Secrets(password)
-    iterations = iterations_for(len(keys))
+    iterations = iterations or iterations_for(len(keys))
     kdf = Kdf("pbkdf2", "sha256", os.urandom(SALT_SIZE), iterations)
     key = secrets.derive(kdf, secrets.encodings(kdf)[0], 32)
 

@@ -36,9 +36,20 @@ def password_fault(password: str) -> t.Optional[str]:
     return None
 
 
-def seal(generations: t.Sequence[Generation], private_keys: t.Mapping[str, t.Any], chain: t.Sequence[bytes], password: str) -> bytes:
+# Under 32 random bytes the count makes no difference; this is the default of openssl pkcs12.
+ONE_TIME_ITERATIONS = 2048
+
+
+def seal(
+    generations: t.Sequence[Generation],
+    private_keys: t.Mapping[str, t.Any],
+    chain: t.Sequence[bytes],
+    password: str,
+    iterations: t.Optional[int] = None,
+) -> bytes:
     """One PKCS #12 file with every generation; C(private_keys) by their public_key_sha256.
 
+    C(iterations): ONE_TIME_ITERATIONS for a one-time password, otherwise as many as readers take.
     Raises KeywardError where a key is missing or can't go into PKCS #12.
     """
     refuse_unsealable(generations, private_keys)
@@ -48,7 +59,7 @@ def seal(generations: t.Sequence[Generation], private_keys: t.Mapping[str, t.Any
         name = f"{slug(short_subject(sharing[-1].certificate))} generation {sharing[0].index}"
         named_keys.append(_pkcs12_writer.NamedKey(private_keys[digest], name, [generation.certificate for generation in reversed(sharing)]))
     others = [certificate for certificate in dict.fromkeys(chain) if hashlib.sha256(certificate).hexdigest() not in own]
-    return _pkcs12_writer.write(named_keys, others, password)
+    return _pkcs12_writer.write(named_keys, others, password, iterations)
 
 
 def refuse_unsealable(generations: t.Iterable[Generation], private_keys: t.Mapping[str, t.Any]) -> None:

@@ -223,6 +223,23 @@ def judge(bundles: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> Verd
     return Verdict(tuple(reasons), tuple(advisories))
 
 
+# How the files are protected that this collection writes, on either side.
+_WRITTEN = ("AES-256-CBC, PBKDF2-HMAC-SHA256", "HMAC-SHA256, PKCS12-KDF-SHA256")
+
+
+def weaker_than_asked(bundle: Bundle, iterations: int) -> t.Optional[str]:
+    """How a file that was to be written as ours are is protected less than that; None where it is not."""
+    if bundle.contents is None:
+        return None  # judge says why
+    encryption = bundle.contents.encryption
+    if not bundle.password_used or any(not entry.encrypted for entry in bundle.contents.private_keys):
+        return "it opens without a password"
+    other = {*encryption.key, *encryption.certificates, encryption.mac or "none"} - {*_WRITTEN}
+    if other:
+        return "it is protected by other algorithms"
+    return f"it has fewer than {iterations} iterations" if encryption.iterations < iterations else None
+
+
 def _bundle_advisories(name: str, contents: Contents) -> t.Iterator[Finding]:
     if contents.encryption.weak:
         yield Finding("weak_encryption", f"{name} is protected by weak algorithms or few iterations: its password alone must hold")

@@ -182,11 +182,11 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_INFO
-from ansible_collections.keyward.pki.plugins.module_utils._host import read_authority, run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 
 
 def main() -> None:
-    run(CA_INFO, read_authority)
+    run(CA_INFO)
 
 
 if __name__ == "__main__":

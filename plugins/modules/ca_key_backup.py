@@ -256,11 +256,12 @@ restorable:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_BACKUP
-from ansible_collections.keyward.pki.plugins.module_utils._host import back_up, run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys
 
 
 def main() -> None:
-    run(CA_KEY_BACKUP, back_up)
+    run(CA_KEY_BACKUP, ExportKeys)
 
 
 if __name__ == "__main__":

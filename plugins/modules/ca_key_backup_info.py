@@ -250,11 +250,11 @@ restorable:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_BACKUP_INFO
-from ansible_collections.keyward.pki.plugins.module_utils._host import read_authority, run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 
 
 def main() -> None:
-    run(CA_KEY_BACKUP_INFO, read_authority)
+    run(CA_KEY_BACKUP_INFO)
 
 
 if __name__ == "__main__":

@@ -255,11 +255,11 @@ restorable:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_VERIFY
-from ansible_collections.keyward.pki.plugins.module_utils._host import read_authority, run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 
 
 def main() -> None:
-    run(CA_KEY_VERIFY, read_authority)
+    run(CA_KEY_VERIFY)
 
 
 if __name__ == "__main__":

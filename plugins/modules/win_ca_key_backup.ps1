@@ -10,5 +10,5 @@
 
 $session = Start-AdcsModule -Name ca_key_backup -Arguments $args
 Complete-AdcsModule -Session $session -Work {
-    Backup-AdcsKey -Parameters $session.Parameters -Request $session.Request -Check:$session.Check
+    Export-AdcsKey -Parameters $session.Parameters -Request $session.Request -Check:$session.Check
 }

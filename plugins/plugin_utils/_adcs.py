@@ -9,8 +9,9 @@ Nothing else reads C(own) of what a host tells.
 from __future__ import annotations
 
 import functools
+import itertools
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
@@ -18,9 +19,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Kno
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, judge, key_storage, open_bundle, reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BUNDLE_NAME, Sealed, brings_back, refuse_unless_restorable
 
 try:
     from cryptography import x509
@@ -139,3 +144,108 @@ def _stand_in(curve: str | None) -> t.Any:
     if curve is None:
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return ec.generate_private_key(getattr(ec, curve.upper())())
+
+
+# --- key backups: the files as Windows wrote them, never repacked: they must go back into Windows ----------------------
+
+
+def sealed(
+    write: t.Callable[[t.Sequence[str]], Exported],
+    told: Told,
+    expected: t.Sequence[Generation],
+    earlier: t.Sequence[Stored],
+    passwords: t.Sequence[str | None],
+) -> Sealed:
+    """A new backup, proved. C(write): has Windows write its files under the first of the passwords, or one for each of these certificates.
+
+    A generation that they lack is exported on its own. What the host has lost stays in the earlier backup's file, which goes
+    into the new backup unchanged. Raises KeywardError.
+    """
+    written = write(())
+    files = _named(written.files)
+    bundles = [open_bundle(name, data, passwords[:1]) for name, data in files.items()]
+    faults = [finding for finding in judge(bundles, []).reasons if finding.code != "key_missing"] if bundles else []
+    if faults:
+        raise KeywardError(
+            "nothing was stored",
+            "Windows wrote a backup that can't be used: " + "; ".join(fault.message for fault in faults),
+            "Run the task again; if it happens again, look at what Backup-CARoleService does on that host",
+            faults,
+        )
+    stuck = {one.sha256.lower(): one.code for one in written.not_exportable}
+    there = [generation for generation in told.generations if generation.private_key == "present"]
+    lacking = [g.sha256 for g in there if not brings_back(bundles, g) and g.sha256 not in stuck]
+    if lacking:
+        more = write(lacking)
+        files.update(_named(more.files, taken=len(files)))
+        stuck.update({one.sha256.lower(): one.code for one in more.not_exportable})
+        bundles = [open_bundle(name, data, passwords[:1]) for name, data in files.items()]
+    opened_by: dict[str, str] = {}
+    for name, (bundle, data, opens) in _carried_over(expected, bundles, earlier, passwords).items():
+        files[name], opened_by[name] = data, opens
+        bundles.append(bundle)
+    not_exported = [generation for generation in expected if generation.sha256 in stuck]
+    _refuse_stuck(not_exported, stuck, bundles, anything_new=bool(files.keys() - opened_by.keys()))
+    storage = key_storage(bundles, _provider_types(told))
+    kept = [replace(g, key_storage=storage.get(g.public_key_sha256, g.key_storage)) for g in expected]
+    refuse_unless_restorable(bundles, kept)
+    text = "can't be exported any more; an earlier backup's file keeps its key"
+    return Sealed(files, kept, opened_by, tuple(Finding("not_exportable", f"{g.label} {text}", g.sha256) for g in not_exported))
+
+
+def _named(files: t.Sequence[File], taken: int = 0) -> dict[str, bytes]:
+    """Windows names its files after the CA, with whatever characters that has; a store names them itself."""
+    names = (BUNDLE_NAME if number == 0 else f"authority-{number}.p12" for number in itertools.count(taken))
+    return dict(zip(names, (file.content for file in files)))
+
+
+def _provider_types(told: Told) -> dict[str, int]:
+    """What the registry says of the provider of the CA's keys."""
+    own = told.own or {}
+    name, number = own.get("provider"), own.get("provider_type")
+    return {name: number} if isinstance(name, str) and isinstance(number, int) else {}
+
+
+def _carried_over(
+    expected: t.Sequence[Generation], bundles: t.Sequence[Bundle], earlier: t.Sequence[Stored], passwords: t.Sequence[str | None]
+) -> dict[str, tuple[Bundle, bytes, str]]:
+    """The files of earlier backups that hold what the new ones lack: by their new names, opened, their bytes, and what opens them."""
+    found: dict[str, tuple[Bundle, bytes, str]] = {}
+    have = list(bundles)
+    for backup in earlier:
+        lost = [g for g in expected if not brings_back(have, g)]
+        if not lost or not any(g.public_key_sha256 in backup.manifest.public_keys for g in lost):
+            continue
+        files = backup.files()
+        for file in backup.manifest.files:
+            bundle = open_bundle(file.name, files[file.name], passwords, file.sha256)
+            if bundle.fault or any(brings_back([bundle], g) for g in lost):
+                found[f"earlier-{file.sha256[:16]}.p12"] = (bundle, files[file.name], file.opened_by)
+                have.append(bundle)
+    return found
+
+
+def _refuse_stuck(
+    not_exported: t.Sequence[Generation], codes: t.Mapping[str, str], bundles: t.Sequence[Bundle], anything_new: bool
+) -> None:
+    """Keys that can't leave their provider, and no file has them."""
+    unsaved = [
+        reason("not_exportable", g.label, f"its provider answers {codes[g.sha256]}", g.sha256)
+        for g in not_exported
+        if not brings_back(bundles, g)
+    ]
+    if unsaved:
+        raise KeywardError(
+            "nothing was stored",
+            "; ".join(finding.message for finding in unsaved),
+            "Back these keys up by the means of their HSM or TPM, and keep that backup as you would this one. The certificates of all "
+            "generations are in the database sets (ca_database_backup)",
+            unsaved,
+        )
+    if not anything_new:
+        raise KeywardError(
+            "nothing was stored",
+            "Windows gives out none of the keys any more, so that there is nothing to protect with this password",
+            "Keep the newest backup, and the password that it was made with: it still holds every key",
+            [reason("not_exportable", g.label, certificate=g.sha256) for g in not_exported],
+        )

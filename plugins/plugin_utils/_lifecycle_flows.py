@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, request_facts
-from ansible_collections.keyward.pki.plugins.plugin_utils._store import known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import known_authorities
 
 try:
     from cryptography import x509

@@ -12,9 +12,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import platform
 import re
 import typing as t
 from dataclasses import replace
+from importlib.metadata import version
 
 from ansible import __version__ as core_version
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -24,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
 try:
@@ -34,6 +37,7 @@ except ImportError:  # the modules say which library is missing
 
 Result = dict[str, t.Any]
 Answer = t.TypeVar("Answer")
+COLLECTION_VERSION = "0.1.0"
 
 
 class NothingOnHost(KeywardError):
@@ -109,6 +113,12 @@ class Task(ActionBase):  # type: ignore[misc]
     @property
     def _check(self) -> bool:
         return bool(self._task.check_mode)
+
+    @property
+    def names_an_authority(self) -> bool:
+        """Whether the task says which CA; where the host finds its CA itself, the name of its software does."""
+        stated = any(self.options[name] is not None for name in _arguments.BEGINNING_OF_A_PLACE)
+        return stated or (self.finds_its_ca and self.options["backend"] != "auto")
 
     # --- the host ---
 
@@ -211,6 +221,11 @@ class Task(ActionBase):  # type: ignore[misc]
 
     # --- the transport ---
 
+    @property
+    def finds_its_ca(self) -> bool:
+        """Whether the module that this connection loads (meta/runtime.yml) finds the CA of its host, so that no place need be named."""
+        return ".ps1" in self._connection.module_implementation_preferences
+
     def _is_pipelining_enabled(self, module_style: str, wrap_async: bool = False) -> bool:
         # Without pipelining a module's arguments lie in a file on the host, whatever ansible.cfg says.
         return module_style == "new" and not wrap_async
@@ -233,7 +248,7 @@ class Task(ActionBase):  # type: ignore[misc]
             why = f"the connection {transport} can't pipeline, so the secrets would lie in a file on the host"
         elif become is not None and not getattr(become, "pipelining", True):
             why = f"become method {become.name} can't pipeline, so the secrets would lie in a file on the host"
-        elif ".ps1" in connection.module_implementation_preferences and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
+        elif self.finds_its_ca and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
             why = f"ansible-core {core_version} prints what a Windows host answers, at -vvv even with no_log"
         if why:
             raise KeywardError(
@@ -249,6 +264,12 @@ def _read(pending: PendingRequest) -> PendingRequest:
             key = public_key_sha256(request.public_key())
             return replace(pending, subject=request.subject.rfc4514_string(), public_key_sha256=key)
     return pending
+
+
+def made(**why: t.Any) -> Result:
+    """What manifests say of how something was made."""
+    versions = {"keyward.pki": COLLECTION_VERSION, "ansible-core": core_version, "cryptography": version("cryptography")}
+    return {"at": now_text(), "controller": platform.node(), **why, "versions": {**versions, "python": platform.python_version()}}
 
 
 def findings(*groups: t.Iterable[Finding]) -> list[Result]:

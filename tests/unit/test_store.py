@@ -16,7 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._generation import directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, document, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise, initialise_as_asked, open_store
-from ansible_collections.keyward.pki.plugins.plugin_utils._store import GivenBackup, known_authorities, next_sequence
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import GivenBackup, known_authorities, next_sequence
 from support.authorities import authority, generation, manifest, sealed
 from tools import require_tool
 

@@ -14,7 +14,7 @@ import re
 import stat
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile, Selector, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
@@ -37,7 +37,7 @@ except ImportError:  # the modules say which library is missing
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
-    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
@@ -151,6 +151,24 @@ class FileCa:
         return places(self, generations, directory)
 
     # --- orders; what carries one out is loaded only for it ---
+
+    def export_keys(self, order: keys.ExportKeys, check: bool) -> keys.Exported:
+        from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File
+        from ansible_collections.keyward.pki.plugins.module_utils._verdict import uncovered
+
+        facts = self.facts()
+        files: t.Tuple[File, ...] = ()
+        due = uncovered(facts.generations, order.covered)
+        # A generation whose key is nowhere makes the task fail on the controller: nothing needs to travel.
+        if due and all(each.public_key_sha256 in {*facts.private_keys, *order.carried} for each in due):
+            from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, refuse_unsealable, seal
+
+            here = [generation for generation in facts.generations if generation.public_key_sha256 in facts.private_keys]
+            refuse_unsealable(here, facts.private_keys)
+            if here and order.one_time_password and not check:
+                content = seal(here, facts.private_keys, facts.chain, order.one_time_password, ONE_TIME_ITERATIONS)
+                files = (File("keys.p12", content),)
+        return t.cast(Exported, told(self, facts, Exported, files=files))
 
     def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import renew

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the orders that move private keys, and their answers; may change in any release.
 
-No POSIX host sees the password of a backup. Keys travel in PKCS #12 files under a password of that one task, inside the order or the
-answer. Software that writes its files itself gets the real one, and only where something is due.
+No host with keys in hand (Abilities) sees the password of a backup: keys travel in a PKCS #12 file under a password of that one task,
+which is in the order. Software that writes its files itself gets the real one, and only where something is due.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 
@@ -35,27 +35,29 @@ class Stuck:
     code: Hex
 
 
-# The one order that decides on the host: so that a key backup costs one execution, "encrypt what these fingerprints don't cover".
+# The one order by which a host decides something, so that a key backup costs one execution: "encrypt what these fingerprints don't cover".
 @dataclass(frozen=True)
 class ExportKeys:
     """Tell the authority and, where a generation is there that C(covered) lacks, hand over all its keys.
 
-    C(covered): SHA-256 of the generations that the backups of this home cover. C(carried): public keys (SHA-256) that earlier backups
-    hold, for generations whose key is lost on the host. C(password): None where only an answer is wanted. C(only): SHA-256 of
-    generations to be exported each on its own.
+    With keys in hand, in one file under C(one_time_password); None: tell only. C(covered): SHA-256 of generations that backups cover.
+    C(carried): public keys (SHA-256) that backups hold: keys that are lost on the host are taken from there.
+    Software that writes its files itself tells only, unless it is given the backup's own C(password): then it writes its files of all
+    keys, or, of the generations in C(only) (SHA-256), one each.
     """
 
     NAME: t.ClassVar[str] = "export_keys"
 
     covered: t.Annotated[t.Tuple[str, ...], Most(100_000)] = ()
     carried: t.Annotated[t.Tuple[str, ...], Most(100_000)] = ()
+    one_time_password: t.Optional[str] = field(default=None, repr=False)
     password: t.Optional[str] = field(default=None, repr=False)
-    only: t.Tuple[str, ...] = ()
+    only: t.Annotated[t.Tuple[str, ...], Most(1000)] = ()
 
 
 @dataclass(frozen=True)
 class Exported(Told):
-    """C(files): empty where nothing was due. C(not_exportable): keys that stay where they are."""
+    """C(files): none where nothing was due. C(not_exportable): keys that stay where they are."""
 
     files: t.Annotated[t.Tuple[File, ...], Most(100)] = ()
     not_exportable: t.Annotated[t.Tuple[Stuck, ...], Most(1000)] = ()
@@ -75,15 +77,17 @@ class GivenFile:
 class ImportKeys:
     """Put back what is missing. C(generations): those of the backup, oldest first, with the places that they had.
 
-    C(of): whose backup it is, as its manifest says. C(files): none where the controller believes that no key is missing; a host that
-    lacks one answers which (C(needs)), and changes nothing. C(trial_password): software that keeps keys itself exports what it took
-    once more under it, to show whether the next backup can be made.
+    C(of): SHA-256 of the newest generation that this was decided on, None where there was none; where there is another by now, nothing
+    is done. C(directory): where the CA lived when the backup was made. C(files): with the keys that the host seems to lack; a host that
+    lacks another one answers which it needs, and changes nothing. C(trial_password): software that keeps keys itself exports what it
+    took once more under it, to show whether the next backup can be made.
     """
 
     NAME: t.ClassVar[str] = "import_keys"
 
     generations: t.Annotated[t.Tuple[Generation, ...], Most(1000)]
-    of: t.Optional[Authority] = None
+    of: t.Optional[Hex] = None
+    directory: t.Optional[Path] = None
     files: t.Annotated[t.Tuple[GivenFile, ...], Most(100)] = ()
     on_conflict: t.Annotated[str, OneOf(("fail", "set_aside"))] = "fail"
     allow_unencrypted_key: bool = False
@@ -109,11 +113,11 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Imported:
-    """C(needs): public keys (SHA-256) that the order did not bring and the host lacks; nothing was changed then."""
+    """C(needs): the public keys (SHA-256) of all keys that the host lacks, where the order did not bring each; nothing was changed then."""
 
     changed: bool
     restored: t.Tuple[PutBack, ...] = ()
     set_aside: t.Tuple[SetAside, ...] = ()
-    needs: t.Tuple[str, ...] = ()
+    needs: t.Annotated[t.Tuple[str, ...], Most(1000)] = ()
     trial: t.Annotated[t.Tuple[File, ...], Most(100)] = ()
     not_exportable: t.Annotated[t.Tuple[Stuck, ...], Most(1000)] = ()

@@ -1,0 +1,377 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what stores hold of an authority, whose backup is meant and what it covers; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, AuthorityDirectory, Store, Stored, read_stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, bundle_generations, held_keys, judge, open_bundle
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
+
+BUNDLE_NAME = "authority.p12"
+
+# --- what is stored --------------------------------------------------------------------------------------------------
+
+
+class KnownAuthority:
+    """What all stores together hold of one authority."""
+
+    def __init__(self, latest: Stored) -> None:
+        self.latest = latest
+        self.holdings: dict[str, AuthorityDirectory] = {}
+
+    @property
+    def id(self) -> str:
+        return self.latest.manifest.authority.id or ""
+
+    @property
+    def authority(self) -> Authority:
+        return t.cast(Authority, self.latest.manifest.authority)
+
+    @property
+    def public_keys(self) -> frozenset[str]:
+        return t.cast("frozenset[str]", self.latest.manifest.public_keys)
+
+    @property
+    def name(self) -> str:
+        """Its directory's name, the same in every store."""
+        return os.path.basename(os.path.dirname(self.latest.path))
+
+    @functools.cached_property
+    def backups(self) -> list[Stored]:
+        """Every intact backup once, newest first, whatever store it was found in."""
+        found: dict[str, Stored] = {}
+        for directory in self.holdings.values():
+            for backup in directory.all:
+                if backup.damage is None:
+                    found.setdefault(backup.manifest.id, backup)
+        return sorted(found.values(), key=lambda backup: backup.rank, reverse=True)
+
+    @property
+    def newest(self) -> Stored | None:
+        return self.backups[0] if self.backups else None
+
+    @property
+    def advisories(self) -> list[Finding]:
+        return [advisory for directory in self.holdings.values() for advisory in directory.advisories]
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Every generation that any intact backup covers, as the newest of them records it; the newest's current one is last."""
+        generations: list[Generation] = []
+        for backup in self.backups:
+            known = {generation.sha256 for generation in generations}
+            generations = [g for g in backup.manifest.generations if g.sha256 not in known] + generations
+        return generations
+
+    def bundles_with(self, keys: t.Collection[str], passwords: t.Sequence[str | None]) -> list[Bundle]:
+        """Bundles of its backups, opened, newest first, until they hold all of these keys, as far as they do."""
+        lost, found = set(keys), list[Bundle]()
+        for backup in self.backups:
+            if lost & backup.manifest.public_keys:
+                found += opened(backup, passwords)
+                lost -= held_keys(found)
+        return found
+
+    def paths(self, backup: Stored) -> list[str]:
+        """Where a backup lies, in each store that has it."""
+        return [other.path for directory in self.holdings.values() for other in directory.all if other.manifest.id == backup.manifest.id]
+
+    def copies(self, stores: t.Sequence[Store]) -> list[tuple[Stored, Store]]:
+        """Which store lacks a backup that another has: oldest first."""
+        lacking = []
+        for store in stores:
+            there = self.holdings[store.path].names if store.path in self.holdings else []
+            lacking += [(backup, store) for backup in reversed(self.backups) if backup.name not in there]
+        return lacking
+
+    def covered(self, stores: t.Sequence[Store]) -> frozenset[str]:
+        """The generations that the newest intact backup of every store covers, once the copies are made."""
+        covered = []
+        for store in stores:
+            holding = self.holdings.get(store.path)
+            sound = {backup.name for backup in holding.all if backup.damage is None} if holding else set()
+            damaged = set(holding.names) - sound if holding else set()
+            intact = [backup for backup in self.backups if backup.name not in damaged]
+            covered.append(intact[0].manifest.fingerprints if intact else frozenset())
+        return frozenset.intersection(*covered)
+
+
+def known_authorities(stores: t.Sequence[Store]) -> tuple[list[KnownAuthority], list[Finding]]:
+    """Every authority in the stores, and the directories of which no manifest reads."""
+    known: dict[str, KnownAuthority] = {}
+    advisories: list[Finding] = []
+    for store in stores:
+        for directory in store.authorities():
+            latest = directory.latest
+            if latest:
+                authority = known.setdefault(latest.manifest.authority.id or "", KnownAuthority(latest))
+                authority.holdings[store.path] = directory
+                authority.latest = max(authority.latest, latest, key=lambda backup: backup.rank)
+            else:
+                advisories += directory.advisories
+    return list(known.values()), advisories
+
+
+def next_sequence(stores: t.Sequence[Store], authority_directory: str) -> int:
+    return max(store.authority(authority_directory).next_sequence for store in stores)
+
+
+class GivenBackup:
+    """What the option C(backup) names: a PKCS #12 file, a backup's directory, or an authority's directory (newest first)."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.stored: Stored | None = None
+        if os.path.isdir(path):
+            authority = AuthorityDirectory(path, BACKUPS)
+            if os.path.exists(os.path.join(path, MANIFEST)):
+                self.stored = read_stored(path, BACKUPS)
+            elif authority.newest:
+                self.stored = authority.newest
+            elif authority.advisories:
+                raise KeywardError(f"{path} has no backup that can be used", authority.advisories[0].message, "Give another store's copy")
+            else:
+                raise KeywardError(
+                    f"{path} is no backup", "no backup lies in it", "Give a PKCS #12 file, a backup's directory or an authority's directory"
+                )
+            self.files = self.stored.files()
+        else:
+            try:
+                self.files = {os.path.basename(path): read_file(path, "the backup")}
+            except FileNotFoundError:
+                raise KeywardError(f"the backup {path} can't be read", "it does not exist", "Is the share mounted?") from None
+            beside = os.path.join(os.path.dirname(os.path.abspath(path)), MANIFEST)
+            if FILE_NAME.match(os.path.basename(path)) and os.path.exists(beside):
+                with contextlib.suppress(KeywardError):
+                    stored = read_stored(os.path.dirname(beside), BACKUPS)
+                    if [file.name for file in stored.manifest.files] == [os.path.basename(path)]:
+                        self.stored = stored
+
+
+def store_of(backup: Stored) -> tuple[Store, str] | None:
+    """The store that a backup directory lies in, and its authority's directory name there; None where it lies elsewhere."""
+    authority_directory = os.path.dirname(os.path.realpath(backup.path))
+    try:
+        return Store(os.path.dirname(authority_directory), BACKUPS), os.path.basename(authority_directory)
+    except KeywardError:
+        return None
+
+
+def backup_result(backup: Stored, paths: t.Sequence[str]) -> Result:
+    manifest = backup.manifest
+    return {
+        "id": manifest.id,
+        "paths": list(paths),
+        "created": manifest.created,
+        "proved_at": manifest.proved_at,
+        "files": [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in manifest.files],
+    }
+
+
+# --- which authority, which backup -----------------------------------------------------------------------------------
+
+
+class Identity(t.Protocol):
+    """What tells who a host's authority is."""
+
+    @property
+    def authority(self) -> Authority: ...
+    @property
+    def generations(self) -> t.Sequence[Generation]: ...
+
+
+def recognise(known: t.Sequence[KnownAuthority], told: Identity) -> KnownAuthority | None:
+    """The known authority that the host's is: by a shared key before the same place."""
+    for why in ("key", "place"):
+        for candidate in known:
+            if belongs(told.authority, told.generations, candidate.authority, candidate.public_keys) == why:
+                return candidate
+    return None
+
+
+def same_name(known: t.Sequence[KnownAuthority], told: Told) -> list[Finding]:
+    return [
+        Finding("same_name_other_keys", f"{other.name} has the same subject and other keys: it is another authority")
+        for other in known
+        if other.authority.subject == told.authority.subject
+        and not belongs(told.authority, told.generations, other.authority, other.public_keys)
+    ]
+
+
+def lost_on_host(expected: t.Sequence[Generation], told: Told) -> list[Finding]:
+    there = {generation.sha256 for generation in told.generations}
+    lost = [generation for generation in expected if generation.sha256 not in there]
+    return [Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost]
+
+
+def named(known: t.Sequence[KnownAuthority], host: str, options: t.Mapping[str, t.Any]) -> KnownAuthority | None:
+    """Where nothing of a CA is left on the host: the one whose newest backup names this host and the place that the task states."""
+    place, backend = _arguments.stated_place(options), options["backend"]
+    found = [
+        candidate
+        for candidate in known
+        if candidate.authority.host == host
+        and same_place(place, candidate.authority.place)
+        and backend in ("auto", candidate.authority.backend)
+    ]
+    if len(found) > 1:
+        raise KeywardError(
+            f"it can't be told which authority of {host} is meant",
+            "its stores hold " + " and ".join(sorted(candidate.name for candidate in found)),
+            "Name one: give its directory in the store as backup, or its config_file and name",
+        )
+    return found[0] if found else None
+
+
+def recorded_place(authority: Authority) -> Result:
+    """The options that say which CA, as a manifest tells them, and nothing else that stands there."""
+    return {"backend": authority.backend, **{option: value for option, value in authority.place.items() if option in _arguments.PLACE}}
+
+
+# --- what opens ------------------------------------------------------------------------------------------------------
+
+
+def opened(backup: Stored, passwords: t.Sequence[str | None]) -> list[Bundle]:
+    recorded = {file.name: file.sha256 for file in backup.manifest.files}
+    return [open_bundle(name, data, passwords, recorded[name]) for name, data in backup.files().items()]
+
+
+def opens(backup: Stored, password: str) -> bool:
+    """Whether a password opens all that was sealed with this backup: its digests stand for the MAC, one derivation is enough."""
+    files = backup.files()
+    own = [file for file in backup.manifest.files if file.opened_by == backup.manifest.id]
+    try:
+        return all(_pkcs12_reader.opens(files[file.name], password) for file in own)
+    except _pkcs12_crypto.Pkcs12Error as exc:
+        raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
+
+
+def brings_back(bundles: t.Sequence[Bundle], generation: Generation) -> bool:
+    """Whether files, those that open, hold a generation whole, wherever its key is kept now."""
+    return bool(bundles) and judge([each for each in bundles if not each.fault], [replace(generation, exportable=None)]).restorable
+
+
+class Sealed(t.NamedTuple):
+    """The files of a new backup. C(opened_by): for those of earlier backups, the id of the backup whose password opens them."""
+
+    files: dict[str, bytes]
+    generations: t.Sequence[Generation]
+    opened_by: t.Mapping[str, str] = {}
+    advisories: tuple[Finding, ...] = ()
+
+
+def refuse_unless_restorable(bundles: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> None:
+    """The verdict about a new backup. Raises KeywardError."""
+    verdict = judge(bundles, expected)
+    if not bundles or not verdict.restorable:
+        raise KeywardError(
+            "nothing was stored",
+            "the new backup would not bring back every generation: " + "; ".join(fault.message for fault in verdict.reasons),
+            "Put that right on the host, or give the password of the earlier backup as previous_password",
+            verdict.reasons,
+        )
+
+
+class ChosenBackup(t.NamedTuple):
+    """The backup that a task is about, opened and with what it must bring back."""
+
+    stored: Stored | None  # None for a PKCS #12 file without a manifest
+    paths: list[str]
+    files: dict[str, bytes]
+    bundles: list[Bundle]
+    generations: list[Generation]
+
+    @property
+    def authority(self) -> Authority | None:
+        """Whose it is, where its manifest says so."""
+        return self.stored.manifest.authority if self.stored else None
+
+    def refuse_unless_restorable(self, what: str) -> tuple[Finding, ...]:
+        """The advisories of its verdict. C(what) says what fails. Raises KeywardError."""
+        verdict = judge(self.bundles, self.generations)
+        if verdict.restorable:
+            return verdict.advisories
+        raise KeywardError(
+            what,
+            f"{self.paths[0]} is not restorable: " + "; ".join(fault.message for fault in verdict.reasons),
+            "Give another backup (ca_key_backup_info lists them), or the right password",
+            verdict.reasons,
+        )
+
+    def as_result(self) -> Result:
+        if self.stored:
+            return backup_result(self.stored, self.paths)
+        files = [{"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in self.files.items()]
+        return {"id": None, "paths": self.paths, "created": None, "proved_at": None, "files": files}
+
+
+class BackupTask(Task):
+    """What tasks share that look into stores of key backups."""
+
+    @functools.cached_property
+    def stores(self) -> list[Store]:
+        paths = self._required("stores", "Give the directories on the controller that hold the key backups")
+        found = {store.path: store for store in (Store(path, BACKUPS) for path in paths)}
+        return list(found.values())
+
+    def choose(self, told: Told | None) -> ChosenBackup:
+        """The one backup that is meant, opened: the one that is given, or in the stores the newest of the host's authority."""
+        given, stores = self.options.get("backup"), self.options.get("stores")
+        if (given is None) == (not stores):
+            raise KeywardError(
+                f"{self.NAME} can't run", "it needs either backup or stores", "Give the backup's path, or the stores to look in"
+            )
+        if given is not None:
+            found = GivenBackup(given)
+            return self._opened(found.stored, [found.path], found.files)
+        known, _damaged = known_authorities(self.stores)
+        match = recognise(known, told) if told else named(known, self._host, self.options)
+        if match is None:
+            whose = f"{told.authority.subject} on {self._host}" if told else f"an authority on {self._host}"
+            names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
+            raise KeywardError(
+                "no backup was found",
+                f"the stores hold none of {whose}",
+                f"They hold: {names}. Give the right one's directory as backup, or mount the right store",
+            )
+        newest = match.newest
+        if newest is None:
+            raise KeywardError(
+                f"no backup of {match.name} can be used",
+                "; ".join(advisory.message for advisory in match.advisories),
+                "Mount another copy of the store, or give a PKCS #12 file of this authority as backup",
+                match.advisories,
+            )
+        return self._opened(newest, match.paths(newest), newest.files())
+
+    def _opened(self, stored: Stored | None, paths: list[str], files: dict[str, bytes]) -> ChosenBackup:
+        self._required("password", "Give the password of the backup")
+        recorded = {file.name: file.sha256 for file in stored.manifest.files} if stored else {}
+        bundles = [open_bundle(name, data, self._passwords, recorded.get(name)) for name, data in files.items()]
+        generations = list(stored.manifest.generations) if stored else bundle_generations(bundles)
+        return ChosenBackup(stored, paths, files, bundles, generations)
+
+    def event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
+        """What an authority's events/ keep of a task. No secret in it."""
+        return {"event": event, "at": now_text(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
+
+    @staticmethod
+    def authority_result(authority: Authority, known: KnownAuthority | None) -> Result:
+        return replace(authority, id=known.id if known else None).as_result()
