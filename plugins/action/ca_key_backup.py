@@ -44,6 +44,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     known_authorities,
     lost_on_host,
     next_sequence,
+    one_time_password,
     opens,
     recognise,
     refuse_unless_restorable,
@@ -100,10 +101,10 @@ class ActionModule(BackupTask):
         return t.cast(Exported, self.completed(self.send(order, Exported)))
 
     def _one_time_password(self) -> str | None:
-        """What keys travel under; the password of the backup stays here. None where nothing could be stored, or is to be."""
+        """None where nothing is to be stored, or could be."""
         password = self._secret("password")
         fit = password is not None and not password_fault(password)
-        self._one_time = secrets.token_urlsafe(32) if fit and not self._check else None
+        self._one_time = one_time_password() if fit and not self._check else None
         return self._one_time
 
     # --- what is due ---

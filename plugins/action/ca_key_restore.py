@@ -4,8 +4,120 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._flows import CaKeyRestore
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    BackupTask,
+    ChosenBackup,
+    one_time_password,
+    recorded_place,
+    store_of,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 
-class ActionModule(CaKeyRestore):
-    pass
+class ActionModule(BackupTask):
+    NAME, ARGUMENTS = "ca_key_restore", _arguments.CA_KEY_RESTORE
+
+    def perform(self) -> Result:
+        self._required("password", "Give the password of the backup")
+        chosen, self._place = None, None
+        if not self.names_an_authority and not self.finds_its_ca:
+            chosen = self.choose(None)
+            if chosen.authority is None:
+                raise KeywardError(
+                    "nothing was restored",
+                    "a PKCS #12 file does not say where its CA lives",
+                    "Give config_file, or directory and the files",
+                )
+            self._place = recorded_place(chosen.authority)
+        told: Told | None = None
+        try:
+            told = self.look(self._place)
+            abilities = told.abilities
+        except NothingOnHost as exc:
+            abilities = exc.abilities
+        chosen = chosen or self.choose(told)
+        advisories = [*(told.advisories if told else ()), *chosen.refuse_unless_restorable("nothing was restored")]
+        if told:  # before any key travels
+            refuse_foreign(told.authority, told.generations, chosen.authority, chosen.generations)
+        outcome = self._put_back(chosen, told, abilities)
+        if not abilities.keys_in_hand:
+            advisories += _adcs.not_as_before(chosen, outcome, self._trial_password)
+        authority = told.authority if told else chosen.authority
+        result: Result = {
+            "changed": outcome.changed,
+            "restorable": True,
+            "authority": replace(authority, id=chosen.authority.id if chosen.authority else None).as_result() if authority else None,
+            "generations": [generation.as_result("backup") for generation in chosen.generations],
+            "backup": chosen.as_result(),
+            "restored": [dict(vars(each)) for each in outcome.restored],
+            "set_aside": [dict(vars(each)) for each in outcome.set_aside],
+            "reasons": [],
+            "advisories": findings(advisories, generation_advisories(chosen.generations, now_text())),
+        }
+        if outcome.changed and not self._check:
+            self._record(chosen, result)
+        if self._task.diff:
+            result["diff"] = {
+                "before": "".join(f"{each.path}: missing\n" for each in outcome.restored),
+                "after": "".join(f"{each.path}: {each.kind}\n" for each in outcome.restored),
+            }
+        return result
+
+    # --- the keys ---
+
+    def _put_back(self, chosen: ChosenBackup, told: Told | None, abilities: Abilities) -> Imported:
+        """The keys that are missing as far as the host was seen; if it then says that it needs others, exactly those, once."""
+        done = self._import(chosen, told, abilities, _missing(chosen, told))
+        if done.needs:
+            done = self._import(chosen, told, abilities, done.needs)
+        if done.needs:
+            raise KeywardError(
+                "nothing was restored",
+                f"the host {self._host} asks for keys that the backup does not have, or for those that it was given",
+                "Run the task again; if it happens again, look into that host",
+            )
+        return done
+
+    def _import(self, chosen: ChosenBackup, told: Told | None, abilities: Abilities, keys: t.Collection[str]) -> Imported:
+        files = () if self._check else chosen.given(keys, abilities.keys_in_hand)
+        # What was imported is exported once more, under a password of this moment, to see whether it can be.
+        self._trial_password = one_time_password() if files and not abilities.keys_in_hand else None
+        order = ImportKeys(
+            generations=tuple(chosen.generations),
+            of=told.generations[-1].sha256 if told else None,
+            directory=chosen.authority.directory if chosen.authority else None,
+            files=files,
+            on_conflict=self.options["on_conflict"],
+            allow_unencrypted_key=self.options["allow_unencrypted_key"],
+            trial_password=self._trial_password,
+        )
+        return self.send(order, Imported, self._place)
+
+    def _record(self, chosen: ChosenBackup, result: Result) -> None:
+        if not chosen.stored:
+            return
+        event = self.event("restore", chosen.stored.manifest, restored=result["restored"], set_aside=result["set_aside"])
+        for path in chosen.paths if self.options.get("stores") else [chosen.stored.path]:
+            place = store_of(Stored(path, chosen.stored.manifest, BACKUPS))
+            if place:
+                place[0].record(place[1], event)
+
+
+def _missing(chosen: ChosenBackup, told: Told | None) -> set[str]:
+    """The keys (public, SHA-256) that a host lacks by what it told; none where it could not tell anything."""
+    if told is None:
+        return set()
+    there = {generation.public_key_sha256 for generation in told.generations if generation.private_key != "missing"}
+    return {generation.public_key_sha256 for generation in chosen.generations} - there

@@ -279,7 +279,21 @@ function Assert-AdcsNotClustered {
     }
 }
 
+function Assert-AdcsNewest {
+    # Throws unless the newest generation is the one that the controller decided on. -Facts: $null where no CA is configured. -Of: SHA-256 of its
+    # certificate; empty where there was none.
+    param([AllowNull()][System.Collections.IDictionary]$Facts, [AllowNull()][AllowEmptyString()][string]$Of, [string]$What)
+    $newest = @(if ($Facts) { $Facts['generations'] } | Select-Object -Last 1 | ForEach-Object {
+            Get-AdcsDigest -Content (ConvertFrom-AdcsPem -Text $_['certificate'] -What $What).RawData
+        })
+    if ("$newest" -ne $Of) {
+        $why = 'it was renewed meanwhile, its newest generation is another than the one that this was decided on'
+        throw (New-AdcsError -What $What -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
+    }
+}
+
 Export-ModuleMember -Function @(
     'Get-AdcsConfigurationKey', 'Get-AdcsSetting', 'Get-AdcsRegistryProperty', 'Get-AdcsThumbprint', 'Get-AdcsDatabaseDirectory'
     'ConvertTo-AdcsThumbprint', 'ConvertFrom-AdcsPem', 'Get-AdcsCertificate', 'Get-AdcsKeyState', 'Get-AdcsAuthority', 'Assert-AdcsNotClustered'
+    'Assert-AdcsNewest'
 )

@@ -29,7 +29,7 @@ function Install-AdcsAuthority {
     $what = 'nothing was installed'
     $request = $Session.Request
     $install, $recreate, $directory = $request['install'], $request['recreate'], [string]$request['directory']
-    if ($request['restore']) { return Import-AdcsBundle -Request $request -Check:$Session.Check }
+    if ($request['restore']) { return Import-AdcsKey -Session $Session }
     if (-not $install -and -not $recreate) { return Get-AdcsAnswer -Session $Session -Changed $false }
     $facts = $null
     try {

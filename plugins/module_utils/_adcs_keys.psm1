@@ -7,6 +7,7 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_process
 #AnsibleRequires -PowerShell ..module_utils._adcs_files
 #AnsibleRequires -PowerShell ..module_utils._adcs_authority
+#AnsibleRequires -PowerShell ..module_utils._adcs_service
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
@@ -167,60 +168,68 @@ function New-SecureString {
 
 # --- restore ---------------------------------------------------------------------------------------------------------
 
-function Import-AdcsBundle {
+function Import-AdcsKey {
     <#
     .SYNOPSIS
-        Carries out the restore request of ca_key_restore: imports the files that hold what the host lacks, and proves that it is there afterwards.
-    .PARAMETER Request
-        generations [{sha1, sha256}], bundles [{name, content: base64, sha256, password, holds: [sha1]}], trial_password.
+        Carries out the order import_keys: imports the files that hold what the host lacks, and proves that it is there afterwards.
+    .PARAMETER Session
+        Its request: generations, files [{name, content: base64, password, holds: [sha256]}], of, trial_password.
     .OUTPUTS
-        {changed, restored: [{kind, path, certificate}], set_aside: [], trial, not_exportable}; trial: files as of Export-Generation, made of
-        the keys that were just imported, since a key may come back without its right to leave.
+        {changed, restored: [{kind, path, certificate}], set_aside: [], needs, trial, not_exportable}; needs: the public keys of all keys that
+        the host lacks, where the files do not hold each, and nothing was changed; trial: files as of Export-Generation, made of the keys that
+        were just imported, since a key may come back without its right to leave.
     .NOTES
         https://learn.microsoft.com/powershell/module/pki/import-pfxcertificate (without -Exportable the key could never be backed up again)
     #>
-    param([System.Collections.IDictionary]$Request, [switch]$Check)
+    param([object]$Session)
     $what = 'nothing was restored'
-    $generations = @($Request['generations'])
-    $bundles = @($Request['bundles'])
     Assert-AdcsNotClustered -What $what
-    foreach ($bundle in $bundles) {
-        if ((Get-AdcsDigest ([Convert]::FromBase64String($bundle['content']))) -ne $bundle['sha256']) {
-            throw (New-AdcsError -What $what -Why "$($bundle['name']) changed on its way to the host" -Remedy 'Run this again')
-        }
-    }
+    if ($Session.Check) { return Import-Missing -Session $Session -What $what }
+    $lock = Enter-AdcsLock -What $what
+    try { Import-Missing -Session $Session -What $what }
+    finally { $lock.Dispose() }
+}
+
+function Import-Missing {
+    param([object]$Session, [string]$What)
+    $generations = @($Session.Request['generations'])
+    $files = @($Session.Request['files'] | Where-Object { $null -ne $_ })
+    $facts = $null
+    try { $facts = Get-AdcsAuthority -Parameters $Session.Parameters }
+    catch { if (-not (Test-AdcsNothingThere $_)) { throw } }
+    Assert-AdcsNewest -Facts $facts -Of $Session.Request['of'] -What $What
     $before = @(Get-Place $generations)
-    foreach ($place in $before) {
-        if ($place.Key -eq 'inaccessible') {
-            $text = Get-AdcsErrorText $place.Code
-            throw (New-AdcsError -What $what `
-                -Why "the private key of $($place.Sha1) is there and can't be opened, because $($text.Why)" -Remedy $text.Remedy)
-        }
-        if ($place.Key -eq 'missing' -and -not @($bundles | Where-Object { (Get-Held $_) -contains $place.Sha1 }).Count) {
-            throw (New-AdcsError -What $what -Why "no file of the backup holds the key of $($place.Sha1), which the host lacks" `
-                -Remedy 'Give another backup: ca_key_backup_info lists them')
-        }
+    foreach ($place in @($before | Where-Object { $_.Key -eq 'inaccessible' })) {
+        $text = Get-AdcsErrorText $place.Code
+        throw (New-AdcsError -What $What `
+            -Why "the private key of $($place.Sha1) is there and can't be opened, because $($text.Why)" -Remedy $text.Remedy)
     }
-    $answer = @{ changed = $false; restored = @(); set_aside = @(); trial = @(); not_exportable = @() }
-    foreach ($place in @($before | Where-Object { $_.Key -eq 'missing' })) {
+    $missing = @($before | Where-Object { $_.Key -eq 'missing' })
+    $answer = @{ changed = $false; restored = @(); set_aside = @(); needs = @(); trial = @(); not_exportable = @() }
+    $brought = @($files | ForEach-Object { $_['holds'] })
+    if (-not $Session.Check -and @($missing | Where-Object { $brought -notcontains $_.Sha256 }).Count) {
+        $answer.needs = @($missing | ForEach-Object { $_.PublicKey } | Select-Object -Unique)
+        return $answer
+    }
+    foreach ($place in $missing) {
         $answer.changed = $true
         $kinds = if ($place.Certificate) { @('private_key') } else { 'certificate', 'private_key' }
         foreach ($kind in $kinds) {
             $answer.restored += @{ kind = $kind; path = "$personalStore\$($place.Sha1)"; certificate = $place.Sha256 }
         }
     }
-    if ($Check -or -not $answer.changed) { return $answer }
-    $trial = New-SecureString $Request 'trial_password'
+    if ($Session.Check -or -not $answer.changed) { return $answer }
+    $trial = New-SecureString $Session.Request 'trial_password'
     Use-AdcsProtectedDirectory {
         param([string]$Directory)
-        for ($at = 0; $at -lt $bundles.Count; $at++) {
-            $held = Get-Held $bundles[$at]
-            if (-not @(Get-Place $generations | Where-Object { $_.Key -ne 'present' -and $held -contains $_.Sha1 }).Count) { continue }
+        for ($at = 0; $at -lt $files.Count; $at++) {
+            $held = @($files[$at]['holds'])
+            if (-not @(Get-Place $generations | Where-Object { $_.Key -ne 'present' -and $held -contains $_.Sha256 }).Count) { continue }
             $file = Join-Path -Path $Directory -ChildPath "$at.p12"
-            [IO.File]::WriteAllBytes($file, [Convert]::FromBase64String($bundles[$at]['content']))
+            [IO.File]::WriteAllBytes($file, [Convert]::FromBase64String($files[$at]['content']))
             $null = Invoke-AdcsCmdlet -Command 'Import-PfxCertificate' -Limit Key `
-                -What "$($bundles[$at]['name']) can't be imported" -Parameters @{
-                FilePath = $file; CertStoreLocation = $personalStore; Password = New-SecureString $bundles[$at] 'password'; Exportable = $true
+                -What "$($files[$at]['name']) can't be imported" -Parameters @{
+                FilePath = $file; CertStoreLocation = $personalStore; Password = New-SecureString $files[$at] 'password'; Exportable = $true
             }
         }
     }
@@ -233,19 +242,22 @@ function Import-AdcsBundle {
     }
     $exported = Export-Generation -Thumbprint ([string[]]@($before | ForEach-Object { $_.Sha1 })) -Password $trial
     $answer.trial = $exported.files
-    $answer.not_exportable = $exported.not_exportable
+    $answer.not_exportable = ConvertTo-Stuck $exported.not_exportable $before
     $answer
 }
 
 function Get-Place {
-    # Where a generation of a restore request stands: {Sha1, Sha256, Certificate: bool, Key: present | missing | inaccessible, Code}.
+    # Where a generation of an order stands: {Sha1, Sha256, PublicKey, Certificate: bool, Key: present | missing | inaccessible, Code}.
     param([object[]]$Generation)
-    $certificates = @($Generation | ForEach-Object { Get-AdcsCertificate $_['sha1'] })
+    $certificates = @($Generation | ForEach-Object { Get-AdcsCertificate $_['fingerprints']['sha1'] })
     $states = if ($certificates.Count) { @(Get-AdcsKeyState $certificates) } else { @() }
     $at = 0
     foreach ($one in $Generation) {
-        $sha1 = ConvertTo-AdcsThumbprint $one['sha1']
-        $place = [PSCustomObject]@{ Sha1 = $sha1; Sha256 = [string]$one['sha256']; Certificate = $false; Key = 'missing'; Code = $null }
+        $sha1 = ConvertTo-AdcsThumbprint $one['fingerprints']['sha1']
+        $place = [PSCustomObject]@{
+            Sha1 = $sha1; Sha256 = [string]$one['fingerprints']['sha256']; PublicKey = [string]$one['public_key_sha256']
+            Certificate = $false; Key = 'missing'; Code = $null
+        }
         if ($at -lt $certificates.Count -and $certificates[$at].Thumbprint -eq $sha1) {
             $place.Certificate = $true
             $place.Key = $states[$at].State
@@ -261,9 +273,4 @@ function Get-Place {
     }
 }
 
-function Get-Held {
-    param([System.Collections.IDictionary]$Bundle)
-    @($Bundle['holds'] | ForEach-Object { ConvertTo-AdcsThumbprint $_ })
-}
-
-Export-ModuleMember -Function 'Export-AdcsKey', 'Import-AdcsBundle'
+Export-ModuleMember -Function 'Export-AdcsKey', 'Import-AdcsKey'

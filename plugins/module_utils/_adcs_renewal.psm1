@@ -117,7 +117,7 @@ function Complete-Renewal {
 
 function Install-AdcsAnswer {
     # Puts the certificate in place that answers the pending request, and starts the service. The registry tells whether it is done.
-    # -Of: see Assert-Newest. One that is in place already, put there by whomever, is no error.
+    # -Of: see Assert-AdcsNewest. One that is in place already, put there by whomever, is no error.
     param([object]$Session, [string]$Text, [string]$Of, [string]$What)
     $certificates = @(ConvertFrom-AdcsPem -Text $Text -What $What)
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
@@ -125,7 +125,7 @@ function Install-AdcsAnswer {
     if (@(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint) {
         return Complete-Renewal -Session $Session -Facts $facts -What $What
     }
-    Assert-Newest -Facts $facts -Of $Of -What $What
+    Assert-AdcsNewest -Facts $facts -Of $Of -What $What
     if ($null -eq $facts['pending_request']) {
         throw (New-AdcsError -What $What -Why 'no request of this CA waits for a certificate' -Remedy 'Give certificate only as the answer to a request')
     }
@@ -211,7 +211,7 @@ function Update-AdcsAuthority {
         # As it is now: another task may have been at work between the decision and the lock.
         $answer = Get-AdcsAnswer -Session $Session -Changed $false
         $unfinished = Test-Unfinished -Facts $answer
-        Assert-Newest -Facts $answer -Of $request['of'] -What $what
+        Assert-AdcsNewest -Facts $answer -Of $request['of'] -What $what
         if ($request['finish'] -and -not $unfinished) {
             $why = 'another task meanwhile finished the renewal that was begun'
             throw (New-AdcsError -What $what -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
@@ -234,18 +234,6 @@ function Show-Renewal {
     $answer['changed'] = $unfinished -or $answers -or -not $was
     $answer['pending'] = -not $answers -and ($was -or (-not $unfinished -and $answer['adcs']['ca_type'] -like '*SubordinateCA'))
     $answer
-}
-
-function Assert-Newest {
-    # Throws unless the newest generation is the one that the controller decided on. -Of: SHA-256 of its certificate; empty where there was none.
-    param([System.Collections.IDictionary]$Facts, [string]$Of, [string]$What)
-    $newest = @($Facts['generations'] | Select-Object -Last 1 | ForEach-Object {
-            Get-AdcsDigest -Content (ConvertFrom-AdcsPem -Text $_['certificate'] -What $What).RawData
-        })
-    if ("$newest" -ne $Of) {
-        $why = 'it was renewed meanwhile, its newest generation is another than the one that this was decided on'
-        throw (New-AdcsError -What $What -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
-    }
 }
 
 function New-Renewal {

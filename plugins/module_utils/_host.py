@@ -17,12 +17,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Older, Selector
-from ansible_collections.keyward.pki.plugins.module_utils._backends import find
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import uncovered
 
 try:
     import cryptography
@@ -80,44 +77,3 @@ def facts(reading: Facts) -> Answer:
 
 def _shown(pending: t.Optional[PendingRequest]) -> t.Optional[Answer]:
     return {name: getattr(pending, name) for name in ("path", "subject", "public_key_sha256")} if pending else None
-
-
-def read_authority(which: Selector, request: Request, check: bool) -> Answer:
-    """The authority as it is: C(ca_info), and the first look of every other task."""
-    return facts(find(which).facts())
-
-
-def back_up(which: Selector, request: Request, check: bool) -> Answer:
-    """The authority as it is and, where a backup is due, every key that is here as bytes of one bundle (base64).
-
-    C(request["known"]): the authorities whose newest backup names this inventory host, a hint without secrets.
-    """
-    reading = find(which).facts()
-    answer = facts(reading)
-    authority = Authority(**{**answer["authority"], "host": request.get("host")})
-    known = _known_here(authority, reading.generations, request)
-    if known is None:
-        answer["unrecognised"] = True
-        return answer
-    due = known["reseal"] or uncovered(reading.generations, known["fingerprints"])
-    sealable = [generation for generation in reading.generations if generation.public_key_sha256 in reading.private_keys]
-    complete = not uncovered(reading.generations, {*known["fingerprints"], *(generation.sha256 for generation in sealable)})
-    if due and sealable and complete:
-        from ansible_collections.keyward.pki.plugins.module_utils._sealing import refuse_unsealable, seal
-
-        refuse_unsealable(sealable, reading.private_keys)
-        if request.get("password") and not check:
-            bundle = seal(sealable, reading.private_keys, reading.chain, request["password"])
-            answer["bundle"] = base64.b64encode(bundle).decode("ascii")
-    return answer
-
-
-def _known_here(authority: Authority, generations: t.Sequence[Generation], request: Request) -> t.Optional[t.Dict[str, t.Any]]:
-    """What the controller knows of this authority. None: backups name this host, and none of them is recognised by a key."""
-    candidates = request.get("known", [])
-    for candidate in candidates:
-        if belongs(authority, generations, Authority(**candidate["authority"]), candidate["public_keys"]) == "key" or request.get(
-            "certain"
-        ):
-            return t.cast("t.Dict[str, t.Any]", candidate)
-    return None if candidates else {"fingerprints": [], "reseal": bool(request.get("reseal"))}

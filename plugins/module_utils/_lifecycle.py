@@ -16,14 +16,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_template import configuration
 from ansible_collections.keyward.pki.plugins.module_utils._files import locked, make_directories, put_new, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Place, generation_of, slug
 from ansible_collections.keyward.pki.plugins.module_utils._host import Answer, Request, facts
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, refuse_wrong_answer
-from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes, restore_generations
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
+from ansible_collections.keyward.pki.plugins.module_utils._restoration import restore_generations
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, public_key_sha256
 
 try:
@@ -156,7 +156,7 @@ class _Installation:
             key = there.key
         else:
             key = _x509.new_key(self._options["key_type"], self._options["key_size"], self._options["curve"])
-            put_new(private_key, key_bytes(key, place, self._which.private_key_passphrase, False), 0o600)
+            put_new(private_key, key_bytes(key, place, self._which.private_key_passphrase), 0o600)
             changed = True
         if root:
             certificate = _x509.root_certificate(key, subject, self._options["days"], self._options.get("path_length"))
@@ -194,21 +194,10 @@ class _Installation:
     def _brought_back(self, changed: bool) -> Answer:
         import base64
 
-        bundles = [
-            open_bundle(file["name"], base64.b64decode(file["content"]), [file["password"]], file["sha256"])
-            for file in self._request["bundles"]
-        ]
-        outcome = restore_generations(
-            self._backend,
-            None,
-            bundles,
-            [Generation.from_json(shape) for shape in self._request["generations"]],
-            known=Authority(**self._request["authority"]) if self._request.get("authority") else None,
-            host=self._request.get("host"),
-            set_conflicts_aside=False,
-            allow_unencrypted_key=False,
-            check=self._check,
-        )
+        files = [GivenFile(file["password"], base64.b64decode(file["content"]), file["name"], ()) for file in self._request["bundles"]]
+        generations = [Generation.from_json(shape) for shape in self._request["generations"]]
+        known = self._request.get("authority")
+        outcome = restore_generations(self._backend, None, files, generations, known["directory"] if known else None, self._check)
         reading = None if self._check else OpensslBackend(self._which).facts()
         return self._outcome(reading, changed or outcome["changed"], restored=outcome["restored"])
 

@@ -263,12 +263,12 @@ restorable:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_RESTORE
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
-from ansible_collections.keyward.pki.plugins.module_utils._restoration import restore
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
 
 
 def main() -> None:
-    run(CA_KEY_RESTORE, restore)
+    run(CA_KEY_RESTORE, ImportKeys)
 
 
 if __name__ == "__main__":

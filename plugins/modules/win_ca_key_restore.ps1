@@ -11,6 +11,6 @@
 
 $session = Start-AdcsModule -Name ca_key_restore -Arguments $args
 Complete-AdcsModule -Session $session -Work {
-    if ($session.Request['restore']) { Import-AdcsBundle -Request $session.Request -Check:$session.Check }
-    else { Get-AdcsAuthority -Parameters $session.Parameters }
+    if ($session.Request['order'] -eq 'import_keys') { return Import-AdcsKey -Session $session }
+    Get-AdcsAuthority -Parameters $session.Parameters
 }

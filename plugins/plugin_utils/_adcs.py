@@ -19,13 +19,19 @@ from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Kno
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File, Imported
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
 from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, judge, key_storage, open_bundle, reason
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle, reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BUNDLE_NAME, Sealed, brings_back, refuse_unless_restorable
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    BUNDLE_NAME,
+    ChosenBackup,
+    Sealed,
+    brings_back,
+    refuse_unless_restorable,
+)
 
 try:
     from cryptography import x509
@@ -249,3 +255,28 @@ def _refuse_stuck(
             "Keep the newest backup, and the password that it was made with: it still holds every key",
             [reason("not_exportable", g.label, certificate=g.sha256) for g in not_exported],
         )
+
+
+# --- restores ----------------------------------------------------------------------------------------------------------
+
+
+def not_as_before(chosen: ChosenBackup, done: Imported, password: str | None) -> list[Finding]:
+    """What the trial export shows of keys that Windows took: can the next backup be made, and are they kept as they were?"""
+    trial = [open_bundle(file.name, file.content, [password]) for file in done.trial]
+    recorded = {g.public_key_sha256: g.key_storage for g in chosen.generations if g.key_storage}
+    before: dict[str, t.Mapping[str, t.Any]] = {**key_storage(chosen.bundles, {}), **recorded}
+    after = key_storage(trial, {})
+    found = []
+    for generation in chosen.generations if done.trial or done.not_exportable else ():
+        key = generation.public_key_sha256
+        if key not in held_keys(trial):
+            text = f"{generation.label} is back, and its private key can't be exported: the next key backup will fail"
+            found.append(Finding("not_exportable", text, generation.sha256))
+            continue
+        was, is_now = before.get(key, {}), after.get(key, {})
+        differ = [name for name in ("provider", "key_spec", "machine_key") if name in was and was[name] != is_now.get(name)]
+        if differ:
+            text = ", ".join(f"{name} is {is_now.get(name)} and was {was[name]}" for name in differ)
+            text = f"{generation.label} is not kept as before: {text}. Repair it before the next renewal (certutil -repairstore)"
+            found.append(Finding("key_storage_changed", text, generation.sha256))
+    return found

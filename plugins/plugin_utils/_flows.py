@@ -5,32 +5,20 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import hashlib
-import platform
-import secrets
 import typing as t
-from dataclasses import replace
 
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     Authority,
     Generation,
-    generation_advisories,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored
-from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
     bundle_generations,
-    held_keys,
-    judge,
-    key_storage,
     open_bundle,
-    refuse_foreign,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
@@ -42,7 +30,6 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     named,
     recognise,
     recorded_place,
-    store_of,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import COLLECTION_VERSION, findings
 
@@ -106,10 +93,6 @@ class StoresFlow(Flow):
     def _named(self, known: t.Sequence[KnownAuthority]) -> KnownAuthority | None:
         return named(known, self._host, self.options)
 
-    def _event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
-        """What an authority's events/ keep of a task. No secret in it."""
-        return {"event": event, "at": now_text(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
-
 
 class BackupFlow(StoresFlow):
     """What verify and restore share: the one backup that is meant."""
@@ -151,120 +134,10 @@ class BackupFlow(StoresFlow):
         return ChosenBackup(stored, paths, files, bundles, generations)
 
     def _bundles(self, chosen: ChosenBackup) -> Result:
-        """What the host needs to put a backup's keys and certificates back."""
-        opened = {bundle.name: bundle for bundle in chosen.bundles}
+        """What the host needs to put a backup's keys and certificates back; in check mode without any key."""
+        files = () if self._check else chosen.given({generation.public_key_sha256 for generation in chosen.generations}, in_hand=True)
         return {
-            "restore": True,
-            "bundles": [
-                {
-                    "name": name,
-                    "content": base64.b64encode(data).decode("ascii"),
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "password": opened[name].password_used,
-                    "holds": [g.sha1.upper() for g in chosen.generations if g.public_key_sha256 in held_keys([opened[name]])],
-                }
-                for name, data in chosen.files.items()
-            ],
-            "generations": [
-                {**generation.as_json(), "sha1": generation.sha1.upper(), "sha256": generation.sha256} for generation in chosen.generations
-            ],
-            "authority": vars(chosen.stored.manifest.authority) if chosen.stored else None,
-            # What was imported into Windows is exported once more, under a password of this moment, to see whether it can be.
-            "trial_password": secrets.token_urlsafe(24),
+            "bundles": [dump(file) for file in files],
+            "generations": [generation.as_json() for generation in chosen.generations],
+            "authority": chosen.authority.as_json() if chosen.authority else None,
         }
-
-    def _trial(self, chosen: ChosenBackup, answer: Result, password: str) -> list[Finding]:
-        """What the trial export shows of keys that were imported into Windows: can the next backup be made, and are they kept as before?"""
-        trial = [open_bundle(file["name"], base64.b64decode(file["content"]), [password]) for file in answer.get("trial", [])]
-        recorded = {g.public_key_sha256: g.key_storage for g in chosen.generations if g.key_storage}
-        before = {**key_storage(chosen.bundles, {}), **recorded}
-        after = key_storage(trial, {})
-        found = []
-        for generation in chosen.generations if answer.get("trial") or answer.get("not_exportable") else ():
-            key = generation.public_key_sha256
-            if key not in held_keys(trial):
-                text = f"{generation.label} is back, and its private key can't be exported: the next key backup will fail"
-                found.append(Finding("not_exportable", text, generation.sha256))
-                continue
-            was, is_now = before.get(key, {}), after.get(key, {})
-            differ = [name for name in ("provider", "key_spec", "machine_key") if name in was and was[name] != is_now.get(name)]
-            if differ:
-                text = ", ".join(f"{name} is {is_now.get(name)} and was {was[name]}" for name in differ)
-                text = f"{generation.label} is not kept as before: {text}. Repair it before the next renewal (certutil -repairstore)"
-                found.append(Finding("key_storage_changed", text, generation.sha256))
-        return found
-
-
-def _recorded_place(chosen: ChosenBackup) -> Result:
-    """Selector CA, as the backup's manifest tells it."""
-    if not chosen.stored:
-        raise KeywardError(
-            "nothing was restored", "a PKCS #12 file does not say where its CA lives", "Give config_file, or directory and the files"
-        )
-    return recorded_place(chosen.stored.manifest.authority)
-
-
-class CaKeyRestore(BackupFlow):
-    NAME, ARGUMENTS = "ca_key_restore", _arguments.CA_KEY_RESTORE
-
-    def perform(self) -> Result:
-        self._required("password", "Give the password of the backup")
-        chosen = None if self._has_an_authority else self._choose(None)
-        place = _recorded_place(chosen) if chosen else None
-        try:
-            live = live_of(self.on_host({}, place), self._host)
-        except NothingOnHost:
-            live = None
-        chosen = chosen or self._choose(live)
-        verdict = judge(chosen.bundles, chosen.generations)
-        if not verdict.restorable:
-            raise KeywardError(
-                "nothing was restored",
-                f"{chosen.paths[0]} is not restorable: " + "; ".join(fault.message for fault in verdict.reasons),
-                "Give another backup (ca_key_backup_info lists them), or the right password",
-                verdict.reasons,
-            )
-        manifest = chosen.stored.manifest if chosen.stored else None
-        if live:  # before any byte of the bundle travels
-            refuse_foreign(live.authority, live.generations, manifest.authority if manifest else None, chosen.generations)
-        outcome, trial = self._put_back(chosen, place)
-        result: Result = {
-            "changed": outcome["changed"],
-            "restorable": True,
-            "authority": self._authority(live, manifest),
-            "generations": [g.as_result("backup") for g in chosen.generations],
-            "backup": chosen.as_result(),
-            "restored": outcome["restored"],
-            "set_aside": outcome["set_aside"],
-            "reasons": [],
-            "advisories": findings(
-                live.advisories if live else (), verdict.advisories, trial, generation_advisories(chosen.generations, now_text())
-            ),
-        }
-        if outcome["changed"] and not self._check:
-            self._record(chosen, outcome)
-        if self._task.diff:
-            result["diff"] = {
-                "before": "".join(f"{file['path']}: missing\n" for file in outcome["restored"]),
-                "after": "".join(f"{file['path']}: {file['kind']}\n" for file in outcome["restored"]),
-            }
-        return result
-
-    def _put_back(self, chosen: ChosenBackup, place: Result | None) -> tuple[Result, list[Finding]]:
-        conflicts = {name: self.options[name] for name in ("on_conflict", "allow_unencrypted_key")}
-        request = {**self._bundles(chosen), **conflicts}
-        outcome = self.on_host(request, place)
-        return outcome, self._trial(chosen, outcome, request["trial_password"])
-
-    def _authority(self, live: Live | None, manifest: Manifest | None) -> Result | None:
-        authority = live.authority if live else manifest.authority if manifest else None
-        return replace(authority, id=manifest.authority.id if manifest else None).as_result() if authority else None
-
-    def _record(self, chosen: ChosenBackup, outcome: Result) -> None:
-        if not chosen.stored:
-            return
-        details = {"restored": outcome["restored"], "set_aside": outcome["set_aside"]}
-        for path in chosen.paths if self.options.get("stores") else [chosen.stored.path]:
-            place = store_of(Stored(path, chosen.stored.manifest, BACKUPS))
-            if place:
-                place[0].record(place[1], self._event("restore", chosen.stored.manifest, **details))

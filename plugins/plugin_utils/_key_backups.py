@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import secrets
 import typing as t
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
+from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
 from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, AuthorityDirectory, Store, Stored, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, bundle_generations, held_keys, judge, open_bundle
@@ -245,6 +248,11 @@ def recorded_place(authority: Authority) -> Result:
     return {"backend": authority.backend, **{option: value for option, value in authority.place.items() if option in _arguments.PLACE}}
 
 
+def one_time_password() -> str:
+    """What keys travel under, once: the password of a backup stays on the controller."""
+    return secrets.token_urlsafe(32)
+
+
 # --- what opens ------------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +322,22 @@ class ChosenBackup(t.NamedTuple):
             "Give another backup (ca_key_backup_info lists them), or the right password",
             verdict.reasons,
         )
+
+    def given(self, keys: t.Collection[str], in_hand: bool) -> tuple[GivenFile, ...]:
+        """What brings a host these keys: one file under a one-time password, or those that its software must read itself, as they are."""
+        wanted = [generation for generation in self.generations if generation.public_key_sha256 in keys]
+        if in_hand and wanted:
+            private = {e.public_key_sha256: e.key for bundle in self.bundles if bundle.contents for e in bundle.contents.private_keys}
+            password = one_time_password()
+            content = seal(wanted, private, [], password, ONE_TIME_ITERATIONS)
+            return (GivenFile(password, content, "keys.p12", tuple(generation.sha256 for generation in wanted)),)
+        found = []
+        for bundle in self.bundles:
+            held = held_keys([bundle])
+            if held.intersection(keys):
+                holds = tuple(generation.sha256 for generation in self.generations if generation.public_key_sha256 in held)
+                found.append(GivenFile(bundle.password_used or "", self.files[bundle.name], bundle.name, holds))
+        return tuple(found)
 
     def as_result(self) -> Result:
         if self.stored:

@@ -11,14 +11,17 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     given_certificates,
     refuse_wrong_answer,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs import not_as_before
 from ansible_collections.keyward.pki.plugins.plugin_utils._flow import Flow, NothingOnHost, Result
 from ansible_collections.keyward.pki.plugins.plugin_utils._flows import BackupFlow, ChosenBackup, request_facts
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import known_authorities, one_time_password
 
 try:
     from cryptography import x509
@@ -143,17 +146,20 @@ class CaInstall(BackupFlow):
 
     def _recreated(self, chosen: ChosenBackup) -> Result:
         """First the keys and certificates, then the role on top of them."""
-        request = self._bundles(chosen)
-        restored = self.on_host(request)
+        password, keys = one_time_password(), {generation.public_key_sha256 for generation in chosen.generations}
+        order = ImportKeys(
+            tuple(chosen.generations), files=() if self._check else chosen.given(keys, in_hand=False), trial_password=password
+        )
+        restored = parse(Imported, self.on_host({"restore": True, **dump(order)}))
         current = chosen.generations[-1]
         root = _x509.is_self_signed(_x509.load(current.certificate))
         kind = "StandaloneRootCA" if root else "StandaloneSubordinateCA"
         recreate = {"certificate_id": current.sha1.upper(), "ca_type": kind}
         answer = self.on_host({"recreate": recreate, "directory": self.options["directory"]})
-        trial = self._trial(chosen, restored, request["trial_password"])
+        trial = not_as_before(chosen, restored, password)
         return {
             **answer,
-            "restored": restored["restored"],
+            "restored": [dict(vars(each)) for each in restored.restored],
             "advisories": [*answer["advisories"], *(finding.as_result() for finding in trial)],
         }
 

@@ -170,6 +170,11 @@ class FileCa:
                 files = (File("keys.p12", content),)
         return t.cast(Exported, told(self, facts, Exported, files=files))
 
+    def import_keys(self, order: keys.ImportKeys, check: bool) -> keys.Imported:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_restore import import_keys
+
+        return import_keys(self, order, check)
+
     def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import renew
 

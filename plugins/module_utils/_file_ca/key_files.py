@@ -139,3 +139,24 @@ def _consistent(key: rsa.RSAPrivateKey) -> bool:
         and (numbers.dmp1, numbers.dmq1) == (d % (p - 1), d % (q - 1))
         and (numbers.iqmp * q) % p == 1
     )
+
+
+def refuse_in_the_clear(place: Place, passphrase: t.Optional[str], allowed: bool) -> None:
+    """A key that was encrypted at rest never comes back clear unless that is allowed. Raises KeywardError."""
+    if place.encrypted_at_rest and not passphrase and not allowed:
+        raise KeywardError(
+            "nothing was restored",
+            f"the key {place.path} was encrypted at rest, and no passphrase was given to encrypt it again",
+            "Give private_key_passphrase, or allow_unencrypted_key: true if a clear file is what you want",
+        )
+
+
+def key_bytes(key: t.Any, place: Place, passphrase: t.Optional[str], clear_allowed: bool = False) -> bytes:
+    """The key file's bytes in the form that it had."""
+    refuse_in_the_clear(place, passphrase, clear_allowed)
+    container = serialization.PrivateFormat.PKCS8 if place.container in (None, "PKCS#8") else serialization.PrivateFormat.TraditionalOpenSSL
+    encoding = serialization.Encoding.DER if place.encoding == "DER" else serialization.Encoding.PEM
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if place.encrypted_at_rest and passphrase:
+        encryption = serialization.BestAvailableEncryption(passphrase.encode("utf-8"))
+    return t.cast(bytes, key.private_bytes(encoding, container, encryption))

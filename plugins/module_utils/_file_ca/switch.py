@@ -18,12 +18,11 @@ from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, put_new, read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, is_root, lost_key, refuse_unusable_key
-from ansible_collections.keyward.pki.plugins.module_utils._restoration import key_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
 try:
@@ -185,7 +184,7 @@ class _Renewal:
             return self._facts.private_keys[self._current.public_key_sha256]
         key = _x509.key_like(self._parsed.public_key())
         place = t.cast(Place, self._current.key_place)
-        self._put(self._next_private_key, key_bytes(key, place, self._passphrase, False), _mode(place, 0o600), place)
+        self._put(self._next_private_key, key_bytes(key, place, self._passphrase), _mode(place, 0o600), place)
         self._next_key = load_key_file(self._next_private_key, self._ca.selector.private_key_passphrase)
         return key
 

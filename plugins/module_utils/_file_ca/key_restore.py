@@ -1,0 +1,175 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: putting keys and certificates back on the host of a CA of files; may change in any release.
+
+Everything is planned and every conflict found before anything is touched; all files are written whole beside their places
+before the first one takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
+from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories, move_aside, owner_numbers, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, Imported, ImportKeys, PutBack, SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+_FAILED = "nothing was restored"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file to put back: where it belongs, and whether another file lies there. C(together): key and certificate in one PEM file."""
+
+    kind: str  # certificate or private_key
+    generation: Generation
+    place: Place
+    in_the_way: bool
+    passphrase: t.Optional[str] = field(default=None, repr=False)
+    clear_allowed: bool = False
+    together: bool = False
+
+    @property
+    def mode(self) -> int:
+        return int(self.place.mode, 8) if self.place.mode else 0o600 if self.kind == "private_key" else 0o644
+
+    def content(self, keys: t.Mapping[str, t.Any]) -> bytes:
+        certificate = self.generation.certificate
+        if self.kind == "certificate":
+            return certificate if self.place.encoding == "DER" else pem(certificate).encode("ascii")
+        key = key_bytes(keys[self.generation.public_key_sha256], self.place, self.passphrase, self.clear_allowed)
+        return key + pem(certificate).encode("ascii") if self.together else key
+
+
+def import_keys(ca: FileCa, order: ImportKeys, check: bool) -> Imported:
+    """Carries the order out, alone with the CA, where there is one."""
+    try:
+        alone: t.ContextManager[t.Any] = ca.alone(ca.files(), _FAILED, check)
+    except NothingThere:
+        alone = contextlib.nullcontext()
+    with alone:
+        try:
+            facts: t.Optional[Facts] = ca.as_decided(order.of, _FAILED)
+        except NothingThere:
+            if order.of is not None:
+                raise
+            facts = None
+        return put_back(ca, facts, order, check)
+
+
+def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: bool) -> Imported:
+    """Put back what the host lacks of the order's generations. C(facts): of the CA as it is; None where nothing is left of it."""
+    placed = ca.places(order.generations, order.directory)
+    wanted = [placed[generation.sha256] for generation in order.generations]
+    missing = list(_missing(ca, facts, wanted, order))
+    in_the_way = [file for file in missing if file.in_the_way]
+    if in_the_way and order.on_conflict != "set_aside":
+        raise KeywardError(
+            _FAILED,
+            "another file lies where the backup belongs: " + ", ".join(sorted({file.place.path for file in in_the_way})),
+            "Find out what it is; if it is a key that no backup holds, back it up first. With on_conflict: set_aside it is kept "
+            "under another name and the backup takes its place",
+            [Finding("conflict", f"{file.place.path} holds something else", file.generation.sha256) for file in in_the_way],
+        )
+    restored = tuple(PutBack(file.kind, file.place.path, file.generation.sha256) for file in missing)
+    if check:
+        return Imported(bool(missing), restored, tuple(SetAside(file.place.path) for file in in_the_way))
+    keys = _keys_of(order.files)
+    lacking = {file.generation.public_key_sha256 for file in missing if file.kind == "private_key"}
+    if lacking - keys.keys():
+        return Imported(False, needs=tuple(sorted(lacking)))
+    return Imported(bool(missing), restored, tuple(_written(missing, keys)))
+
+
+def _keys_of(files: t.Sequence[GivenFile]) -> t.Dict[str, t.Any]:
+    """The private keys of the order, by public_key_sha256."""
+    keys: t.Dict[str, t.Any] = {}
+    for file in files:
+        bundle = open_bundle(file.name, file.content, [file.password])
+        if bundle.contents is None:
+            raise KeywardError(_FAILED, "the keys did not arrive whole", "Run the task again", [bundle.fault] if bundle.fault else [])
+        keys.update({entry.public_key_sha256: entry.key for entry in bundle.contents.private_keys})
+    return keys
+
+
+def _missing(ca: FileCa, facts: t.Optional[Facts], placed: t.Sequence[Generation], order: ImportKeys) -> t.Iterator[Missing]:
+    live = {generation.sha256 for generation in facts.generations} if facts else set()
+    planned = set()
+    for generation in reversed(placed):
+        place, key_place, key = generation.certificate_place, generation.key_place, generation.public_key_sha256
+        if key_place and generation.private_key == "inaccessible" and order.on_conflict != "set_aside":
+            raise KeywardError(
+                _FAILED,
+                f"the key file {key_place.path} can't be opened, so it can't be told whether it is the right one",
+                "Give its private_key_passphrase, or become a user that may read it. With on_conflict: set_aside it is kept under "
+                "another name and the backup's key takes its place",
+            )
+        lacks_certificate = generation.sha256 not in live and not (place and _holds_certificate(place.path, generation))
+        lacks_key = generation.private_key != "present" and key not in planned
+        together = bool(place and key_place and place.path == key_place.path)
+        if key_place and (lacks_key or (lacks_certificate and together)):
+            planned.add(key)
+            passphrase, clear_allowed = ca.passphrase(generation), order.allow_unencrypted_key
+            refuse_in_the_clear(key_place, passphrase, clear_allowed)
+            there = os.path.lexists(key_place.path)
+            yield Missing("private_key", generation, key_place, there, passphrase, clear_allowed, together)
+            lacks_certificate = lacks_certificate and not together
+        if place and lacks_certificate:
+            yield Missing("certificate", generation, place, os.path.lexists(place.path))
+
+
+def _holds_certificate(path: str, generation: Generation) -> bool:
+    try:
+        data = read_file(path, "the certificate")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        parsed = x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
+    except ValueError:
+        return False
+    return parsed.public_bytes(serialization.Encoding.DER) == generation.certificate
+
+
+def _written(missing: t.Sequence[Missing], keys: t.Mapping[str, t.Any]) -> t.Iterator[SetAside]:
+    """Puts all files in their places; what was set aside for them."""
+    owners = {file.place.path: owner_numbers(file.place.owner, file.place.group, f"{file.place.path} was not restored") for file in missing}
+    staged: t.List[StagedFile] = []
+    path = ""
+    try:
+        for file in missing:
+            path = file.place.path
+            uid, gid = owners[path]
+            make_directories(os.path.dirname(path), 0o700 if file.kind == "private_key" else 0o755, uid, gid)
+            staged.append(StagedFile(path, file.content(keys), file.mode, uid, gid))
+        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for file, ready in zip(missing, staged):
+            path = file.place.path
+            if file.in_the_way:
+                yield SetAside(path, move_aside(path, when))
+            ready.commit()
+    except OSError as exc:
+        raise KeywardError(
+            f"{path} could not be put back",
+            os_cause(exc),
+            "Put that right and run the task again: it goes on where it stopped, and what was set aside is still there",
+        ) from exc
+    finally:
+        for ready in staged:
+            ready.discard()
