@@ -19,8 +19,9 @@ description:
     no partial backup.
   - Whether a backup is due is decided without its password. When O(password) is given it is proved all the same; a wrong one
     is an error, never a reason to write a new backup.
-  - The private keys leave the host only inside the encrypted bundle.
-  - On Windows C(Backup-CARoleService) writes the PKCS#12 file, and its bytes are stored unchanged. They must open with the password and not
+  - The private keys leave the host only when a backup is due, encrypted under a password that is made for this one task. O(password) stays
+    on the controller, which writes the PKCS#12 file. A file that is protected less than it was asked for is refused.
+  - On Windows C(Backup-CARoleService) writes the PKCS#12 file under O(password), and its bytes are stored unchanged. They must open with the password and not
     without one. A generation that it left out is exported from the machine store on its own, so that a backup may hold several files.
 options:
   reference:

@@ -15,6 +15,8 @@ description:
     it is renamed first.
   - On a bare host, on which nothing of the CA is left, the newest backup that names this inventory host and place is used, or the
     one that O(backup) names.
+  - Only keys that the host lacks leave the controller, encrypted under a password that is made for this one task; none in check mode. On
+    Windows the files of the backup that hold them go as they are, with O(password).
   - The database of the CA is not touched. Restore it by itself, before the CA issues anything.
 options:
   on_conflict:

@@ -421,7 +421,7 @@ def _start_together(
         fcntl.flock(marker, fcntl.LOCK_EX)
         runs = [ansible.start(tasks, extra_vars={"own_password": password}) for password in passwords]
         deadline = time.monotonic() + 60
-        while len(list(store.glob(".*.new/manifest.json"))) < 2:
+        while len(list(store.glob(".*.new/authority.p12"))) < 2:
             assert time.monotonic() < deadline and all(one.process.poll() is None for one in runs), [one.finish() for one in runs]
             time.sleep(0.05)
     return [check(one.finish()) for one in runs]
