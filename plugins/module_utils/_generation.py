@@ -29,7 +29,7 @@ try:
 except ImportError:  # the modules say which library is missing
     pass
 
-MOST_PARTS, LONGEST_PART = 20, 8192  # of a place
+MOST_PARTS, LONGEST_PART = 20, 8192  # of a place; characters
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,9 @@ class Authority:
         texts = {name: str(shape.get(name) or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
         found: t.Dict[str, t.Any] = {name: None if shape.get(name) is None else str(shape[name]) for name in ("host", "id")}
         place = {str(part): str(value) for part, value in dict(shape.get("place") or {}).items() if value is not None}
-        if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for pair in place.items() for text in pair):
-            raise ValueError("a place that can't be")
+        said = [text for text in (*texts.values(), *found.values()) if text] + [text for part in place.items() for text in part]
+        if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for text in said):
+            raise ValueError("an authority that can't be")
         return cls(**texts, place=place, **found)
 
     def as_json(self) -> dict[str, t.Any]:

@@ -60,6 +60,12 @@ def test_a_place_that_can_not_be(place):
         Authority.from_json({**shape, "place": place})
 
 
+@pytest.mark.parametrize("part", ["name", "subject", "directory", "host", "id"])
+def test_a_text_of_any_length(part):
+    with pytest.raises(ValueError):
+        Authority.from_json({**authority().as_json(), part: "x" * 10000})
+
+
 def test_facts_are_read_from_the_certificate_not_believed():
     shape = generation("a").as_json()
     shape["fingerprints"]["sha256"] = shape["public_key_sha256"] = "0" * 64
