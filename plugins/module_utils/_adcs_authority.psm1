@@ -5,6 +5,7 @@
 
 #AnsibleRequires -PowerShell ..module_utils._adcs_frame
 #AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
@@ -283,7 +284,8 @@ function Assert-AdcsNewest {
     # Throws unless the newest generation is the one that the controller decided on. -Facts: $null where no CA is configured. -Of: SHA-256 of its
     # certificate; empty where there was none.
     param([AllowNull()][System.Collections.IDictionary]$Facts, [AllowNull()][AllowEmptyString()][string]$Of, [string]$What)
-    $newest = @(if ($Facts) { $Facts['generations'] } | Select-Object -Last 1 | ForEach-Object {
+    $generations = @(if ($Facts) { $Facts['generations'] })
+    $newest = @($generations | Select-Object -Last 1 | ForEach-Object {
             Get-AdcsDigest -Content (ConvertFrom-AdcsPem -Text $_['certificate'] -What $What).RawData
         })
     if ("$newest" -ne $Of) {

@@ -52,8 +52,8 @@ function ConvertTo-Stuck {
     # The keys that an export left where they are, as the answers to orders name them: {sha256, code}. -Generation: objects with Sha1 and Sha256.
     param([AllowNull()][AllowEmptyCollection()][object[]]$Stuck, [object[]]$Generation)
     , @(foreach ($one in $Stuck) {
-            $generation = $Generation | Where-Object { $_.Sha1 -eq $one.thumbprint } | Select-Object -First 1
-            @{ sha256 = $generation.Sha256; code = $one.code }
+            $owner = $Generation | Where-Object { $_.Sha1 -eq $one.thumbprint } | Select-Object -First 1
+            @{ sha256 = $owner.Sha256; code = $one.code }
         })
 }
 

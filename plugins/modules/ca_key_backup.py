@@ -22,7 +22,8 @@ description:
   - The private keys leave the host only when a backup is due, encrypted under a password that is made for this one task. O(password) stays
     on the controller, which writes the PKCS#12 file. A file that is protected less than it was asked for is refused.
   - On Windows C(Backup-CARoleService) writes the PKCS#12 file under O(password), and its bytes are stored unchanged. They must open
-    with the password and not without one. A generation that it left out is exported from the machine store on its own, so that a backup may hold several files.
+    with the password and not without one. A generation that it left out is exported from the machine store on its own, so that a
+    backup may hold several files.
 options:
   reference:
     description: A change ticket or other reference that the manifest records.

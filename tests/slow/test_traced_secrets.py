@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,25 @@ def leaks_of_output(scene: Scene, result: Result, log: Path) -> list[str]:
     return [f"{secret} in {name}" for name, text in outputs.items() for secret in scene.canaries.find(text)]
 
 
+def add_what_travelled(scene: Scene, traced: Sequence[Call]) -> int:
+    """Adds the one-time passwords, and the files under them, as pipes carried them to modules and back; how many passwords."""
+    pipes: dict[int, list[bytes]] = {}
+    for call in traced:
+        if not call.starts_a_program and not call.file:
+            pipes.setdefault(call.process, []).extend(call.data)
+    known = {scene.password, scene.next_password, scene.wrong}
+    passwords, files = set[str](), set[str]()
+    for carried in map(b"".join, pipes.values()):
+        for order in re.findall(rb"controller[^A-Za-z0-9+/=]{1,12}([A-Za-z0-9+/=]{64,})", carried):
+            document = base64.b64decode(order).decode()
+            passwords |= {each for each in re.findall(r'"(?:one_time_password|password)": "([^"]+)"', document) if each not in known}
+            files |= set(re.findall(r'"content": "([^"]+)"', document))
+        files |= {each.decode() for each in re.findall(rb'"content": "([A-Za-z0-9+/=]{64,})"', carried)}
+    scene.canaries.add("a one-time password", *passwords)
+    scene.canaries.add("what travelled", *map(base64.b64decode, files))
+    return len(passwords)
+
+
 def leaks_of_processes(scene: Scene, traced: Sequence[Call]) -> list[str]:
     """Secrets on command lines, in environments, and in files other than the bundle and the authority's own key files."""
     own = {str(path) for path in (scene.locked.private_key, scene.older[1], scene.plain.private_key)}
@@ -184,8 +205,10 @@ def test_no_secret_leaves_its_place(
             env={**INVITING_ENV, "ANSIBLE_LOG_PATH": str(log)},
             cfg=INVITING_CFG,
         )
-    as_expected(result, scene)
     traced = [call for trace in traces.iterdir() if trace.is_file() for call in calls(trace)]
+    one_time_passwords = add_what_travelled(scene, traced)
+    as_expected(result, scene)
+    assert one_time_passwords > 2, "each backup and each restore has its own"
     leaks = leaks_of_output(scene, result, log) + leaks_of_processes(scene, traced)
     leaks += [f"{secret} in syslog" for line in python.syslog for secret in scene.canaries.find(line)]
     assert not leaks, "\n".join(sorted(set(leaks)))
