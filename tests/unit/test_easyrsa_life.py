@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _files
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Crls, DueCrl, Renew, Sign, Signed
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
 from support.openssl_ca import openssl
@@ -239,3 +242,39 @@ def test_nothing_is_signed_while_easyrsa_is_at_work(make_ca: MakeCa, monkeypatch
     assert not (ca.directory / "crl.pem").exists() and not (ca.directory / "ca.0.crt").exists()
     (ca.directory / "lock.file").unlink()
     sign_crls(ca)
+
+
+# --- keys --------------------------------------------------------------------------------------------------------
+
+
+def test_every_generation_comes_back(tmp_path: Path) -> None:
+    """Those of renew-ca had no file of their own: now each has one, and the list may come back with the database, too."""
+    ca = EasyrsaCa(tmp_path / "pki", "3.2")
+    ca.easyrsa("renew-ca")
+    renew(ca)
+    saved = {name: (ca.directory / name).read_bytes() for name in ("expired-ca.list", "index.txt", "serial")}
+    told = backend(ca).export_keys(ExportKeys(one_time_password="a password for this test"), False)
+    assert len(told.generations) == 3 and len(told.files) == 1
+    certificates = [generation.sha256 for generation in told.generations]
+    shutil.rmtree(ca.directory)
+    order = ImportKeys(
+        told.generations,
+        directory=str(ca.directory),
+        files=(GivenFile("a password for this test", told.files[0].content, told.files[0].name, tuple(certificates)),),
+    )
+    assert backend(ca).import_keys(order, False).changed
+    assert sorted(path.name for path in ca.private_key.parent.iterdir()) == ["ca.0.key", "ca.key"]
+    assert sorted(path.name for path in ca.directory.glob("*.crt")) == ["ca.0.crt", "ca.1.crt", "ca.crt"]
+    for key in ca.private_key.parent.iterdir():
+        assert "ENCRYPTED" in key.read_text() and key.stat().st_mode & 0o077 == 0
+    assert ca.private_key.parent.stat().st_mode & 0o077 == 0
+    for name, content in saved.items():
+        (ca.directory / name).write_bytes(content)
+    found = backend(ca).facts()
+    assert [generation.sha256 for generation in found.generations] == certificates and not found.advisories
+    again = replace(order, of=certificates[-1])
+    assert not backend(ca).import_keys(again, False).changed
+    for name in ("issued", "certs_by_serial", "reqs"):
+        (ca.directory / name).mkdir()
+    assert_verifies(ca.issue("second"), ca.certificate)
+    assert_crl_of(ca.sign_crl(**ca.older(1)), ca.directory / "ca.1.crt")
