@@ -4,8 +4,125 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._lifecycle_flows import CaInstall
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Attribute, Changed, Install
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, lost_key, refuse_wrong_answer
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    BackupTask,
+    ChosenBackup,
+    known_authorities,
+    named,
+    one_time_password,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result
 
 
-class ActionModule(CaInstall):
-    pass
+class ActionModule(BackupTask):
+    NAME, ARGUMENTS = "ca_install", _arguments.CA_INSTALL
+
+    def perform(self) -> Result:
+        return self.decided_anew(self._installed)
+
+    def _installed(self) -> Result:
+        try:
+            return self._there(self.look())
+        except NothingOnHost as exc:
+            return self._answered(exc.waiting) if exc.waiting else self._new(exc.abilities)
+
+    def _there(self, told: Told) -> Result:
+        """A CA that is there is never touched."""
+        lost = [generation.label for generation in told.generations if generation.private_key == "missing"]
+        if lost:
+            raise KeywardError(
+                "nothing was installed",
+                f"there is a CA in this place, and private keys of it are missing: {', '.join(lost)}",
+                "Put them back (ca_key_restore)",
+            )
+        return self._result(Changed(False, told.authority, told.generations, advisories=told.advisories))
+
+    def _answered(self, told: Told) -> Result:
+        """A subordinate that waits for its first certificate."""
+        waiting, given = t.cast(PendingRequest, told.pending_request), self.options["certificate"]
+        if waiting.lacks_key:
+            raise lost_key(told.authority.subject, str(waiting.path), waiting.lacks_key, "installed")
+        if given is None:
+            state = Changed(False, told.authority, pending=True, request=waiting.request, request_file=waiting.path)
+            return self._result(replace(state, advisories=told.advisories))
+        answer = generation_of(given_certificates(given)[0])
+        refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, waiting.subject or answer.subject)
+        return self._result(self.send(Answer(None, given), Changed))
+
+    def _new(self, abilities: Abilities) -> Result:
+        chosen = self._lost()
+        if chosen is None:
+            self._refuse_certificate()
+            order = self._order(self._required("subject", "Give the subject of the new CA, such as {commonName: Example Root CA}"))
+            if not abilities.keys_in_hand:
+                order = replace(order, own=_adcs.terms_of_installation(self.options))
+            result = self._result(self.send(order, Changed))
+        else:
+            result = self._brought_back(chosen, abilities)
+        if self._task.diff:
+            place = self.options["config_file"] or self.options["directory"] or self._host
+            result["diff"] = {"before": f"{place}: no CA\n", "after": f"{place}: {'a CA brought back' if chosen else 'a new CA'}\n"}
+        return result
+
+    def _order(self, subject: t.Mapping[str, t.Any]) -> Install:
+        names = ("kind", "key_type", "key_size", "curve", "days", "path_length")
+        attributes = [Attribute(one.oid.dotted_string, str(one.value)) for one in _x509.subject_name(subject)] if subject else []
+        return Install(subject=tuple(attributes), **{name: self.options[name] for name in names})
+
+    def _refuse_certificate(self) -> None:
+        if self.options["certificate"] is None:
+            return
+        why = ("no request of a CA waits for a certificate on this host", "Leave certificate out, and a request is made")
+        if self.options["kind"] == "root":
+            why = ("a certificate was given, and this is a root: it signs its own", "Leave certificate out")
+        raise KeywardError("the CA can't be installed", *why)
+
+    def _lost(self) -> ChosenBackup | None:
+        """The backup of the CA that was in this place, where there is one: it is brought back, and no new one is made."""
+        nothing_known = not self.options.get("stores") or named(known_authorities(self.stores)[0], self._host, self.options) is None
+        if self.options.get("backup") is None and nothing_known:
+            return None
+        self._required("password", "A backup of the CA that was here exists. Give its password, and the CA is brought back from it")
+        chosen = self.choose(None)
+        chosen.refuse_unless_restorable("nothing was installed")
+        return chosen
+
+    def _brought_back(self, chosen: ChosenBackup, abilities: Abilities) -> Result:
+        own, trial = None, None
+        if not abilities.keys_in_hand:
+            # What was imported is exported once more, under a password of this moment, to see whether it can be.
+            own, trial = _adcs.terms_of_bringing_back(chosen.generations[-1]), one_time_password()
+        keys = ImportKeys(
+            generations=tuple(chosen.generations),
+            directory=chosen.authority.directory if chosen.authority else None,
+            files=() if self._check else chosen.given({g.public_key_sha256 for g in chosen.generations}, abilities.keys_in_hand),
+            trial_password=trial,
+        )
+        done = self.send(replace(self._order({}), keys=keys, own=own), Changed)
+        return self._result(done, _adcs.not_as_before(chosen, done.imported, trial) if done.imported and trial else ())
+
+    def _result(self, done: Changed, advisories: t.Sequence[Finding] = ()) -> Result:
+        if done.authority:
+            subject = done.authority.subject or (done.generations[-1].subject if done.generations else "")
+            done = replace(done, authority=replace(done.authority, host=self._host, subject=subject))
+        return {
+            "changed": done.changed,
+            **self.shown(replace(done, advisories=(*done.advisories, *advisories))),
+            "restored": [dict(vars(one)) for one in done.imported.restored] if done.imported else [],
+            "pending": done.pending,
+            "request": done.request,
+            "request_file": done.request_file,
+            "reboot_required": done.reboot_required,
+            "reasons": [],
+        }

@@ -6,6 +6,7 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_frame
 #AnsibleRequires -PowerShell ..module_utils._adcs_process
 #AnsibleRequires -PowerShell ..module_utils._adcs_authority
+#AnsibleRequires -PowerShell ..module_utils._adcs_service
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
@@ -28,10 +29,21 @@ function Get-AdcsCrl {
 function Publish-AdcsCrl {
     <#
     .SYNOPSIS
-        Has the CA sign and publish its CRLs. https://learn.microsoft.com/windows-server/administration/windows-commands/certutil
+        Has the CA sign and publish its CRLs, where it is as it was when that was decided (of, see Assert-AdcsNewest).
+    .NOTES
+        https://learn.microsoft.com/windows-server/administration/windows-commands/certutil
     #>
-    Assert-AdcsNotClustered -What 'the CRLs were not published'
-    $null = Invoke-AdcsCertutil -ArgumentList '-CRL' -Limit Publish -What 'the CRLs can''t be published'
+    param([object]$Session)
+    $what = 'the CRLs were not published'
+    Assert-AdcsNotClustered -What $what
+    $lock = Enter-AdcsLock -What $what
+    try {
+        Assert-AdcsNewest -Facts (Get-AdcsAuthority -Parameters $Session.Parameters) -Of $Session.Request['of'] -What $what
+        $null = Invoke-AdcsCertutil -ArgumentList '-CRL' -Limit Publish -What 'the CRLs can''t be published'
+    }
+    finally {
+        $lock.Dispose()
+    }
 }
 
 function Get-AdcsSignature {

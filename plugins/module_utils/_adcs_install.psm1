@@ -18,71 +18,40 @@ $ErrorActionPreference = 'Stop'
 function Install-AdcsAuthority {
     <#
     .SYNOPSIS
-        What ca_install asks of a Windows host: facts, a new CA, the answer to its request, or a CA that is brought back with keys that are in My.
+        What ca_install asks of a Windows host: facts, a new CA, the answer to its request, or a CA that is brought back from its keys.
+    .PARAMETER Session
+        Its request: order (look, install or answer). An installation has own: {kind, common_name, subject_suffix, provider, key_length, hash, days};
+        with keys (see Import-AdcsKey) own is {certificate_id: SHA-1, ca_type}. An answer has certificate (PEM).
     .OUTPUTS
-        The facts with changed, pending, request and request_file, and reboot_required where nothing goes on before that; for the restore request
-        of ca_key_restore, its answer.
+        The facts with changed, pending, request and request_file, and reboot_required where nothing goes on before that; imported: the answer
+        to keys.
     .NOTES
         https://learn.microsoft.com/powershell/module/adcsdeployment/install-adcscertificationauthority
     #>
     param([object]$Session)
     $what = 'nothing was installed'
     $request = $Session.Request
-    $install, $recreate, $directory = $request['install'], $request['recreate'], [string]$request['directory']
-    if ($request['restore']) { return Import-AdcsKey -Session $Session }
-    if (-not $install -and -not $recreate) { return Get-AdcsAnswer -Session $Session -Changed $false }
-    $facts = $null
-    try {
-        $facts = Get-AdcsAnswer -Session $Session -Changed $false
-    }
-    catch {
-        if (-not (Test-AdcsNothingThere $_)) { throw }
-    }
+    if ($request['order'] -eq 'look') { return Get-AdcsAnswer -Session $Session -Changed $false }
     Assert-AdcsNotClustered -What $what
-    if ($facts) {
-        if ($install -and $install['certificate']) {
-            if ($Session.Check) { return $facts }
-            $lock = Enter-AdcsLock -What $what
-            try {
-                return Install-AdcsAnswer -Session $Session -Text $install['certificate'] -Of $install['of'] -What $what
-            }
-            finally {
-                $lock.Dispose()
-            }
-        }
-        if ($install -and $facts['pending']) { return $facts }
-        if ($recreate -and @(Get-AdcsThumbprint -SanitizedName $facts['authority']['sanitized_name']) -contains $recreate['certificate_id']) { return $facts }
-        $why = "the CA $($facts['authority']['name']) is configured on this host"
-        throw (New-AdcsError -What $what -Why $why -Remedy 'Windows runs one CA on a host; name this one, or take another host')
+    if ($request['order'] -eq 'answer') { return Install-FirstAnswer -Session $Session -What $what }
+    $imported = if ($request['keys']) {
+        Import-AdcsKey -Session ([PSCustomObject]@{ Parameters = $Session.Parameters; Request = $request['keys']; Check = $Session.Check })
     }
-    $nothing = [ordered]@{
-        changed = $true; pending = [bool]($install -and $install['kind'] -eq 'subordinate'); authority = $null; generations = [object[]]@()
-        request = $null; request_file = $null; advisories = [object[]]@()
+    if ($Session.Check) {
+        return [ordered]@{ changed = $true; pending = $request['own']['kind'] -eq 'subordinate'; imported = $imported }
     }
-    if ($install -and $install['certificate']) {
-        throw (New-AdcsError -What $what -Why 'no request of a CA waits for a certificate on this host' -Remedy 'Leave certificate out, and a request is made')
-    }
-    if ($Session.Check) { return $nothing }
     $lock = Enter-AdcsLock -What $what
     try {
+        $there = Get-Configured -Session $Session -What $what
+        if ($there) { return $there }
         $feature = Install-AdcsFeature -What $what
         if ($feature.reboot_required) {
-            $nothing['changed'], $nothing['pending'], $nothing['reboot_required'] = $feature.changed, $false, $true
-            return $nothing
+            $changed = $feature.changed -or ($imported -and $imported['changed'])
+            return [ordered]@{ changed = [bool]$changed; reboot_required = $true; imported = $imported }
         }
-        $note = $null
-        if ($recreate) {
-            Assert-AdcsKeyInStore -Thumbprint $recreate['certificate_id'] -What $what
-            $database = if ($directory) { $directory } else { Get-AdcsSystemPath -Name 'CertLog' }
-            $aside = Move-AdcsDatabase -Directory $database -Label 'set-aside' -Time (Get-AdcsTime -Format 'yyyyMMddTHHmmssZ') -What $what
-            $parameters = @{ CAType = $recreate['ca_type']; CertificateID = $recreate['certificate_id'] }
-            Add-AdcsDatabaseParameter -Parameters $parameters -Database $directory -Log $directory
-            Invoke-AdcsSetup -Parameters $parameters -What $what
-        }
-        else {
-            $note = Install-NewAuthority -Wanted $install -Directory $directory -What $what
-            $aside = $null
-        }
+        $directory = [string]$Session.Parameters['directory']
+        $advisory = if ($request['keys']) { Restore-Authority -Wanted $request['own'] -Directory $directory -What $what }
+        else { Install-NewAuthority -Wanted $request['own'] -Directory $directory -What $what }
         $answer = Get-AdcsAnswer -Session $Session -Changed $true
         if (-not $answer['pending']) {
             $running = 'the CA is configured, but its service is not at work'
@@ -94,12 +63,52 @@ function Install-AdcsAuthority {
     finally {
         $lock.Dispose()
     }
-    if ($note) { Add-AdcsAdvisory -Facts $answer -Code 'unfinished_installation' -Message "an installation that was stopped is $note" }
-    if ($aside) { Add-AdcsAdvisory -Facts $answer -Code 'database_set_aside' -Message "a database that lay in $($aside.path) was kept as $($aside.kept_as)" }
+    if ($advisory) { Add-AdcsAdvisory -Facts $answer -Code $advisory.code -Message $advisory.message }
+    $answer['imported'] = $imported
     $answer
 }
 
+function Get-Configured {
+    # The facts of a CA that another task has made since the look, where it waits for its certificate; one that is at work is looked at again.
+    param([object]$Session, [string]$What)
+    try {
+        $facts = Get-AdcsAnswer -Session $Session -Changed $false
+    }
+    catch {
+        if (Test-AdcsNothingThere $_) { return }
+        throw
+    }
+    if ($facts['pending'] -and -not $facts['generations'].Count) { return $facts }
+    $why = "the CA $($facts['authority']['name']) is configured on this host"
+    throw (New-AdcsError -What $What -Why $why -Remedy 'Windows runs one CA on a host; name this one, or take another host' -RenewedMeanwhile)
+}
+
+function Install-FirstAnswer {
+    param([object]$Session, [string]$What)
+    if ($Session.Check) { return [ordered]@{ changed = $true } }
+    $lock = Enter-AdcsLock -What $What
+    try {
+        Install-AdcsAnswer -Session $Session -Text $Session.Request['certificate'] -Of $Session.Request['of'] -What $What
+    }
+    finally {
+        $lock.Dispose()
+    }
+}
+
+function Restore-Authority {
+    # The role on top of keys that are in My. A database that lies in its place is kept aside, and told of: {code, message}.
+    param([System.Collections.IDictionary]$Wanted, [string]$Directory, [string]$What)
+    Assert-AdcsKeyInStore -Thumbprint $Wanted['certificate_id'] -What $What
+    $database = if ($Directory) { $Directory } else { Get-AdcsSystemPath -Name 'CertLog' }
+    $aside = Move-AdcsDatabase -Directory $database -Label 'set-aside' -Time (Get-AdcsTime -Format 'yyyyMMddTHHmmssZ') -What $What
+    $parameters = @{ CAType = $Wanted['ca_type']; CertificateID = $Wanted['certificate_id'] }
+    Add-AdcsDatabaseParameter -Parameters $parameters -Database $Directory -Log $Directory
+    Invoke-AdcsSetup -Parameters $parameters -What $What
+    if ($aside) { @{ code = 'database_set_aside'; message = "a database that lay in $($aside.path) was kept as $($aside.kept_as)" } }
+}
+
 function Install-NewAuthority {
+    # An installation that was stopped is finished with its key, and told of: {code, message}.
     param([System.Collections.IDictionary]$Wanted, [string]$Directory, [string]$What)
     $database = if ($Directory) { $Directory } else { Get-AdcsSystemPath -Name 'CertLog' }
     $left = @(Get-AdcsDatabaseFile -Directory $database | Where-Object { [IO.Path]::GetExtension($_) -eq '.edb' })
@@ -144,7 +153,9 @@ function Install-NewAuthority {
     }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $Directory -Log $Directory
     Invoke-AdcsSetup -Parameters $parameters -What $What
-    if ($parameters.Contains('CertificateID')) { 'finished with the key and the certificate that were there' }
+    if ($parameters.Contains('CertificateID')) {
+        @{ code = 'unfinished_installation'; message = 'an installation that was stopped is finished with the key and the certificate that were there' }
+    }
 }
 
 function Get-LeftCertificate {

@@ -24,6 +24,15 @@ class NothingThere(KeywardError):
     """Nothing tells which authority this is: its configuration or its current certificate does not exist, or the latter is damaged."""
 
 
+class Waiting(NothingThere):
+    """The CA has a key and a request, and no certificate yet. C(facts): what is there of it, without a generation."""
+
+    def __init__(self, facts: Facts) -> None:
+        what = f"the CA {facts.authority.subject} can't be read"
+        super().__init__(what, "it waits for its first certificate", "Give ca_install the answer to its request")
+        self.facts = facts
+
+
 class RenewedMeanwhile(KeywardError):
     """The newest generation is another than the one that an order was decided on. Nothing was changed."""
 

@@ -17,7 +17,15 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingThere, Older, RenewedMeanwhile, Selector, told
+from ansible_collections.keyward.pki.plugins.module_utils._backend import (
+    Backend,
+    NothingThere,
+    Older,
+    RenewedMeanwhile,
+    Selector,
+    Waiting,
+    told,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look
@@ -65,7 +73,10 @@ def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check
 def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
     """Carry an order out. Raises KeywardError."""
     if isinstance(order, Look):
-        return told(backend, backend.facts())
+        try:
+            return told(backend, backend.facts())
+        except Waiting as exc:
+            return told(backend, exc.facts)
     *parts, method = order.NAME.split(".")
     does: t.Any = backend
     for part in parts:  # database.copy

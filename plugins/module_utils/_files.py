@@ -298,3 +298,11 @@ def make_directories(path: str, mode: t.Optional[int], owner: int = -1, group: i
         set_owner_and_mode(directory, mode, owner, group, os.O_DIRECTORY)
         sync_directory(os.path.dirname(directory))
     return missing[::-1]
+
+
+def make_directory(path: str, mode: int) -> None:
+    """A directory and those above it, where they are missing. Raises KeywardError."""
+    try:
+        make_directories(path, mode)
+    except OSError as exc:
+        raise KeywardError(f"the directory {path} was not made", os_cause(exc), "Put that right and run the task again") from exc

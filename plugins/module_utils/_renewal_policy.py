@@ -80,12 +80,12 @@ def refuse_unusable_key(current: Generation) -> None:
         raise KeywardError(f"the CA {current.subject} can't be renewed", *refusal)
 
 
-def lost_key(subject: str, request: str, private_key: str) -> KeywardError:
+def lost_key(subject: str, request: str, private_key: str, done: str = "renewed") -> KeywardError:
     """A request without its private key would be pending for ever: no answer to it can be used."""
     return KeywardError(
-        f"the CA {subject} can't be renewed",
+        f"the CA {subject} can't be {done}",
         f"the request {request} waits for its answer, and its private key is not in {private_key}",
-        "Put that key back. If it is lost, move the request away, and the renewal begins again",
+        "Put that key back. If it is lost, move the request away, and another is made",
     )
 
 

@@ -265,12 +265,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_INSTALL
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
-from ansible_collections.keyward.pki.plugins.module_utils._lifecycle import install
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Install
 
 
 def main() -> None:
-    run(CA_INSTALL, install)
+    run(CA_INSTALL, Install, Answer)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ $session = Start-AdcsModule -Name ca_crl -Arguments $args
 Complete-AdcsModule -Session $session -Work {
     $request = $session.Request
     if ($request['order'] -eq 'sign_drafts') { return @{ signatures = @(Get-AdcsSignature @($request['drafts'])) } }
+    $due = @($request['sign'] | Where-Object { $_ }).Count -gt 0
+    if ($due) { Publish-AdcsCrl -Session $session }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters
-    if (@($request['sign'] | Where-Object { $_ }).Count) {
-        $answer['changed'] = $true
-        Publish-AdcsCrl
-    }
+    $answer['changed'] = $due
     $answer['crls'] = @(if (-not $request['scratch']) { Get-AdcsCrl })
     $answer
 }

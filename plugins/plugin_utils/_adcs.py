@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import typing as t
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
@@ -82,6 +83,65 @@ def no_terms_of_crls() -> KeywardError:
         "on Windows days and published_crl can't be given: the CA signs what its database says, for the time it is set to",
         "Set that with certutil -setreg CA\\CRLPeriodUnits; to sign a CRL again by hand, use certutil -sign",
     )
+
+
+# --- installation ---
+
+_CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
+# As CertStrToName names them; anything else goes by its number.
+_ATTRIBUTES = {
+    "2.5.4.6": "C",
+    "2.5.4.8": "ST",
+    "2.5.4.7": "L",
+    "2.5.4.9": "STREET",
+    "2.5.4.10": "O",
+    "2.5.4.11": "OU",
+    "0.9.2342.19200300.100.1.25": "DC",
+}
+
+
+def directory_name(name: x509.Name) -> str:
+    """A name as CertStrToName of Windows reads it: it knows quotes, and no escapes of RFC 4514."""
+    found = []
+    for attribute in reversed(list(name)):
+        number, value = attribute.oid.dotted_string, str(attribute.value)
+        key = _ATTRIBUTES.get(number, number)
+        plain = value == value.strip() and not re.search(r'[,+="\n<>#;]', value)
+        found.append(f"{key}={value}" if plain else '{}="{}"'.format(key, value.replace('"', '""')))
+    return ",".join(found)
+
+
+def terms_of_installation(asked: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The same CA in the words of Install-AdcsCertificationAuthority."""
+    provider = {"RSA": "RSA", "EC": "ECDSA_" + _CURVES[asked["curve"]][0]}.get(asked["key_type"])
+    why = None
+    if provider is None:
+        why = f"AD CS knows no {asked['key_type']} keys"
+    elif asked["path_length"] is not None:
+        why = "AD CS takes the path length of a CA from CAPolicy.inf"
+    if why:
+        raise KeywardError("the CA can't be installed", why, "Use key_type RSA or EC, and write a path length into CAPolicy.inf")
+    subject = _x509.subject_name(asked["subject"])
+    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    if len(names) != 1:
+        raise KeywardError("the CA can't be installed", "its subject has not exactly one commonName", "Give subject with one")
+    others = x509.Name([attribute for attribute in subject if attribute.oid != x509.NameOID.COMMON_NAME])
+    rsa = asked["key_type"] == "RSA"
+    return {
+        "kind": asked["kind"],
+        "common_name": str(names[0].value),
+        "subject_suffix": directory_name(others),
+        "provider": f"{provider}#Microsoft Software Key Storage Provider",
+        "key_length": asked["key_size"] if rsa else _CURVES[asked["curve"]][1],
+        "hash": "SHA256" if rsa else _CURVES[asked["curve"]][2],
+        "days": asked["days"],
+    }
+
+
+def terms_of_bringing_back(current: Generation) -> dict[str, t.Any]:
+    """The role on top of keys and certificates that are back."""
+    root = _x509.is_self_signed(_x509.load(current.certificate))
+    return {"certificate_id": current.sha1.upper(), "ca_type": "StandaloneRootCA" if root else "StandaloneSubordinateCA"}
 
 
 # --- proofs of keys: AD CS signs no CRL but its own, so these are made here and signed by its keys in memory ---

@@ -41,9 +41,13 @@ COLLECTION_VERSION = "0.1.0"
 
 
 class NothingOnHost(KeywardError):
-    """Nothing of the authority is on the host. C(abilities): of the software that would run it there."""
+    """Nothing of the authority is on the host. C(abilities): of the software that would run it there.
+
+    C(waiting): what is there of a CA that has a request, and no certificate yet.
+    """
 
     abilities = Abilities()
+    waiting: Told | None = None
 
 
 class RenewedMeanwhile(KeywardError):
@@ -131,19 +135,20 @@ class Task(ActionBase):  # type: ignore[misc]
 
         Raises NothingOnHost where a CA is configured and none of its certificates is there.
         """
-        who = replace(told.authority, host=self._host)
-        if not who.subject and told.generations:
-            who = replace(who, subject=told.generations[-1].subject)
-        elif not told.generations:
+        if isinstance(told, Told) and told.pending_request:
+            told = replace(told, pending_request=_read(told.pending_request))
+        subject = told.authority.subject
+        if not subject and told.generations:
+            subject = told.generations[-1].subject
+        told = replace(told, authority=replace(told.authority, host=self._host, subject=subject))
+        if not told.generations:
             why = ("none of its certificates is on the host", "Put them back (ca_key_restore)")
             if told.pending_request:
                 why = ("it waits for its first certificate", "Give ca_install the answer to its request")
-            error = NothingOnHost(f"the CA {who.name} can't be read", *why)
-            error.abilities = told.abilities
+            error = NothingOnHost(f"the CA {told.authority.subject or told.authority.name} can't be read", *why)
+            error.abilities, error.waiting = told.abilities, told if told.pending_request else None
             raise error
-        if isinstance(told, Told) and told.pending_request:
-            told = replace(told, pending_request=_read(told.pending_request))
-        return replace(told, authority=who)
+        return told
 
     @staticmethod
     def shown(told: t.Any) -> Result:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.plugin_utils._lifecycle_flows import _windows_name
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs import directory_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import for_another_host
 from cryptography import x509
 
@@ -68,5 +68,5 @@ def test_a_name_as_windows_reads_it() -> None:
         oid.EMAIL_ADDRESS: "a@b",
     }
     name = x509.Name([x509.NameAttribute(key, value) for key, value in values.items()])
-    assert _windows_name(name) == '1.2.840.113549.1.9.1=a@b,O="Example ""One"", Inc.",ST=Bayern,C=DE'
-    assert _windows_name(x509.Name([])) == ""
+    assert directory_name(name) == '1.2.840.113549.1.9.1=a@b,O="Example ""One"", Inc.",ST=Bayern,C=DE'
+    assert directory_name(x509.Name([])) == ""

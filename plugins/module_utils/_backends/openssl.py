@@ -15,13 +15,18 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, put_new
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _URI = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 # How libp11's engine names a key without a URI: "slot_0-id_01", "label_root", "0:01".
 _ENGINE_KEY = re.compile(r"(?:slot_[^/]+-)?(?:id|label)_[^/]+\Z|[0-9]+:[0-9a-f]+\Z", re.IGNORECASE)
+
+# What openssl takes in the name of a section (CONF, conf_def.h).
+_SECTION = re.compile(r"[A-Za-z0-9_!.%&*+,/;?@^~|-]+( +[A-Za-z0-9_!.%&*+,/;?@^~|-]+)*\Z")
 
 
 class OpensslBackend(FileCa):
@@ -105,6 +110,26 @@ class OpensslBackend(FileCa):
                 f"Add it, or name another one as extensions; sections with basicConstraints: {others}",
             )
         return ["-extensions", extensions]
+
+    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+        if self.config_file is None:
+            raise KeywardError("the CA can't be installed", "no config_file was given", "Give the path that its openssl.cnf is to have")
+        name = self.selector.name
+        if name and not _SECTION.match(name):
+            raise KeywardError(
+                "the CA can't be installed",
+                f"its name, {name!r}, can't be that of a section in its openssl.cnf",
+                "Give a name of ASCII letters, digits, '-', '_' and '.'",
+            )
+        if os.path.exists(self.config_file):
+            return super().lay_out(order, check)
+        if not check:
+            from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_template import configuration
+
+            make_directory(os.path.dirname(self.config_file), 0o755)
+            put_new(self.config_file, configuration(self.directory, name or "CA_default", order.key_type).encode("utf-8"), 0o644)
+            super().lay_out(order, check)
+        return True
 
     def _files_stated(self) -> Files:
         selector = self.selector

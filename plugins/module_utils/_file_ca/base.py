@@ -14,7 +14,7 @@ import re
 import stat
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile, Selector, told
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, RenewedMeanwhile, Selector, Waiting, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
-from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file, wait_until_gone
+from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file, read_if_there, wait_until_gone
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
@@ -87,6 +87,15 @@ class FileCa:
     def file_issued(self, issued: Generation) -> None:
         """Put a certificate that was issued where the software looks for it. Called each time that it is asked for."""
 
+    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+        """Makes what a CA of this software has beside its keys and certificates; whether something was missing. What is there stays.
+
+        Raises KeywardError where the order can't be carried out by this software.
+        """
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import lay_out
+
+        return lay_out(self.files(), check)
+
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
@@ -113,7 +122,13 @@ class FileCa:
     def facts(self) -> Facts:
         """The authority as it is on this host. Raises KeywardError where it can't be told, NothingThere where it is gone."""
         files = self.files()
-        found = self._generation_files.read(files)
+        try:
+            found = self._generation_files.read(files)
+        except NothingThere as exc:
+            waiting = self.waiting(files)
+            if waiting is None:
+                raise
+            raise Waiting(waiting) from exc
         current = found.generations[-1]
         self.known_facts = Facts(
             authority=Authority(
@@ -175,12 +190,21 @@ class FileCa:
 
         return import_keys(self, order, check)
 
+    def install(self, order: lifecycle.Install, check: bool) -> lifecycle.Changed:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import install
+
+        return install(self, order, check)
+
     def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import renew
 
         return renew(self, order, check)
 
     def answer(self, order: lifecycle.Answer, check: bool) -> lifecycle.Changed:
+        if order.of is None:
+            from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import answer_first
+
+            return answer_first(self, order, check)
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import answer
 
         return answer(self, order, check)
@@ -213,6 +237,29 @@ class FileCa:
                 lacks = self._missing_key(files, digest, generations[-1])
                 return PendingRequest(path, subject, digest, data.decode("ascii", "replace"), lacks_key=lacks)
         return None
+
+    def waiting(self, files: Files) -> t.Optional[Facts]:
+        """What is there of a CA that an installation made, and that waits for its first certificate."""
+        path = request_path(files.certificate)
+        data = None if os.path.lexists(files.certificate) else read_if_there(path, "the request", LARGEST_INPUT)
+        try:
+            request = x509.load_pem_x509_csr(data or b"")
+            subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return None
+        names = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        authority = Authority(
+            backend=self.NAME,
+            name=files.section,
+            sanitized_name=slug(str(names[-1].value) if names else ""),
+            subject=subject,
+            directory=self.directory,
+            place=self.place_of(files),
+        )
+        key = self.key_file(files.private_key, self.selector.private_key_passphrase) if files.private_key else None
+        lacks = None if key and key.digest == digest else files.private_key
+        pending = PendingRequest(path, subject, digest, (data or b"").decode("ascii", "replace"), lacks_key=lacks)
+        return Facts(authority, (), {}, (), _database(files), pending)
 
     def _missing_key(self, files: Files, digest: str, current: Generation) -> t.Optional[str]:
         """Where the private key of our request belongs, unless it is there: no answer to the request could be used."""

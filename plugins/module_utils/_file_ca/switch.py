@@ -15,7 +15,7 @@ import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
@@ -70,6 +70,9 @@ class _Renewal:
     def renew(self, order: Renew) -> Changed:
         if self._unswitched():
             return self._finish()
+        if order.finish:
+            why = "the renewal that was begun is no longer there"
+            raise RenewedMeanwhile("the CA was not renewed", why, "Run the task again: it decides by what is there now")
         self._refuse_what_is_in_the_way()
         self._refuse_stated()
         if is_root(self._facts.generations):

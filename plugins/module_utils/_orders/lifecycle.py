@@ -12,7 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys, PutBack
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
 
 LARGEST_TEXT = 1024 * 1024  # characters of a request, a certificate and its chain (PEM)
 Text = t.Annotated[str, Most(LARGEST_TEXT)]
@@ -29,7 +29,10 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Install:
-    """Make a CA where none is. C(keys): bring one back instead. C(own): terms that only this backend reads."""
+    """Make a CA where none is; for a subordinate the request for its first certificate. C(own): terms that only this backend reads.
+
+    C(keys): bring one back from its backup instead.
+    """
 
     NAME: t.ClassVar[str] = "install"
 
@@ -40,7 +43,6 @@ class Install:
     curve: Hex
     days: int
     path_length: t.Optional[int] = None
-    certificate: t.Optional[Text] = None
     keys: t.Optional[ImportKeys] = None
     own: t.Optional[t.Dict[str, t.Any]] = None
 
@@ -73,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Changed:
-    """A CA after an order, or as it would be (check). C(authority): None where nothing can be told yet."""
+    """A CA after an order, or as it would be (check). C(authority): None where nothing can be told yet. C(imported): of C(Install.keys)."""
 
     changed: bool
     authority: t.Optional[Authority] = None
@@ -81,7 +83,7 @@ class Changed:
     pending: bool = False
     request: t.Optional[Text] = None
     request_file: t.Optional[Path] = None
-    restored: t.Tuple[PutBack, ...] = ()
+    imported: t.Optional[Imported] = None
     reboot_required: bool = False
     advisories: t.Tuple[Finding, ...] = ()
     own: t.Optional[t.Dict[str, t.Any]] = None

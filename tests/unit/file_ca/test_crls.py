@@ -1,0 +1,125 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The CRLs of a CA of files: no number twice, no revocation forgotten, whatever stops a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.killed import killed_at
+from support.lifecycle import SUBJECT, crl, install, refused, renew, sign, state, written
+from support.openssl_ca import openssl
+from tools import require_tool
+
+
+@pytest.fixture(autouse=True)
+def _openssl() -> None:
+    require_tool("openssl")
+
+
+def test_crls(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    install(ca)
+    renew(ca)
+    before = state(ca)
+    assert crl(ca, check=True)["changed"] and len(crl(ca, scratch=True)["crls"]) == 2 and state(ca) == before
+    made = crl(ca)
+    assert made["changed"] and [Path(one["path"]).name for one in made["crls"]] == ["crl.0.pem", "crl.pem"]
+    for name, certificate in (("crl.0.pem", "cacert.0.pem"), ("crl.pem", "cacert.pem")):
+        assert "verify OK" in openssl("crl", "-in", ca / "crl" / name, "-CAfile", ca / certificate, "-noout").stderr
+    before = state(ca)
+    assert not crl(ca)["changed"] and state(ca) == before
+    assert crl(ca, check=True, remaining_days=31)["changed"]
+    (ca / "crlnumber").rename(ca / "away")
+    assert "the CRL number (crlnumber) is missing" in refused(lambda: crl(ca, remaining_days=31))
+    (ca / "away").rename(ca / "crlnumber")
+    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    serial = sign(ca, asked)["serial"].upper()
+    openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
+    assert crl(ca)["changed"]
+    assert serial in openssl("crl", "-in", ca / "crl" / "crl.pem", "-noout", "-text").stdout
+
+    other = tmp_path / "beside"
+    install(other, subject={**SUBJECT, "commonName": "Another CA"})
+    (other / "crl" / "crl.pem").write_bytes((ca / "crl" / "crl.pem").read_bytes())
+    assert "holds a CRL of another CA, CN=Example New CA,O=Example" in refused(lambda: crl(other))
+    assert (other / "crl" / "crl.pem").read_bytes() == (ca / "crl" / "crl.pem").read_bytes()
+
+    # Keys only: the last published CRL is signed again with its entries and the next number.
+    published = (ca / "crl" / "crl.pem").read_bytes()
+    number = int(crl(ca)["crls"][-1]["number"], 16)
+    for name in ("index.txt", "crlnumber", "serial", "crl/crl.pem", "crl/crl.0.pem"):
+        (ca / name).unlink()
+    again = crl(ca, published_crl=written(tmp_path, published))
+    assert again["changed"] and int(again["crls"][0]["number"], 16) == number + 1
+    text = openssl("crl", "-in", ca / "crl" / "crl.pem", "-CAfile", ca / "cacert.pem", "-noout", "-text")
+    assert serial in text.stdout and "verify OK" in text.stderr
+    assert not crl(ca, published_crl=written(tmp_path, published))["changed"]
+    install(tmp_path / "other", subject={"commonName": "Other"})
+    assert "no generation of this CA signed" in refused(lambda: crl(tmp_path / "other", published_crl=written(tmp_path, published)))
+    (ca / "private" / "cakey.0.pem").unlink()
+    assert "generation 0" in refused(lambda: crl(ca, scratch=True))
+
+
+def numbers_in_place(ca: Path) -> dict[str, bytes]:
+    """CRL number -> CRL, of those that are in their places; each verified by the generation that signed it."""
+    found = {}
+    for path in (ca / "crl").glob("crl*.pem"):
+        certificate = ca / path.name.replace("crl", "cacert")
+        assert "verify OK" in openssl("crl", "-in", path, "-CAfile", certificate, "-noout").stderr
+        found[openssl("crl", "-in", path, "-noout", "-crlnumber").stdout] = path.read_bytes()
+    return found
+
+
+def revoke_one(ca: Path, name: str) -> str:
+    serial = str(sign(ca, install(ca.parent / name, kind="subordinate", subject={"commonName": name})["request"])["serial"]).upper()
+    openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
+    return serial
+
+
+def test_crls_whose_signing_is_killed_anywhere_never_share_a_number(tmp_path: Path) -> None:
+    ca, reached = tmp_path / "ca", 0
+    install(ca)
+    renew(ca)
+    seen: dict[str, bytes] = {}
+    for number in range(1, 60):
+        serial = revoke_one(ca, f"sub{number}")
+        killed = killed_at(number, lambda: crl(ca))
+        for make in (lambda: None, lambda: crl(ca)):
+            make()
+            for one, data in numbers_in_place(ca).items():
+                assert seen.setdefault(one, data) == data, f"cut {number}: {one} is the number of two CRLs"
+        for path in ("crl.0.pem", "crl.pem"):
+            assert serial in openssl("crl", "-in", ca / "crl" / path, "-noout", "-text").stdout, (number, path)
+        before = state(ca)
+        assert not crl(ca)["changed"] and state(ca) == before
+        assert sorted(path.name for path in (ca / "crl").iterdir()) == ["crl.0.pem", "crl.pem"], number
+        if not killed:
+            break
+        reached += 1
+    assert reached >= 14
+
+
+def test_a_published_crl_whose_signing_again_is_killed_anywhere_gets_one_successor(tmp_path: Path) -> None:
+    ca, reached = tmp_path / "ca", 0
+    install(ca)
+    crl(ca)
+    for name in ("index.txt", "crlnumber", "serial"):
+        (ca / name).unlink()
+    for number in range(1, 60):
+        (published,) = list(numbers_in_place(ca).items())
+        request = {"published_crl": written(tmp_path, published[1])}
+        (ca / "crl" / "crl.pem").unlink()
+        killed = killed_at(number, lambda request=request: crl(ca, **request))
+        between = numbers_in_place(ca)
+        crl(ca, **request)
+        (after,) = list(numbers_in_place(ca).items())
+        assert between in ({}, dict([after])), number
+        assert int(after[0].split("=0x")[1], 16) == int(published[0].split("=0x")[1], 16) + 1
+        assert not crl(ca, **request)["changed"]
+        if not killed:
+            break
+        reached += 1
+    assert reached >= 4
