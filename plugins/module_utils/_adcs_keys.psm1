@@ -184,7 +184,8 @@ function Import-AdcsKey {
     param([object]$Session)
     $what = 'nothing was restored'
     Assert-AdcsNotClustered -What $what
-    if ($Session.Check) { return Import-Missing -Session $Session -What $what }
+    # Without a file nothing is changed: no lock leaves its trace.
+    if ($Session.Check -or -not @($Session.Request['files'] | Where-Object { $_ }).Count) { return Import-Missing -Session $Session -What $what }
     $lock = Enter-AdcsLock -What $what
     try { Import-Missing -Session $Session -What $what }
     finally { $lock.Dispose() }
