@@ -92,6 +92,15 @@ def test_what_travels_is_for_this_task_alone_and_what_is_stored_for_long(ca: Ope
     assert travelled.encryption.iterations == 2048 and read(stored.read_bytes(), PASSWORD).encryption.iterations == 300_000
 
 
+def test_the_chain_and_every_key_of_the_host_are_stored(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    above = OpensslCa(tmp_path / "above", name="Above", algorithm="ed25519")
+    ca.renew_keeping()
+    assert Host(store).back_up(ca, password=PASSWORD, chain_file=str(above.certificate))["restorable"]
+    (stored,) = bundles(store)
+    contents = read(stored.read_bytes(), PASSWORD)
+    assert (len(contents.private_keys), len(contents.certificates)) == (2, 3)
+
+
 @pytest.mark.parametrize("password", ["short", "ä" * 20])
 def test_a_password_that_nothing_is_stored_under_fetches_no_key(ca: OpensslCa, store: Path, password: str) -> None:
     host = Host(store)
