@@ -25,14 +25,14 @@ options:
     type: path
   directory:
     description:
-      - The directory on the host from which the relative paths of O(config_file) count.
-      - The default is the directory of O(config_file). Without O(config_file), this is the directory of the CA, and
-        O(certificate_file) and O(private_key_file) must be given.
+      - The directory on the host where the CA lives, and from which the relative paths of the configuration count.
+      - The default is the directory of O(config_file). Without O(config_file), O(certificate_file) and O(private_key_file) must be
+        given.
       - On Windows, the directory of the database of a CA that is to be installed.
     type: path
   name:
     description:
-      - The section of O(config_file) that describes the CA, as for C(openssl ca -name).
+      - The section of the configuration that describes the CA, as for C(openssl ca -name).
       - The default is what C(default_ca) names.
       - On Windows, the common name or the sanitized name of the CA. The default is the active CA of the host.
     type: str
@@ -42,11 +42,11 @@ options:
     type: str
   certificate_file:
     description:
-      - The current CA certificate, where O(config_file) does not tell it.
+      - The current CA certificate, where the configuration does not tell it.
     type: path
   private_key_file:
     description:
-      - The private key of the current CA certificate, where O(config_file) does not tell it.
+      - The private key of the current CA certificate, where the configuration does not tell it.
     type: path
   chain_file:
     description:

@@ -20,12 +20,22 @@ options:
     elements: path
 """
 
+    DATABASE_STORES = r"""
+options:
+  stores:
+    description:
+      - The stores of kind V(databases) to use. They are directories on the controller that M(keyward.pki.ca_store) initialised.
+      - Stored means stored in all of them.
+    type: list
+    elements: path
+"""
+
     BACKUP = r"""
 options:
   backup:
     description:
-      - One backup on the controller; a PKCS#12 file, a backup's directory, or an authority's directory in a store, of which the
-        newest backup is used.
+      - One key backup on the controller, in place of O(stores); a PKCS#12 file, a backup's directory, or an authority's directory.
+        Of the latter the newest backup is used.
       - Exactly one of O(backup) and O(stores) must be given.
     type: path
 """
@@ -34,11 +44,11 @@ options:
 options:
   password:
     description:
-      - The password of the backups. Keep it apart from the stores.
+      - The password of the key backups. Keep it apart from the stores.
       - Use C(ansible-vault) or a lookup, never a plain variable.
     type: str
   previous_password:
     description:
-      - The password that earlier backups were made with, where it has been changed.
+      - The password that earlier key backups were made with, where it has been changed.
     type: str
 """

@@ -44,7 +44,7 @@ options:
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
-  - keyward.pki._backups.stores
+  - keyward.pki._backups.database_stores
 attributes:
   check_mode:
     support: full
@@ -61,7 +61,7 @@ notes:
     also holds the exported registry, C(CAPolicy.inf), the CA certificates and the list of templates. A set is due when the last request,
     the last revocation or the configuration has changed. That the database holds no private key of the CA is the promise of the API;
     no file of keys is among the set's files. Keys that the CA has archived are in the database.
-  - Exactly one of O(stores) and O(host_store) must be given. They are stores of kind V(databases).
+  - Exactly one of O(stores) and O(host_store) must be given.
   - With O(stores), a CA whose files are not the login user's must be read as root. Another user could not hand the set over.
   - Elsewhere a set is a C(tar) archive with a manifest. Without this collection, C(tar -xzpf database.tar.gz -C /) puts it back.
 seealso:

@@ -24,7 +24,8 @@ options:
     type: path
   set:
     description:
-      - One set on the controller, in place of the newest one in O(stores). It is a set's directory, or an authority's directory in a store.
+      - One set on the controller, in place of O(stores); a set's directory, or an authority's directory. Of the latter the newest set
+        is used.
     type: path
   part:
     description:
@@ -51,14 +52,14 @@ options:
     type: path
   advance:
     description:
-      - How to go on where what is published is newer. With V(auto), the next serial number and CRL number are taken above everything
-        seen. With a dictionary of C(serial) and C(crl_number) (hex digits) they are the given ones.
+      - How to go on where what is published is newer; V(auto), or a dictionary of C(serial) and C(crl_number) (hex digits).
+      - With V(auto), the next serial number and CRL number are taken above everything seen. With a dictionary they are the given ones.
       - Revocations that a published CRL shows and the database lacks are entered again.
     type: raw
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
-  - keyward.pki._backups.stores
+  - keyward.pki._backups.database_stores
 attributes:
   check_mode:
     support: full

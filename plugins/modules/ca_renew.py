@@ -20,7 +20,7 @@ description:
 options:
   reuse_key:
     description:
-      - Whether the new certificate is for the same key.
+      - Whether the new certificate is for the same key (there is no default).
     type: bool
     required: true
   remaining_days:

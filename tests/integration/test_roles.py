@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from support.ansible_run import Ansible
 from support.openssl_ca import openssl
-from support.plays import tree
+from support.plays import check, tree
 from support.roles import a_root, certificates, changed, covered, entry, issue, issued, make_stores, now, playbook, ran
 from tools import require_tool
 
+VARIABLES = Path(__file__).resolve().parents[2] / "roles" / "each_authority" / "vars" / "main.yml"
 PUBLISH = """\
 - name: Publish
   ansible.builtin.copy:
@@ -56,12 +57,14 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
 
     first = issue(ca, "first")
     assert ran(playbook(ansible, "key_backup", hosts), "ca_key_backup") == [False], "issuing is no reason for a key backup"
-    assert ran(playbook(ansible, "database_backup", hosts), "ca_database_backup") == [True]
+    unread = {**variables, "keyward_password": "{{ lookup('ansible.builtin.file', '/nowhere') }}"}
+    backed_up = playbook(ansible, "database_backup", one_host(ansible, unread))
+    assert ran(backed_up, "ca_database_backup") == [True], "no password is looked up for a database"
 
     (tmp_path / "publish.yml").write_text(PUBLISH)
     hosts = one_host(
         ansible,
-        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")},
+        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": "publish.yml"},
         published=str(tmp_path / "published.pem"),
     )
     predicted = playbook(ansible, "renewal", hosts, check=True)
@@ -108,6 +111,35 @@ def test_tags_choose_the_backup(ansible: Ansible, tmp_path: Path) -> None:
 
 
 # --- several authorities on one host ---
+
+
+def test_an_entry_goes_before_the_plain_variables(ansible: Ansible) -> None:
+    named = {"backend": "openssl", "directory": "/up", "certificate_file": "ca.pem", "older": [{"certificate_file": "older.pem"}]}
+    authority = {"name": "own", "truncate_logs": False, "host_store": "/mnt/sets", "parent": {"host": "up", "days": 5, **named}}
+    variables = {
+        "keyward_name": "plain",
+        "keyward_chain_file": "/plain.pem",
+        "keyward_truncate_logs": True,
+        "keyward_database_stores": ["/srv/sets"],
+        "keyward_parent": {"host": "plain", "config_file": "/plain.cnf"},
+        "keyward_authorities": [{}, authority],
+    }
+    given = ("which", "parent_which", "ca_database_backup")
+    tasks: list[dict[str, Any]] = [{"ansible.builtin.include_vars": str(VARIABLES)}]
+    for index in range(2):
+        told = {name: f"{{{{ each_authority_{name} }}}}" for name in given}
+        tasks.append({"name": f"of {index}", "ansible.builtin.debug": {"msg": told}, "vars": {"each_authority_index": index}})
+    result = ansible.play(tasks, hosts=one_host(ansible, variables)).ok()
+    assert result.task("of 0")["msg"] == {
+        "which": {"name": "plain", "chain_file": "/plain.pem"},
+        "parent_which": {"config_file": "/plain.cnf"},
+        "ca_database_backup": {"stores": ["/srv/sets"], "truncate_logs": True},
+    }
+    assert result.task("of 1")["msg"] == {
+        "which": {"name": "own", "chain_file": "/plain.pem"},
+        "parent_which": named,
+        "ca_database_backup": {"host_store": "/mnt/sets", "truncate_logs": False},
+    }
 
 
 def test_root_and_issuing_side_by_side(ansible: Ansible, tmp_path: Path) -> None:
@@ -160,9 +192,12 @@ def test_what_fails_on_one_host_of_a_renewal_skips_no_backup(ansible: Ansible, t
     lacking = {
         "storeless": hosts["storeless"],
         "passwordless": {name: value for name, value in hosts["passwordless"].items() if name != "keyward_password"},
-        "unpublished": {**hosts["unpublished"], "keyward_publish_tasks": str(tmp_path / "publish.yml")},
+        "unpublished": {**hosts["unpublished"], "keyward_publish_tasks": "publish.yml"},
     }
-    failed = playbook(ansible, "renewal", {name: ansible.local(**variables, **due) for name, variables in lacking.items()}, rc=2)
+    # The tasks are seen from the playbook, though the role has a file of that name.
+    (tmp_path / "mine.yml").write_text("- hosts: all\n  gather_facts: false\n  roles:\n    - keyward.pki.renewal\n")
+    failed = check(ansible.play(tmp_path / "mine.yml", hosts={name: ansible.local(**variables, **due) for name, variables in lacking.items()}))
+    assert failed.rc == 2
 
     # Without every generation covered nothing is renewed.
     assert "is not a keyward store" in failed.failed("storeless")["msg"]

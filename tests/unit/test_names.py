@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.keyward.pki.plugins.doc_fragments._authority import ModuleDocFragment as Place
-from ansible_collections.keyward.pki.plugins.doc_fragments._backups import ModuleDocFragment as Backups
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from conftest import COLLECTIONS
-from support.returns import MODULES, documented
+from support.documents import MODULES, NAMES, options
+from support.returns import documented
 
 ROOT = MODULES.parents[1]
-NAMES = sorted(path.stem for path in MODULES.glob("ca_*.py"))
 
 
 # Core's own loaders, in a process in which nothing of the collection was imported otherwise.
@@ -72,24 +70,6 @@ def test_no_name_is_shared_by_two_platforms_or_forgotten() -> None:
         assert {path.stem for path in MODULES.glob(kind)} == set(routes.values())
 
 
-def _options(name: str) -> dict[str, Any]:
-    """The documented options of a module, those of its fragments included."""
-    source: dict[str, Any] = {}
-    exec(compile((MODULES / f"{name}.py").read_text(encoding="utf-8").split('EXAMPLES = r"""')[0], name, "exec"), source)  # noqa: S102
-    document = yaml.safe_load(source["DOCUMENTATION"])
-    fragments = {
-        "keyward.pki._authority": Place.DOCUMENTATION,
-        "keyward.pki._backups.stores": Backups.STORES,
-        "keyward.pki._backups.backup": Backups.BACKUP,
-        "keyward.pki._backups.password": Backups.PASSWORD,
-    }
-    options = dict(document.get("options", {}))
-    for fragment in document["extends_documentation_fragment"]:
-        if fragment in fragments:
-            options.update(yaml.safe_load(fragments[fragment])["options"])
-    return options
-
-
 def _spec(documented_options: dict[str, Any]) -> dict[str, Any]:
     shape = {}
     for name, option in documented_options.items():
@@ -108,7 +88,7 @@ def _bare(spec: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_documented_as_they_are(name: str) -> None:
-    assert _bare(getattr(_arguments, name.upper())) == _spec(_options(name))
+    assert _bare(getattr(_arguments, name.upper())) == _spec(options(name))
 
 
 @pytest.mark.parametrize("name", NAMES)

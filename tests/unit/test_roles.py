@@ -6,80 +6,146 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from support.documents import options
 
-ROOT = Path(__file__).resolve().parents[2]
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-# What a role calls otherwise than the module.
-OPTIONS = {"key_stores": "stores", "database_stores": "stores"}
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+SHARED = "each_authority"
+PUBLIC = sorted(path.name for path in ROLES.iterdir() if path.name != SHARED)
+VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
+# Of the roles alone: no module has an option of that name.
+OWN = {"keyward_authorities", "keyward_parent", "keyward_publish_tasks"}
+OF_STORES = {"key_stores": "stores", "database_stores": "stores"}
 
 
 def specification(role: str) -> dict[str, Any]:
-    content = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
-    options: dict[str, Any] = content["argument_specs"]["main"]["options"]
-    return options
+    content = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = content["argument_specs"]["main"]["options"]
+    return found
 
 
-def tasks(role: str) -> str:
-    return "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "roles" / role / "tasks").iterdir()))
+def tasks(role: str) -> list[Any]:
+    """What a role runs: its own tasks, those that it shares, and the ones of the role that it includes."""
+    own = [path.read_text(encoding="utf-8") for path in sorted((ROLES / role / "tasks").iterdir())]
+    signs = any("tasks_from: sign\n" in text for text in own)
+    shared = [path.read_text(encoding="utf-8") for path in sorted((ROLES / SHARED / "tasks").iterdir()) if signs or path.stem != "sign"]
+    restores = role != "restore" and any("keyward.pki.restore" in text for text in own)
+    return [yaml.safe_load(text) for text in [*own, *shared]] + (tasks("restore") if restores else [])
 
 
-def defaults(role: str) -> dict[str, Any]:
-    name = "restore.yml" if role == "restore" else "authority.yml"
-    content = yaml.safe_load((ROOT / "roles" / role / "tasks" / name).read_text(encoding="utf-8"))
-    return {
-        module: {option: re.sub(rf"\b{role}_authority\b", "authority", value) for option, value in options.items()}
-        for module, options in content[0]["module_defaults"].items()
-    }
+def resolved(value: Any) -> str:
+    """The text of a value, with that of every variable of the shared role that it names."""
+    text = str(value)
+    return text + "".join(resolved(VARIABLES[name]) for name in set(re.findall(rf"\b{SHARED}_[a-z_]+\b", text)) if name in VARIABLES)
 
 
-@pytest.mark.parametrize("role", ROLES)
+def handed(node: Any) -> Iterator[tuple[str, str, str]]:
+    """Each module below a task or default, with an option and what that is given."""
+    if isinstance(node, list):
+        for one in node:
+            yield from handed(one)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name.startswith(("keyward.pki.", "group/keyward.pki.")):
+                variable = re.fullmatch(r"\{\{ (\w+) \}\}", value) if isinstance(value, str) else None
+                given = VARIABLES[variable[1]] if variable else value
+                if isinstance(given, dict):
+                    # The options of the group are those of each module that is about a CA.
+                    yield from (
+                        (name.rpartition(".")[2].replace("keyward", "ca_info"), option, resolved(one)) for option, one in given.items()
+                    )
+            else:
+                yield from handed(value)
+
+
+def sources(role: str) -> dict[str, list[tuple[str, str]]]:
+    """For each variable the options of modules that the role gives it to."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for module, option, value in handed(tasks(role)):
+        for variable in set(re.findall(r"\bkeyward_([a-z_]+)\b", value)):
+            if OF_STORES.get(variable, variable) == option and (module, option) not in found.setdefault(f"keyward_{variable}", []):
+                found[f"keyward_{variable}"].append((module, option))
+    return found
+
+
+def first_sentence(option: dict[str, Any], module: str) -> str:
+    """The first sentence of an option, in which other options have the names that they have in a role."""
+    description = option["description"]
+    text = description if isinstance(description, str) else description[0]
+    stores = "keyward_database_stores" if "database" in module else "keyward_key_stores"
+    sentence = re.split(r"(?<=\.) (?=[A-Z])", text)[0].replace("O(stores)", f"O({stores})")
+    return re.sub(r"O\((?!keyward_)(\w+)\)", r"O(keyward_\1)", sentence)
+
+
+def as_in_a_role(option: dict[str, Any], argument: dict[str, Any], module: str) -> dict[str, Any]:
+    """A documented option as the argument specification of a role has it: without a default, which is the module's."""
+    shape = {"description": first_sentence(option, module), "type": option["type"]}
+    shape |= {key: option[key] for key in ("elements", "choices") if key in option}
+    if "suboptions" in option:
+        shape["options"] = {
+            name: as_in_a_role(one, argument["options"][name], module) | ({"required": True} if one.get("required") else {})
+            for name, one in option["suboptions"].items()
+        }
+    return shape | ({"no_log": True} if argument.get("no_log") else {})
+
+
+def expected(module: str, option: str) -> dict[str, Any]:
+    return as_in_a_role(options(module)[option], getattr(_arguments, module.upper())[option], module)
+
+
+@pytest.mark.parametrize("role", PUBLIC)
 def test_every_variable_is_described_and_every_described_one_is_used(role: str) -> None:
-    used = set(re.findall(r"\bkeyward_[a-z_]+\b", tasks(role)))
-    # The playbook of the role restore does for the role install what it does for everybody.
-    if "keyward.pki.restore" in tasks(role):
-        used |= set(re.findall(r"\bkeyward_[a-z_]+\b", tasks("restore")))
+    used = set(re.findall(r"\bkeyward_[a-z_]+\b", resolved(tasks(role))))
     assert set(specification(role)) == used
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_the_types_and_secrets_are_those_of_the_modules(role: str) -> None:
+@pytest.mark.parametrize("role", PUBLIC)
+def test_a_variable_is_described_as_the_options_that_it_is_given_to(role: str) -> None:
+    described, given = specification(role), sources(role)
+    assert set(given) == set(described) - OWN
+    for variable, places in given.items():
+        shapes = [expected(*place) for place in places]
+        sentences = list(dict.fromkeys(shape.pop("description") for shape in shapes))
+        assert all(shape == shapes[0] for shape in shapes), variable
+        told = dict(described[variable])
+        text = told.pop("description")
+        assert (told, [text] if isinstance(text, str) else text) == (shapes[0], sentences), variable
+
+
+@pytest.mark.parametrize("role", [role for role in PUBLIC if "keyward_parent" in specification(role)])
+def test_a_parent_is_named_by_the_options_that_name_every_ca(role: str) -> None:
     described = specification(role)
-    for module, options in defaults(role).items():
-        arguments = getattr(_arguments, module.rpartition(".")[2].upper()) if module.startswith("keyward") else _arguments.WHICH_AUTHORITY
-        for option, value in options.items():
-            assert option in arguments, f"{module} has no option {option}"
-            for variable in set(re.findall(r"\bkeyward_([a-z_]+)\b", value)):
-                if OPTIONS.get(variable, variable) != option:
-                    continue
-                told, has = described[f"keyward_{variable}"], arguments[option]
-                for key in ("elements", "choices"):
-                    assert told.get(key) == has.get(key), (variable, key)
-                assert told["type"] == has.get("type", "str"), variable
-                assert bool(told.get("no_log")) == bool(has.get("no_log")), variable
+    parent = dict(described["keyward_parent"]["options"])
+    assert parent.pop("host")["required"]
+    assert {name: parent.pop(name) for name in ("days", "extensions")} == {
+        name: expected("ca_sign", name) for name in ("days", "extensions")
+    }
+    assert parent == {name: described[f"keyward_{name}"] for name in _arguments.WHICH_AUTHORITY}
 
 
-def test_all_roles_hand_the_same_variables_to_a_module() -> None:
-    known: dict[str, Any] = {}
-    for role in ROLES:
-        for module, options in defaults(role).items():
-            assert known.setdefault(module, options) == options, (role, module)
+def test_each_option_is_the_entry_of_its_name_over_the_plain_variable() -> None:
+    for name, value in VARIABLES.items():
+        if isinstance(value, dict):
+            arguments = getattr(_arguments, name.removeprefix(f"{SHARED}_").upper(), _arguments.WHICH_AUTHORITY)
+            assert set(value) <= set(arguments), name
+    entries = re.findall(rf"{SHARED}_entry\.(\w+) \| default\(keyward_(\w+) \|", resolved(VARIABLES))
+    assert len(entries) > 30 and [pair for pair in entries if pair[0] != pair[1]] == []
 
 
 def test_each_role_has_its_playbook() -> None:
-    assert sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml")) == ROLES
-    for role in ROLES:
-        (play,) = yaml.safe_load((ROOT / "playbooks" / f"{role}.yml").read_text(encoding="utf-8"))
+    playbooks = ROLES.parent / "playbooks"
+    assert sorted(path.stem for path in playbooks.glob("*.yml")) == PUBLIC
+    for role in PUBLIC:
+        (play,) = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
         assert play["roles"] == [{"role": f"keyward.pki.{role}"}]
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_no_loop_runs_over_what_holds_passwords(role: str) -> None:
-    for path in (ROOT / "roles" / role / "tasks").iterdir():
-        for loop in re.findall(r"^ *loop: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
-            assert "range(" in loop, path
+def test_no_loop_runs_over_what_holds_passwords() -> None:
+    loops = [(path, loop) for path in ROLES.glob("*/tasks/*.yml") for loop in re.findall(r"\b(?:loop|with_\w+): (.*)", path.read_text())]
+    assert loops and [path for path, loop in loops if "range(" not in loop] == []
