@@ -72,95 +72,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 authority:
-  description: The authority.
+  description: The authority, as in RV(keyward.pki.ca_info#module:authority).
   returned: success
   type: dict
-  contains:
-    id:
-      description:
-        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
-        - V(null) before that, and where no store was looked into.
-      type: str
-    backend:
-      description: The software that runs it.
-      type: str
-      sample: openssl
-    name:
-      description: The section of its configuration, or an empty string where it has none.
-      type: str
-      sample: CA_default
-    sanitized_name:
-      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
-      type: str
-      sample: example-root-ca
-    subject:
-      description: The subject of its current certificate (RFC 4514).
-      type: str
-      sample: CN=Example Root CA,O=Example
-    host:
-      description: Its inventory host.
-      type: str
-      sample: ca.example.com
-    directory:
-      description: The directory on the host where it lives.
-      type: str
-      sample: /etc/pki/CA
 
 generations:
-  description: Its generations, oldest first. The current one is the last.
+  description: Its generations, oldest first, as in RV(keyward.pki.ca_info#module:generations).
   returned: success
   type: list
   elements: dict
-  contains:
-    index:
-      description: Informs only; the SHA-256 fingerprint is a generation's identity.
-      type: int
-      sample: 0
-    subject:
-      description: The subject of the certificate (RFC 4514).
-      type: str
-    serial:
-      description: The serial number of the certificate, as hex digits.
-      type: str
-    not_before:
-      description: Start of its validity (ISO 8601, UTC).
-      type: str
-      sample: "2026-01-01T00:00:00Z"
-    not_after:
-      description: End of its validity (ISO 8601, UTC).
-      type: str
-      sample: "2036-01-01T00:00:00Z"
-    fingerprints:
-      description: The fingerprints C(sha1) and C(sha256) of the certificate, as hex digits.
-      type: dict
-    subject_key_identifier:
-      description: As hex digits. V(null) where the certificate has none.
-      type: str
-    public_key_sha256:
-      description: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as hex digits.
-      type: str
-    key_algorithm:
-      description: The algorithm and size of the key.
-      type: str
-      sample: RSA-4096
-    certificate:
-      description: The certificate (PEM).
-      type: str
-    private_key:
-      description:
-        - Whether the private key is on the host. One that can't be opened is V(inaccessible).
-        - For a generation that only a backup knows, V(missing), or as it was then.
-      type: str
-      choices: [present, missing, inaccessible]
-    encrypted_at_rest:
-      description: Whether the key file is encrypted. V(null) where that is not known.
-      type: bool
-    exportable:
-      description: Whether the key can leave the place where it is kept. V(null) where that is not known.
-      type: bool
-    covered:
-      description: V(backup) where a backup holds it, V(none) where none does, V(null) where no store was looked into.
-      type: str
 
 crls:
   description: The CRL of each generation, that of the current one last. In check mode only those that stay.
@@ -185,39 +105,18 @@ crls:
       type: str
 
 reasons:
-  description: Empty.
+  description: Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
   returned: always
   type: list
   elements: dict
-  contains:
-    code:
-      description:
-        - A stable identifier.
-        - One of V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
-          V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported), V(limit_exceeded).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 
 advisories:
-  description: What is worth knowing and stops nothing.
+  description:
+    - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
+    - Codes are, among others, V(expired_generation) and V(key_in_token).
   returned: success
   type: list
   elements: dict
-  contains:
-    code:
-      description: A stable identifier, such as V(expired_generation) or V(key_in_token).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_CRL

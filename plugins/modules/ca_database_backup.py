@@ -83,39 +83,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 authority:
-  description: The authority.
+  description: The authority, as in RV(keyward.pki.ca_info#module:authority).
   returned: success
   type: dict
-  contains:
-    id:
-      description:
-        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
-        - V(null) before that, and where no store was looked into.
-      type: str
-    backend:
-      description: The software that runs it.
-      type: str
-      sample: openssl
-    name:
-      description: The section of its configuration, or an empty string where it has none.
-      type: str
-      sample: CA_default
-    sanitized_name:
-      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
-      type: str
-      sample: example-root-ca
-    subject:
-      description: The subject of its current certificate (RFC 4514).
-      type: str
-      sample: CN=Example Root CA,O=Example
-    host:
-      description: Its inventory host.
-      type: str
-      sample: ca.example.com
-    directory:
-      description: The directory on the host where it lives.
-      type: str
-      sample: /etc/pki/CA
 
 set:
   description: The newest set after the task. V(null) where there is none.
@@ -197,39 +167,20 @@ removed:
   elements: str
 
 reasons:
-  description: Why a set was due.
+  description:
+    - Why a set was due, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - The codes are V(no_set), V(database_changed), V(configuration_changed) and V(max_age).
   returned: always
   type: list
   elements: dict
-  contains:
-    code:
-      description:
-        - A stable identifier.
-        - One of V(no_set), V(database_changed), V(configuration_changed), V(max_age).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 
 advisories:
-  description: What is worth knowing and stops nothing.
+  description:
+    - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
+    - Codes are, among others, V(private_key_left_out), V(digest_mismatch), V(unfinished_issue) and V(store_on_the_host).
   returned: success
   type: list
   elements: dict
-  contains:
-    code:
-      description: >-
-        A stable identifier, such as V(private_key_left_out), V(digest_mismatch), V(unfinished_issue) or V(store_on_the_host).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP

@@ -97,75 +97,14 @@ EXAMPLES = r"""
 
 RETURN = r"""
 authority:
-  description: The authority.
+  description: The authority, as in RV(keyward.pki.ca_info#module:authority).
   returned: success
   type: dict
-  contains:
-    id:
-      description:
-        - SHA-256 fingerprint of its oldest CA certificate when its first backup was stored.
-        - V(null) before that, and where no store was looked into.
-      type: str
-    backend:
-      description: The software that runs it.
-      type: str
-      sample: openssl
-    name:
-      description: The section of its configuration, or an empty string where it has none.
-      type: str
-      sample: CA_default
-    sanitized_name:
-      description: The common name of its current certificate, in lower-case ASCII letters, digits and dashes.
-      type: str
-      sample: example-root-ca
-    subject:
-      description: The subject of its current certificate (RFC 4514).
-      type: str
-      sample: CN=Example Root CA,O=Example
-    host:
-      description: Its inventory host.
-      type: str
-      sample: ca.example.com
-    directory:
-      description: The directory on the host where it lives.
-      type: str
-      sample: /etc/pki/CA
 
 set:
-  description: The set that was put back.
+  description: The set that was put back, as in RV(keyward.pki.ca_database_backup#module:set).
   returned: success
   type: dict
-  contains:
-    id:
-      description: Its id, the same in every store.
-      type: str
-    paths:
-      description: Where it lies, on the controller, or on the host with O(host_store).
-      type: list
-      elements: str
-    created:
-      description: When it was made (ISO 8601, UTC).
-      type: str
-    as_of:
-      description: The moment that it is a copy of (ISO 8601, UTC).
-      type: str
-    files:
-      description: Its files.
-      type: list
-      elements: dict
-      contains:
-        name:
-          description: The file's name in the set's directory.
-          type: str
-        sha256:
-          description: The digest of its bytes.
-          type: str
-        size:
-          description: Its size in bytes.
-          type: int
-    members:
-      description: How many files, directories and symbolic links it holds.
-      type: int
 
 as_of:
   description: The moment that the set is a copy of (ISO 8601, UTC).
@@ -187,17 +126,10 @@ restored:
       choices: [configuration, database, issued, request, crl, certificate, directory]
 
 set_aside:
-  description: What was in the way and was kept under another name.
+  description: What was in the way and was kept under another name, as in RV(keyward.pki.ca_key_restore#module:set_aside).
   returned: success
   type: list
   elements: dict
-  contains:
-    path:
-      description: Where it lay.
-      type: str
-    kept_as:
-      description: Where it lies now. V(null) in check mode.
-      type: str
 
 next_serial:
   description: The serial number that is issued next, as hex digits. V(null) where the CA has no C(serial).
@@ -238,38 +170,20 @@ reentered:
       type: str
 
 reasons:
-  description: Why the task failed.
+  description:
+    - Why the task failed, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - The codes are V(conflict), V(foreign_authority), V(published_crl_newer) and V(published_certificates_newer).
   returned: always
   type: list
   elements: dict
-  contains:
-    code:
-      description:
-        - A stable identifier.
-        - One of V(conflict), V(foreign_authority), V(published_crl_newer), V(published_certificates_newer).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 
 advisories:
-  description: What is worth knowing and stops nothing.
+  description:
+    - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
+    - Codes are, among others, V(database_newer), V(published_not_compared) and V(moved).
   returned: success
   type: list
   elements: dict
-  contains:
-    code:
-      description: A stable identifier, such as V(database_newer), V(published_not_compared) or V(moved).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_RESTORE

@@ -64,7 +64,7 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     (tmp_path / "publish.yml").write_text(PUBLISH)
     hosts = one_host(
         ansible,
-        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": "publish.yml"},
+        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")},
         published=str(tmp_path / "published.pem"),
     )
     predicted = playbook(ansible, "renewal", hosts, check=True)
@@ -196,7 +196,9 @@ def test_what_fails_on_one_host_of_a_renewal_skips_no_backup(ansible: Ansible, t
     }
     # The tasks are seen from the playbook, though the role has a file of that name.
     (tmp_path / "mine.yml").write_text("- hosts: all\n  gather_facts: false\n  roles:\n    - keyward.pki.renewal\n")
-    failed = check(ansible.play(tmp_path / "mine.yml", hosts={name: ansible.local(**variables, **due) for name, variables in lacking.items()}))
+    failed = check(
+        ansible.play(tmp_path / "mine.yml", hosts={name: ansible.local(**variables, **due) for name, variables in lacking.items()})
+    )
     assert failed.rc == 2
 
     # Without every generation covered nothing is renewed.

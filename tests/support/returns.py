@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
+from support.documents import document
 
-MODULES = Path(__file__).resolve().parents[2] / "plugins" / "modules"
+# RV(keyward.pki.<module>#module:<value>), or RV(<value>) of the same module. Only "as in" brings the other's codes along.
+REFERENCE = re.compile(r"\b(as in|in the shape of) RV\((?:keyward\.pki\.(\w+)#module:)?(\w+)\)")
 # Of any task's result.
 COMMON = {"changed", "failed", "msg", "diff", "exception", "item", "ansible_loop_var"}
 # In a template, result.items is the method of a dictionary. Ansible takes `warnings` for itself.
@@ -25,14 +24,37 @@ HEX = re.compile(r"[0-9a-f]{64}\Z")
 
 @functools.cache
 def documented(module: str) -> dict[str, Any]:
-    """The RETURN of plugins/modules/<module>.py."""
-    for statement in ast.parse((MODULES / f"{module}.py").read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "RETURN":
-            shape = yaml.safe_load(ast.literal_eval(statement.value))
-            if module == "ca_key_backup_info":  # "with the keys of newest and those listed here"
-                shape["backups"]["contains"] = {**shape["newest"]["contains"], **shape["backups"]["contains"]}
-            return dict(shape)
-    raise AssertionError(f"{module} documents no RETURN")
+    """The RETURN of a module, in which what refers to another value has the parts of that one, too."""
+    shape = document(module, "RETURN")
+    return {name: {**described, **_contains(module, described)} for name, described in shape.items()}
+
+
+def _contains(module: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: part for _how, place, value in _references(described) for name, part in _parts(place or module, value).items()}
+    contains = {**named, **described.get("contains", {})}
+    return {"contains": contains} if contains else {}
+
+
+def _parts(module: str, value: str) -> dict[str, Any]:
+    parts: dict[str, Any] = _contains(module, document(module, "RETURN")[value])["contains"]
+    return parts
+
+
+def _references(described: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """How, the module and the value of each reference in a description."""
+    return REFERENCE.findall(_text(described))
+
+
+def _text(described: Mapping[str, Any]) -> str:
+    description = described["description"]
+    return description if isinstance(description, str) else " ".join(description)
+
+
+def codes(module: str, name: str) -> set[str]:
+    """The codes that a value may have: those that it names, and those of what it is like."""
+    described = document(module, "RETURN")[name]
+    found = set(re.findall(r"\bV\((\w+)\)", _text(described)))
+    return found.union(*(codes(place or module, value) for how, place, value in _references(described) if how == "as in"))
 
 
 def check_result(module: str, result: Mapping[str, Any], failed: bool) -> None:
@@ -47,7 +69,7 @@ def check_result(module: str, result: Mapping[str, Any], failed: bool) -> None:
         elif when.startswith("always") or (when.startswith("success") and not failed):
             faults.append(f"{name}: missing, though returned: {when}")
     faults += [f"{path}: a name that results never have" for path, name in _names(returned) if name in FORBIDDEN]
-    faults += _unknown_reasons(shape, returned)
+    faults += _unknown_reasons(module, returned) if "reasons" in shape else []
     if failed and not re.search(r"\S: .+\. .+[^.?][.?]\Z", str(returned.get("msg")), re.DOTALL):
         faults.append(f"msg: not what failed, why, and what to do next: {returned.get('msg')}")
     assert not faults, f"{module} returned what it does not document\n" + "\n".join(faults)
@@ -87,10 +109,8 @@ def _names(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _names(element, f"{path}[{index}]")
 
 
-def _unknown_reasons(shape: Mapping[str, Any], returned: Mapping[str, Any]) -> Iterator[str]:
-    if "reasons" not in shape:
-        return
-    known = set(re.findall(r"V\((\w+)\)", " ".join(shape["reasons"]["contains"]["code"]["description"])))
+def _unknown_reasons(module: str, returned: Mapping[str, Any]) -> Iterator[str]:
+    known = codes(module, "reasons")
     for reason in returned.get("reasons", []):
         if reason["code"] not in known:
             yield f"reasons: {reason['code']} is not documented"

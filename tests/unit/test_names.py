@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from conftest import COLLECTIONS
-from support.documents import MODULES, NAMES, options
+from support.documents import MODULES, NAMES, document, options
 from support.returns import documented
 
 ROOT = MODULES.parents[1]
@@ -109,3 +109,16 @@ def _described(shape: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_return_has_a_name_that_templates_or_ansible_take(name: str) -> None:
     assert not {"keys", "items", "values", "warnings", "failed", "msg", "invocation"} & set(_described(documented(name)))
+
+
+def test_the_parts_of_a_result_are_described_once() -> None:
+    described: dict[str, list[str]] = {}
+    for module in NAMES:
+        for name, value in document(module, "RETURN").items():
+            if "contains" in value:
+                described.setdefault(json.dumps(_parts(value["contains"]), sort_keys=True), []).append(f"{module}.{name}")
+    assert [places for places in described.values() if len(places) > 1] == []
+
+
+def _parts(shape: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"type": part["type"], "contains": _parts(part.get("contains", {}))} for name, part in shape.items()}
