@@ -4,8 +4,203 @@
 
 from __future__ import annotations
 
-from ansible_collections.keyward.pki.plugins.plugin_utils._database_flows import CaDatabaseRestore
+import os
+import re
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Look, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
+    Advance,
+    FileTold,
+    ReadFile,
+    Restore,
+    Restored,
+    SentFile,
+    StateTold,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Store, Stored, document, recognise
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
+from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
+    DatabaseTask,
+    HostStored,
+    given_set,
+    of_place,
+    only_set,
+    set_result,
+)
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import recorded_place
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 
-class ActionModule(CaDatabaseRestore):
-    pass
+class ActionModule(DatabaseTask):
+    NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
+
+    def perform(self) -> Result:
+        self._one_of("stores", "host_store", "set")
+        advance = self._advance()
+        chosen = given_set(self.options["set"]) if self.options["set"] else None
+        # Where the task does not say which CA, it is the one that the set is of.
+        said = chosen is None or self.names_an_authority or self.finds_its_ca
+        self._place = None if said else recorded_place(t.cast(Stored, chosen).manifest.authority)
+        told, abilities = self._looked()
+        live = self._live(told)
+        chosen = chosen or self._newest(live)
+        if chosen.damage:
+            raise KeywardError(
+                "nothing was restored", f"{chosen.path} can't be used: {chosen.damage}", "Use another set, or another copy of it"
+            )
+        manifest: SetManifest = chosen.manifest
+        self._refuse_what_it_can_t(manifest, abilities, advance)
+        if live:
+            refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
+        published = _published.seen(self.options["published_crl"], self.options["published_certificates"], manifest.generations)
+        order = Restore(
+            of=live.generations[-1].sha256 if live else None,
+            manifest=document(manifest.as_json()).decode("ascii"),
+            part=self.options["part"],
+            on_conflict=self.options["on_conflict"],
+            published=published.as_order(),
+            advance=advance,
+        )
+        if abilities.sets_are_archives:
+            done = self._carried_out(order, chosen, manifest.files)
+        else:
+            done = self._judged_here(order, chosen, told, published)
+        if done.changed and not self._check and not isinstance(chosen, HostStored):
+            self._record(chosen)
+        return self._result(done, chosen)
+
+    def _advance(self) -> Advance | None:
+        given = self.options["advance"]
+        if given is None:
+            return None
+        if given == "auto":
+            return Advance()
+        if not isinstance(given, dict) or set(given) - {"serial", "crl_number"} or not given:
+            raise KeywardError(
+                "ca_database_restore can't run", "advance is neither auto nor a dictionary of serial and crl_number", "Correct it"
+            )
+        for name, number in given.items():
+            if not re.match(r"[0-9A-Fa-f]+\Z", str(number)):
+                raise KeywardError(
+                    "ca_database_restore can't run", f"advance.{name} is no hexadecimal number", "Give hex digits, in quotes"
+                )
+        return Advance(**{name: str(number) for name, number in given.items()})
+
+    # --- what is there, and which set ---
+
+    def _looked(self) -> tuple[StateTold | None, Abilities]:
+        """What is on the host; None where there is no such CA."""
+        try:
+            told = self.send(Look(), StateTold, self._place)
+            return told, told.abilities
+        except NothingOnHost as exc:
+            return None, exc.abilities
+
+    def _live(self, told: StateTold | None) -> Told | None:
+        """The authority on the host; None where nothing tells which it is."""
+        try:
+            return t.cast(Told, self.completed(told)) if told else None
+        except NothingOnHost:
+            return None
+
+    def _newest(self, live: Told | None) -> Stored:
+        """The newest intact set of the authority in all stores. Raises KeywardError."""
+        found: list[Stored] = []
+        generations = live.generations if live else ()
+        stores = (self._host_store(generations),) if self.options["host_store"] else self._stores()
+        for held in [store.authorities() for store in stores]:
+            if live:
+                own = recognise(held, live.authority, generations)
+                directories = [own] if own else []
+            else:
+                directories = of_place(held, self._host, _arguments.stated_place(self.options))
+            if directories and (len(directories) > 1 or directories[0].newest):
+                found.append(only_set(directories, self._host))
+        return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
+
+    def _refuse_what_it_can_t(self, manifest: SetManifest, abilities: Abilities, advance: Advance | None) -> None:
+        if manifest.is_archive is not abilities.sets_are_archives:
+            raise KeywardError(
+                "nothing was restored",
+                f"the set is of a CA that ran on {manifest.authority.backend}, and the software on this host can't read it",
+                "Name another set",
+            )
+        if advance and advance != Advance() and not abilities.takes_numbers:
+            raise _adcs_sets.no_numbers()
+
+    # --- the restore ---
+
+    def _judged_here(self, order: Restore, chosen: Stored, told: StateTold | None, published: _published.Seen) -> Restored:
+        """The host's software compares nothing: whether the set may take the place of the database is decided here."""
+        with self.reading():
+            restoration = _adcs_sets.Restoration(told, chosen.manifest, published, self.options)
+        exported = self._file(chosen, _adcs_sets.REGISTRY) if restoration.takes_the_place else b""
+        # Whether the database would be restored is known already: in check mode it stays where it is.
+        files = restoration.files(with_database=isinstance(chosen, HostStored) or not self._check)
+        done = self._carried_out(replace(order, own=restoration.terms(exported)), chosen, files)
+        with self.reading():
+            return restoration.judged(done, exported)
+
+    def _file(self, chosen: Stored, name: str) -> bytes:
+        """A small file of a set."""
+        if isinstance(chosen, HostStored):
+            return self.send(ReadFile(self.options["host_store"], chosen.directory, chosen.name, name), FileTold, self._place).content
+        return read_file(os.path.join(chosen.path, name), f"{name} of the set")
+
+    def _carried_out(self, order: Restore, chosen: Stored, files: t.Sequence[SetFile]) -> Restored:
+        if isinstance(chosen, HostStored):
+            order = replace(
+                order,
+                host_store=self.options["host_store"],
+                directory=chosen.directory,
+                name=chosen.name,
+                files=tuple(SentFile(file.name, file.name, file.sha256) for file in files),
+                event=self._event("restore", chosen.manifest),
+            )
+            return self.send(order, Restored, self._place)
+        with self._remote_directory() as folder:
+            sent = []
+            for number, file in enumerate(files):
+                sent.append(SentFile(file.name, file.name if chosen.manifest.is_archive else f"file-{number}", file.sha256))
+                target = self._on_host_path(folder, sent[-1].sent_as)
+                self._transfer(self._connection.put_file, os.path.join(chosen.path, file.name), target)
+            self._fixup_perms2([folder, *(self._on_host_path(folder, file.sent_as) for file in sent)])
+            return self.send(replace(order, folder=folder, files=tuple(sent)), Restored, self._place)
+
+    def _record(self, chosen: Stored) -> None:
+        folder = os.path.dirname(os.path.realpath(chosen.path))
+        try:
+            store = Store(os.path.dirname(folder), SETS)
+        except KeywardError:
+            return  # a set that lies in no store
+        store.record(os.path.basename(folder), self._event("restore", chosen.manifest))
+
+    def _result(self, done: Restored, chosen: Stored) -> Result:
+        manifest: SetManifest = chosen.manifest
+        result: Result = {
+            "changed": done.changed,
+            "authority": replace(manifest.authority, host=self._host).as_result(),
+            "set": set_result(manifest, [chosen.path]),
+            "as_of": manifest.as_of,
+            "restored": [dict(vars(one)) for one in done.restored],
+            "set_aside": [dict(vars(one)) for one in done.set_aside],
+            "next_serial": done.next_serial,
+            "next_crl_number": done.next_crl_number,
+            "advanced": dict(vars(done.advanced)) if done.advanced else None,
+            "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
+            "reasons": [],
+            "advisories": findings(done.advisories),
+        }
+        if self._task.diff:
+            result["diff"] = {
+                "before": "".join(f"{one.path}\n" for one in done.set_aside),
+                "after": "".join(f"{one.path}: {one.part}\n" for one in done.restored),
+            }
+        return result

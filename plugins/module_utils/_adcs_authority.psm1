@@ -161,7 +161,7 @@ function Get-AdcsAuthority {
     .PARAMETER AllowRestoreInProgress
         Don't refuse a host on which a database restore was begun and not finished.
     .OUTPUTS
-        An ordered dictionary: changed, authority, generations (in the order of CACertHash, the last is current), database, pending_request, adcs, advisories.
+        An ordered dictionary: changed, authority, generations (in the order of CACertHash, the last is current), database, pending_request, own, advisories, abilities.
     .NOTES
         Registry: certsrv.h of the Windows SDK; for CACertHash
         https://learn.microsoft.com/troubleshoot/windows-server/certificates-and-public-key-infrastructure-pki/cs-cant-start-computer
@@ -222,7 +222,7 @@ function Get-AdcsAuthority {
     $recovery = @(@(Get-AdcsSetting 'KRACertHash' $active) | ForEach-Object { ConvertTo-AdcsThumbprint $_ } | Where-Object { $_ })
     $database = "$(Get-AdcsSetting 'DBDirectory')"
     $there = [IO.Directory]::Exists($database) -and [IO.Directory]::GetFiles($database, '*.edb').Count -gt 0
-    $facts = [ordered]@{
+    [ordered]@{
         changed = $false
         authority = [ordered]@{
             backend = 'adcs'; name = $commonName; sanitized_name = $active; subject = $null; directory = $database
@@ -231,7 +231,7 @@ function Get-AdcsAuthority {
         generations = $generations
         database = [ordered]@{ path = $database; exists = $there; entries = $null; serial = $null; crl_number = $null }
         pending_request = $pending
-        adcs = [ordered]@{
+        own = [ordered]@{
             ca_type = if ($null -ne $type -and $caTypes.ContainsKey([int]$type)) { $caTypes[[int]$type] } else { $null }
             provider = "$(Get-AdcsSetting 'Provider' $active, 'CSP')"
             provider_type = [int](Get-AdcsSetting 'ProviderType' $active, 'CSP')
@@ -247,8 +247,6 @@ function Get-AdcsAuthority {
         advisories = $advisories
         abilities = Get-AdcsAbility
     }
-    $facts['own'] = $facts.adcs
-    $facts
 }
 
 function Get-PendingRequest {

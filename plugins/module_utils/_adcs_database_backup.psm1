@@ -18,82 +18,76 @@ $ErrorActionPreference = 'Stop'
 function Backup-AdcsDatabase {
     <#
     .SYNOPSIS
-        What ca_database_backup asks of a Windows host: the state of the database, and a full set of it, to be fetched or in a store of the host.
+        What ca_database_backup orders of a Windows host: the state of the database, what a store of the host holds, and a full set.
     .OUTPUTS
-        Without make: the facts with state and, with host_store, store. With make: files [{name, path, sha256, size}], as_of, state and, where the
-        set is stored, path and removed.
+        look: the facts; database.state: with own_state. host_store.read: see Get-AdcsStoreFact. database.copy: files [{name, path, sha256, size}],
+        as_of, own_state and, where the set is stored, stored_at and removed.
     .NOTES
-        The set may hold more than state says, since the state is asked first; never less.
+        The set may hold more than own_state says, since the state is asked first; never less.
         https://learn.microsoft.com/powershell/module/adcsadministration/backup-caroleservice
     #>
     param([object]$Session)
     $what = 'the database was not backed up'
-    $request = $Session.Request
-    $hostStore = [string]$request['host_store']
-    $make = ($request['commit'] -or $request['make']) -and -not $Session.Check
+    $order = $Session.Request
+    if ($order['order'] -eq 'host_store.read') { return Get-AdcsStoreFact -Order $order -What $what }
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
+    if ($order['order'] -eq 'look') { return $facts }
     if ((Get-AdcsServiceState) -ne 'running') {
         $remedy = 'Start it: Start-Service CertSvc. Windows backs up the database of a running CA only'
         throw (New-AdcsError -What $what -Why 'the service CertSvc does not run' -Remedy $remedy)
     }
-    $store = if ($hostStore) { Open-AdcsStore -Path $hostStore -What $what } else { $null }
-    if ($make) { return New-DatabaseSet -Facts $facts -Request $request -Store $store -What $what }
-    $facts['state'] = Get-AdcsDatabaseState -Facts $facts -What $what
-    if ($store) { $facts['store'] = Get-AdcsStoreFact -Store $store -What $what }
+    if ($order['order'] -eq 'database.copy') { return New-DatabaseSet -Session $Session -Order $order -What $what }
+    $facts['own_state'] = Get-AdcsDatabaseState -Facts $facts -What $what
     $facts
 }
 
 function New-DatabaseSet {
-    param([System.Collections.IDictionary]$Facts, [System.Collections.IDictionary]$Request, [hashtable]$Store, [string]$What)
-    $commit = $Request['commit']
-    $prefix = $null
-    if ($Store) {
-        if (-not $commit -or -not (Test-AdcsSetName $commit['name']) -or $commit['directory'] -notmatch '^[A-Za-z0-9][A-Za-z0-9._-]*$') {
-            throw (New-AdcsError -What $What -Why 'the controller gave the set no place in the store' -Remedy 'Report this as a bug')
-        }
-        $prefix = Get-AdcsStagingPrefix -Facts $Facts
-        $place = Join-Path -Path (Join-Path -Path $Store.path -ChildPath $commit['directory']) -ChildPath $commit['name']
-        if ([IO.Directory]::Exists($place)) {
-            throw (New-AdcsError -What $What -Why "the set $place is there already" -Remedy 'Another run stored it meanwhile: run the task again')
-        }
+    param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
+    $store, $commit = $null, $Order['commit']
+    if ($Order['host_store']) {
+        $store = Open-AdcsStore -Path $Order['host_store'] -What $What
+        $place = Get-AdcsSetPath -Store $store -Directory $commit['directory'] -Name $commit['name'] -What $What
     }
     Assert-AdcsNotClustered -What $What
     $lock = Enter-AdcsLock -What $What
     $staged, $kept = $null, $false
-    $parent = if ($Store) { $Store.path } else { [string]$Request['make'] }
+    $parent = if ($store) { $store.path } else { [string]$Order['folder'] }
     try {
+        $facts = Get-AdcsAuthority -Parameters $Session.Parameters
+        Assert-AdcsNewest -Facts $facts -Of $Order['of'] -What $What
         $asOf = Get-AdcsTime
-        $state = Get-AdcsDatabaseState -Facts $Facts -What $What
+        $state = Get-AdcsDatabaseState -Facts $facts -What $What
         Assert-AdcsFreeSpace -Path $parent -Bytes ([long]((Get-DatabaseSize) * 1.2)) -What $What
-        if ($Store) {
-            Remove-AdcsStaged -Store $Store.path -Prefix $prefix
-            $staged = Get-AdcsStagingPath -Store $Store.path -Prefix $prefix -Suffix '.new'
+        if ($store) {
+            if ([IO.Directory]::Exists($place)) {
+                throw (New-AdcsError -What $What -Why "the set $place is there already" -Remedy 'Another run stored it meanwhile: run the task again')
+            }
+            $prefix = Get-AdcsStagingPrefix -Facts $facts
+            Remove-AdcsStaged -Store $store.path -Prefix $prefix
+            $staged = Get-AdcsStagingPath -Store $store.path -Prefix $prefix -Suffix '.new'
             # Where the share decides who may enter, an access list of this host would only lock its own account out.
-            if ($Store.shared) { $null = [IO.Directory]::CreateDirectory($staged) } else { $null = New-AdcsProtectedDirectory -Path $staged }
+            if ($store.shared) { $null = [IO.Directory]::CreateDirectory($staged) } else { $null = New-AdcsProtectedDirectory -Path $staged }
         }
         else {
             $staged = New-AdcsProtectedDirectory -Parent $parent
         }
-        $files = @(Write-DatabaseSet -Directory $staged -Facts $Facts -State $state -TruncateLogs ([bool]$Request['truncate_logs']) -What $What)
-        $answer = [ordered]@{ changed = $true; as_of = $asOf; state = $state }
-        if (-not $Store) {
+        $files = @(Write-DatabaseSet -Directory $staged -Facts $facts -State $state -TruncateLogs ([bool]$Order['truncate_logs']) -What $What)
+        $answer = [ordered]@{ changed = $true; as_of = $asOf; own_state = $state; files = [object[]]$files }
+        if (-not $store) {
             $kept = $true
-            $answer['files'] = [object[]]$files
             return $answer
         }
-        $path = Save-DatabaseSet -Commit $commit -Store $Store -Staged $staged -File $files -AsOf $asOf
+        Save-DatabaseSet -Manifest $commit['manifest'] -Staged $staged -Place $place -File $files -AsOf $asOf
         $kept = $true
-        foreach ($file in $files) { $file['path'] = Get-AdcsMemberPath -Directory $path -Name $file['name'] }
-        $answer['path'] = $path
-        $answer['files'] = [object[]]$files
-        $directory = Join-Path -Path $Store.path -ChildPath $commit['directory']
-        $removed = @()
-        if ($null -ne $commit['keep']) {
-            $removed = @(Remove-AdcsOldSet -Store $Store.path -Directory $directory -Keep ([int]$commit['keep']) -Prefix $prefix `
-                    -InventoryHost $commit['manifest']['authority']['host'] -Made $commit['name'])
-        }
+        foreach ($file in $files) { $file['path'] = Get-AdcsMemberPath -Directory $place -Name $file['name'] }
+        $answer['stored_at'] = $place
+        $directory = [IO.Path]::GetDirectoryName($place)
+        $removed = @(if ($null -ne $commit['keep']) {
+                Remove-AdcsOldSet -Store $store.path -Directory $directory -Keep ([int]$commit['keep']) -Prefix $prefix `
+                    -InventoryHost $commit['event']['host'] -Made $commit['name']
+            })
         $answer['removed'] = [object[]]$removed
-        if ($commit['event']) { Write-Event -Directory $directory -Content $commit['event'] }
+        Write-AdcsEvent -Directory $directory -Content $commit['event']
         $answer
     }
     catch {
@@ -145,21 +139,21 @@ function Write-DatabaseSet {
     $policy = Get-AdcsPolicyPath
     if ([IO.File]::Exists($policy)) { [IO.File]::Copy($policy, (Join-Path -Path $Directory -ChildPath 'CAPolicy.inf')) }
     $configuration = [ordered]@{
-        ca_type = $Facts['adcs']['ca_type']
+        ca_type = $Facts['own']['ca_type']
         common_name = $Facts['authority']['name']
         sanitized_name = $Facts['authority']['sanitized_name']
-        computer = $Facts['adcs']['computer']
+        computer = $Facts['own']['computer']
         database_directory = $Facts['database']['path']
-        log_directory = $Facts['adcs']['log_directory']
+        log_directory = $Facts['own']['log_directory']
         csp = Get-CspValue -Facts $Facts
         # Cast: ConvertTo-Json of 5.1 writes an array that a function returned as {value, Count}.
         templates = [object[]](Get-Template -Facts $Facts -What $What)
         os_version = [Environment]::OSVersion.Version.ToString()
-        kra_certificates = [object[]]@($Facts['adcs']['kra_certificates'])
-        archived_keys = $Facts['adcs']['archived_keys']
+        kra_certificates = [object[]]@($Facts['own']['kra_certificates'])
+        archived_keys = $Facts['own']['archived_keys']
     }
-    Write-AdcsNewFile -Path (Join-Path -Path $Directory -ChildPath 'configuration.json') -Content (ConvertTo-JsonBytes -InputObject $configuration)
-    Write-AdcsNewFile -Path (Join-Path -Path $Directory -ChildPath 'database.json') -Content (ConvertTo-JsonBytes -InputObject $State)
+    Write-AdcsNewFile -Path (Join-Path -Path $Directory -ChildPath 'configuration.json') -Content (ConvertTo-AdcsJson -InputObject $configuration)
+    Write-AdcsNewFile -Path (Join-Path -Path $Directory -ChildPath 'database.json') -Content (ConvertTo-AdcsJson -InputObject $State)
     foreach ($name in 'configuration.reg', 'CAPolicy.inf', 'configuration.json', 'database.json') {
         $path = Join-Path -Path $Directory -ChildPath $name
         if ([IO.File]::Exists($path)) { $files += @{ name = $name; path = $path } }
@@ -195,7 +189,7 @@ function Write-DatabaseSet {
 function Get-Template {
     # The names of the templates that an enterprise CA issues by: what stands before the colon, in every language. $null where they can't be told.
     param([System.Collections.IDictionary]$Facts, [string]$What)
-    if ($Facts['adcs']['ca_type'] -notlike 'Enterprise*') { return , [object[]]@() }
+    if ($Facts['own']['ca_type'] -notlike 'Enterprise*') { return , [object[]]@() }
     $answer = Invoke-AdcsCertutil -ArgumentList '-catemplates' -Limit Command -What $What -AllowFailure
     if ($answer.TimedOut -or $answer.ExitCode -ne 0) { return $null }
     $names = foreach ($line in $answer.Output -split '\r?\n') {
@@ -217,34 +211,17 @@ function Get-CspValue {
 }
 
 function Save-DatabaseSet {
-    # Gives a set that is made its manifest, which is written last, and its place.
-    param([System.Collections.IDictionary]$Commit, [hashtable]$Store, [string]$Staged, [object[]]$File, [string]$AsOf)
-    $manifest = [ordered]@{}
-    foreach ($key in $Commit['manifest'].Keys) { $manifest[$key] = $Commit['manifest'][$key] }
-    $manifest['files'] = [object[]]@($File | ForEach-Object { [ordered]@{ name = $_.name; sha256 = $_.sha256; size = $_.size } })
-    $manifest['members'] = $File.Count
-    $manifest['as_of'] = $AsOf
-    Write-AdcsNewFile -Path (Join-Path -Path $Staged -ChildPath 'manifest.json') -Content (ConvertTo-JsonBytes -InputObject $manifest)
-    $directory = Join-Path -Path $Store.path -ChildPath $Commit['directory']
-    $null = [IO.Directory]::CreateDirectory($directory)
-    $path = Join-Path -Path $directory -ChildPath $Commit['name']
-    [IO.Directory]::Move($Staged, $path)
-    $path
-}
-
-function Write-Event {
-    param([string]$Directory, [System.Collections.IDictionary]$Content)
-    $events = Join-Path -Path $Directory -ChildPath 'events'
-    $null = [IO.Directory]::CreateDirectory($events)
-    $stamp = ([string]$Content['at']) -replace '[^0-9TZ.]', ''
-    $kind = ([string]$Content['event']) -replace '[^a-z_]', ''
-    $name = '{0}-{1}-{2}.json' -f $stamp, $kind, [guid]::NewGuid().ToString('N').Substring(0, 8)
-    Write-AdcsNewFile -Path (Join-Path -Path $events -ChildPath $name) -Content (ConvertTo-JsonBytes -InputObject $Content)
-}
-
-function ConvertTo-JsonBytes {
-    param([object]$InputObject)
-    [Text.Encoding]::UTF8.GetBytes((ConvertTo-Json -InputObject $InputObject -Depth 99) + "`n")
+    # Gives a set that is made its manifest, which is written last, and its place. -Manifest: JSON, all of it but what only the copy tells.
+    param([string]$Manifest, [string]$Staged, [string]$Place, [object[]]$File, [string]$AsOf)
+    $finished = [ordered]@{}
+    $given = [Ansible.Basic.AnsibleModule]::FromJson($Manifest)
+    foreach ($key in $given.Keys) { $finished[$key] = $given[$key] }
+    $finished['files'] = [object[]]@($File | ForEach-Object { [ordered]@{ name = $_.name; sha256 = $_.sha256; size = $_.size } })
+    $finished['members'] = $File.Count
+    $finished['as_of'] = $AsOf
+    Write-AdcsNewFile -Path (Join-Path -Path $Staged -ChildPath 'manifest.json') -Content (ConvertTo-AdcsJson -InputObject $finished)
+    $null = [IO.Directory]::CreateDirectory([IO.Path]::GetDirectoryName($Place))
+    [IO.Directory]::Move($Staged, $Place)
 }
 
 Export-ModuleMember -Function 'Backup-AdcsDatabase'

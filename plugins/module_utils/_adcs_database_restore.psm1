@@ -20,44 +20,39 @@ $ErrorActionPreference = 'Stop'
 function Restore-AdcsDatabase {
     <#
     .SYNOPSIS
-        What ca_database_restore asks of a Windows host: what is there, and a set that takes the place of the database.
+        What ca_database_restore orders of a Windows host: what is there, and a set that takes the place of the database.
     .OUTPUTS
-        Without restore: the facts with state ($null where the CA does not answer) and, with host_store, store; where no CA is configured that is
-        an error, or with host_store authority $null and no generations. With read (a file of a set in the store): content (base64). With
-        restore: the facts with restored, set_aside, state, reentered, failed_revocations, reboot_required.
+        look: the facts with own_state ($null where the CA does not answer). host_store.read, host_store.file: see _adcs_sets.psm1. database.restore:
+        see Get-RestoreAnswer.
     .NOTES
         https://learn.microsoft.com/windows-server/identity/ad-cs/migrate-certification-authority
     #>
     param([object]$Session)
     $what = 'the database was not restored'
-    $request = $Session.Request
-    if ($request['restore']) { return Invoke-Restore -Session $Session -Wanted $request['restore'] -What $what }
-    $hostStore = [string]$request['host_store']
-    $store = if ($hostStore) { Open-AdcsStore -Path $hostStore -What $what } else { $null }
-    if ($request['read']) { return Read-AdcsStoredFile -Store $store -Name ([string]$request['read']) -What $what }
-    try {
-        $answer = Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
+    $order = $Session.Request
+    switch ($order['order']) {
+        'host_store.read' { return Get-AdcsStoreFact -Order $order -What $what }
+        'host_store.file' { return Read-AdcsStoredFile -Order $order -What $what }
+        'database.restore' { return Invoke-Restore -Session $Session -Order $order -What $what }
     }
-    catch {
-        if (-not $store -or -not (Test-AdcsNothingThere $_)) { throw }
-        $answer = [ordered]@{ changed = $false; authority = $null; generations = [object[]]@(); advisories = [object[]]@() }
-    }
-    $answer['state'] = $null
-    if ($store) { $answer['store'] = Get-AdcsStoreFact -Store $store -What $what }
-    if ($answer['authority'] -and (Get-AdcsServiceState) -eq 'running') {
-        # A service that runs and does not answer: its database can't be opened. That is what a restore is for.
-        try { $answer['state'] = Get-AdcsDatabaseState -Facts $answer -What $what } catch { $answer['state'] = $null }
-    }
+    $answer = Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
+    $answer['own_state'] = Get-StateOrNull -Facts $answer
     $answer
 }
 
 function Invoke-Restore {
-    param([object]$Session, [System.Collections.IDictionary]$Wanted, [string]$What)
-    $whole = $Wanted['part'] -eq 'all'
+    param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
+    $whole = $Order['part'] -eq 'all'
+    $wanted = $Order['own']
+    $aside = $Order['on_conflict'] -eq 'set_aside'
     $time = Get-AdcsTime -Format 'yyyyMMddTHHmmssZ'
-    $facts = Get-FactOrNull -Session $Session
     Assert-AdcsNotClustered -What $What
-    $files = @(Get-SetFile -Wanted $Wanted -What $What)
+    $source = [string]$Order['folder']
+    if ($Order['host_store']) {
+        $store = Open-AdcsStore -Path $Order['host_store'] -What $What
+        $source = Get-AdcsSetPath -Store $store -Directory $Order['directory'] -Name $Order['name'] -What $What
+    }
+    $files = @(Get-SetFile -Order $Order -Directory $source -What $What)
     $result = @{
         changed = $false; restored = New-Object -TypeName System.Collections.ArrayList; set_aside = New-Object -TypeName System.Collections.ArrayList
         reentered = New-Object -TypeName System.Collections.ArrayList; failed_revocations = New-Object -TypeName System.Collections.ArrayList
@@ -65,27 +60,30 @@ function Invoke-Restore {
     }
     if ($Session.Check) {
         Assert-Digest -File $files -What $What
-        Restore-Policy -File $files -Wanted $Wanted -Result $result -Time $time -Check -What $What
-        if ($whole) { Show-Restore -Wanted $Wanted -Facts $facts -Result $result }
+        Restore-Policy -File $files -Aside:$aside -Result $result -Time $time -Check -What $What
+        if ($whole) { Show-Restore -Wanted $wanted -Facts (Get-FactOrNull -Session $Session) -Result $result }
         return Get-RestoreAnswer -Session $Session -Result $result
     }
     $lock = Enter-AdcsLock -What $What
     $work, $done = $null, $false
     try {
+        $facts = Get-FactOrNull -Session $Session
+        Assert-AdcsNewest -Facts $facts -Of $Order['of'] -What $What
         # Into a place of our own first, and the digests there: nobody can change a file after it was proved.
-        $work = if ($Wanted['folder']) { New-AdcsProtectedDirectory -Parent $Wanted['folder'] } else { New-RestoreDirectory }
-        $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Wanted['folder']) -What $What)
+        $work = if ($Order['folder']) { New-AdcsProtectedDirectory -Parent $Order['folder'] } else { New-RestoreDirectory }
+        $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Order['folder']) -What $What)
         Assert-Digest -File $files -What $What
-        if ($whole -and $Wanted['restore_database']) { Assert-DatabaseFile -File $files -What $What }
-        if ($whole -and $null -eq $facts) { Assert-AdcsKeyInStore -Thumbprint $Wanted['certificate_id'] -What $What }
-        Restore-Policy -File $files -Wanted $Wanted -Result $result -Time $time -What $What
-        if ($whole -and $null -eq $facts) { Install-Role -Wanted $Wanted -Result $result -Time $time -What $What }
+        if ($whole -and $wanted['restore_database']) { Assert-DatabaseFile -File $files -What $What }
+        if ($whole -and $null -eq $facts) { Assert-AdcsKeyInStore -Thumbprint $wanted['certificate_id'] -What $What }
+        Restore-Policy -File $files -Aside:$aside -Result $result -Time $time -What $What
+        if ($whole -and $null -eq $facts) { Install-Role -Wanted $wanted -Result $result -Time $time -What $What }
         if ($whole -and -not $result.reboot_required) {
-            if ($Wanted['restore_database'] -or $Wanted['registry']) {
-                Switch-Database -Session $Session -Wanted $Wanted -Directory $work -Result $result -Time $time -What $What
+            if ($wanted['restore_database'] -or $wanted['registry']) {
+                Switch-Database -Session $Session -Wanted $wanted -Directory $work -Result $result -Time $time -What $What
             }
-            if (@($Wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $Wanted -Result $result -What $What }
+            if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $wanted -Result $result -What $What }
         }
+        if ($Order['host_store'] -and $result.changed) { Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($source)) -Content $Order['event'] }
         $answer = Get-RestoreAnswer -Session $Session -Result $result
         $done = $true
         $answer
@@ -105,18 +103,30 @@ function Invoke-Restore {
 }
 
 function Get-RestoreAnswer {
+    # {changed, restored, set_aside, reentered: [{serial}], advisories, own: {computer, database, failed_revocations, reboot_required}}
     param([object]$Session, [hashtable]$Result)
     $facts = Get-FactOrNull -Session $Session
-    $answer = if ($facts) { $facts } else { [ordered]@{ authority = $null; generations = [object[]]@(); advisories = [object[]]@() } }
-    $state = $Result.state
-    if ($facts -and $null -eq $state -and (Get-AdcsServiceState) -eq 'running') {
-        try { $state = Get-AdcsDatabaseState -Facts $facts -What 'the database can not be read' } catch { $state = $null }
+    $state = if ($facts -and $null -eq $Result.state) { Get-StateOrNull -Facts $facts } else { $Result.state }
+    [ordered]@{
+        changed = $Result.changed
+        restored = [object[]]$Result.restored.ToArray()
+        set_aside = [object[]]$Result.set_aside.ToArray()
+        reentered = [object[]]@($Result.reentered | ForEach-Object { @{ serial = $_ } })
+        advisories = [object[]]@(if ($facts) { $facts['advisories'] })
+        own = [ordered]@{
+            computer = if ($facts) { $facts['own']['computer'] } else { $null }
+            database = $state
+            failed_revocations = [object[]]$Result.failed_revocations.ToArray()
+            reboot_required = $Result.reboot_required
+        }
     }
-    foreach ($name in 'restored', 'set_aside', 'reentered', 'failed_revocations') { $answer[$name] = [object[]]$Result[$name].ToArray() }
-    $answer['changed'] = $Result.changed
-    $answer['state'] = $state
-    $answer['reboot_required'] = $Result.reboot_required
-    $answer
+}
+
+function Get-StateOrNull {
+    # A service that runs and does not answer: its database can't be opened. That is what a restore is for.
+    param([System.Collections.IDictionary]$Facts)
+    if ((Get-AdcsServiceState) -ne 'running') { return $null }
+    try { Get-AdcsDatabaseState -Facts $Facts -What 'the database can not be read' } catch { $null }
 }
 
 function Get-FactOrNull {
@@ -142,14 +152,13 @@ function New-RestoreDirectory {
 
 function Get-SetFile {
     # The files of the set that were sent, each where it lies: [{name, path, sha256}].
-    param([System.Collections.IDictionary]$Wanted, [string]$What)
-    $folder, $set = [string]$Wanted['folder'], [string]$Wanted['set_path']
-    foreach ($file in @($Wanted['files'])) {
-        $sent = if ($set) { [string]$file['name'] } else { [string]$file['sent_as'] }
+    param([System.Collections.IDictionary]$Order, [string]$Directory, [string]$What)
+    foreach ($file in @($Order['files'])) {
+        $sent = [string]$file['sent_as']
         if (-not (Test-AdcsMemberName -Name $file['name']) -or -not (Test-AdcsMemberName -Name $sent)) {
             throw (New-AdcsError -What $What -Why 'the set names a file that can not be' -Remedy 'Use another set')
         }
-        $path = Get-AdcsMemberPath -Directory $(if ($set) { $set } else { $folder }) -Name $sent
+        $path = Get-AdcsMemberPath -Directory $Directory -Name $sent
         @{ name = [string]$file['name']; path = $path; sha256 = [string]$file['sha256'] }
     }
 }
@@ -202,24 +211,24 @@ function Assert-DatabaseFile {
 
 function Restore-Policy {
     # CAPolicy.inf comes before everything: setup reads it.
-    param([object[]]$File, [System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$Time, [switch]$Check, [string]$What)
+    param([object[]]$File, [switch]$Aside, [hashtable]$Result, [string]$Time, [switch]$Check, [string]$What)
     $source = @($File | Where-Object { $_.name -eq 'CAPolicy.inf' })
-    if (-not $Wanted['write_capolicy'] -or $source.Count -eq 0) { return }
+    if ($source.Count -eq 0) { return }
     $path = Get-AdcsPolicyPath
-    $aside = $null
+    $kept = $null
     if ([IO.File]::Exists($path)) {
         if ((Get-AdcsDigest -Path $path) -eq $source[0].sha256) { return }
-        if (-not $Wanted['set_aside_capolicy']) {
+        if (-not $Aside) {
             $remedy = 'Compare them; with on_conflict: set_aside the one on the host is kept aside'
             throw (New-AdcsError -What $What -Why "$path differs from that of the set" -Remedy $remedy)
         }
-        $aside = Get-AdcsFreePath -Path "$path.set-aside-$Time"
+        $kept = Get-AdcsFreePath -Path "$path.set-aside-$Time"
     }
     if (-not $Check) {
         try {
             $new = Get-AdcsFreePath -Path "$path.new"
             [IO.File]::Copy($source[0].path, $new)
-            if ($aside) { [IO.File]::Move($path, $aside) }
+            if ($kept) { [IO.File]::Move($path, $kept) }
             [IO.File]::Move($new, $path)
         }
         catch {
@@ -227,7 +236,7 @@ function Restore-Policy {
         }
     }
     $Result.changed = $true
-    if ($aside) { $null = $Result.set_aside.Add([ordered]@{ path = $path; kept_as = $(if ($Check) { $null } else { $aside }) }) }
+    if ($kept) { $null = $Result.set_aside.Add([ordered]@{ path = $path; kept_as = $(if ($Check) { $null } else { $kept }) }) }
     $null = $Result.restored.Add([ordered]@{ path = $path; part = 'configuration' })
 }
 
@@ -299,8 +308,8 @@ function Switch-Database {
         Start-AdcsService -What $What
         Wait-AdcsPing -What $What
         $state = Get-AdcsDatabaseState -Facts (Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress) -What $What
-        $expected = if ($Wanted['expected']) { $Wanted['expected']['last_request_id'] } else { $null }
-        if ($Wanted['restore_database'] -and $null -ne $expected -and $state['last_request_id'] -lt [long]$expected) {
+        $expected = [long]$Wanted['last_request_id']
+        if ($Wanted['restore_database'] -and $state['last_request_id'] -lt $expected) {
             $why = "the restored database ends with the request $($state['last_request_id']), and the set with $expected"
             throw (New-AdcsError -What $What -Why $why -Remedy 'Use another set')
         }

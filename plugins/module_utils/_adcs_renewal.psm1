@@ -232,7 +232,7 @@ function Show-Renewal {
     $answer = Get-AdcsAnswer -Session $Session -Changed $false
     $answers, $was, $unfinished = ($Session.Request['order'] -eq 'answer'), $answer['pending'], (Test-Unfinished -Facts $answer)
     $answer['changed'] = $unfinished -or $answers -or -not $was
-    $answer['pending'] = -not $answers -and ($was -or (-not $unfinished -and $answer['adcs']['ca_type'] -like '*SubordinateCA'))
+    $answer['pending'] = -not $answers -and ($was -or (-not $unfinished -and $answer['own']['ca_type'] -like '*SubordinateCA'))
     $answer
 }
 

@@ -6,13 +6,14 @@
 #AnsibleRequires -CSharpUtil Ansible.Basic
 #AnsibleRequires -PowerShell ..module_utils._adcs_frame
 #AnsibleRequires -PowerShell ..module_utils._adcs_files
+#AnsibleRequires -PowerShell ..module_utils._adcs_store
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
 $largestManifest = 16MB
 
-function Test-AdcsSetName { param([string]$Name) $Name -match '^[0-9]{6,}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
+function Test-SetName { param([string]$Name) $Name -match '^[0-9]{6,}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
 
 function Test-AdcsMemberName {
     # A file of a set: below at most one directory, and no path elsewhere.
@@ -28,23 +29,24 @@ function Get-AdcsMemberPath {
 }
 
 function Read-Manifest {
-    # {text, host: of the inventory, files: [{name, sha256, size}] or $null where it can't be read}.
+    # {text, host: of the inventory, keys: SHA-256 of the CA's, files: [{name, sha256, size}] or $null where it can't be read}.
     param([string]$Directory)
     $path = Join-Path -Path $Directory -ChildPath 'manifest.json'
     $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
-    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; host = $null; files = $null } }
+    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; host = $null; keys = @(); files = $null } }
     $text = [IO.File]::ReadAllText($path)
     try {
         $manifest = [Ansible.Basic.AnsibleModule]::FromJson($text)
         $inventoryHost = [string]$manifest['authority']['host']
+        $keys = @($manifest['generations'] | Where-Object { $_ } | ForEach-Object { [string]$_['public_key_sha256'] })
         $files = @(foreach ($one in $manifest['files']) {
                 @{ name = [string]$one['name']; sha256 = [string]$one['sha256']; size = [long]$one['size'] }
             })
     }
     catch {
-        $inventoryHost, $files = $null, $null
+        $inventoryHost, $keys, $files = $null, @(), $null
     }
-    @{ text = $text; host = $inventoryHost; files = $files }
+    @{ text = $text; host = $inventoryHost; keys = $keys; files = $files }
 }
 
 function Get-Damage {
@@ -67,44 +69,68 @@ function Get-SetName {
     # The sets of an authority's directory, newest (highest sequence) first.
     param([string]$Directory)
     if ([IO.Directory]::Exists($Directory)) {
-        [IO.Directory]::GetDirectories($Directory) | ForEach-Object { [IO.Path]::GetFileName($_) } | Where-Object { Test-AdcsSetName $_ } |
+        [IO.Directory]::GetDirectories($Directory) | ForEach-Object { [IO.Path]::GetFileName($_) } | Where-Object { Test-SetName $_ } |
             Sort-Object -Descending -Property @{ Expression = { [long]$_.Split('-')[0] } }, @{ Expression = { $_ } }
     }
 }
 
 function Get-AdcsStoreFact {
-    # What a store holds: {local_disk, manifests: [{directory, name, text, damage}]}. Of each authority the newest intact set is digested and
-    # those before it; of older ones the sizes are looked at, since all of them may be terabytes on a share.
-    param([hashtable]$Store, [string]$What)
-    $manifests = New-Object -TypeName System.Collections.ArrayList
+    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, name, path, manifest, damage}]}. -Order: host_store, host
+    # (of the inventory), public_keys. The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
+    # them may be terabytes on a share.
+    param([System.Collections.IDictionary]$Order, [string]$What)
+    $store = Open-AdcsStore -Path $Order['host_store'] -What $What
+    $sets = New-Object -TypeName System.Collections.ArrayList
     try {
-        foreach ($path in @([IO.Directory]::GetDirectories($Store.path) | Sort-Object)) {
+        foreach ($path in @([IO.Directory]::GetDirectories($store.path) | Sort-Object)) {
             $directory = [IO.Path]::GetFileName($path)
             if ($directory.StartsWith('.')) { continue }
+            $found = @(foreach ($name in @(Get-SetName -Directory $path)) {
+                    $place = Join-Path -Path $path -ChildPath $name
+                    @{ name = $name; place = $place; manifest = Read-Manifest -Directory $place }
+                })
+            # One in which no manifest can be read takes numbers all the same.
+            $latest = @($found | Where-Object { $_.manifest.files } | Select-Object -First 1)
+            if ($latest.Count -and -not (Test-Ours -Manifest $latest[0].manifest -Order $Order)) { continue }
             $intact = $false
-            foreach ($name in @(Get-SetName -Directory $path)) {
-                $place = Join-Path -Path $path -ChildPath $name
-                $manifest = Read-Manifest -Directory $place
-                $damage = Get-Damage -Directory $place -File $manifest.files -Quick:$intact
+            foreach ($one in $found) {
+                $damage = Get-Damage -Directory $one.place -File $one.manifest.files -Quick:$intact
                 if (-not $damage) { $intact = $true }
-                $null = $manifests.Add([ordered]@{ directory = $directory; name = $name; text = $manifest.text; damage = $damage })
+                $null = $sets.Add([ordered]@{
+                        directory = $directory; name = $one.name; path = $one.place; manifest = $one.manifest.text; damage = $damage
+                    })
             }
         }
     }
     catch {
-        throw (New-AdcsPathError -What $What -Path $Store.path -Thrown $_)
+        throw (New-AdcsPathError -What $What -Path $store.path -Thrown $_)
     }
-    [ordered]@{ local_disk = $Store.local_disk; manifests = [object[]]$manifests.ToArray() }
+    [ordered]@{ changed = $false; local_disk = $store.local_disk; sets = [object[]]$sets.ToArray() }
+}
+
+function Test-Ours {
+    param([hashtable]$Manifest, [System.Collections.IDictionary]$Order)
+    $Manifest.host -ceq $Order['host'] -or @($Manifest.keys | Where-Object { $Order['public_keys'] -contains $_ }).Count -gt 0
+}
+
+function Get-AdcsSetPath {
+    # Where a set lies in a store, or is to lie.
+    param([hashtable]$Store, [string]$Directory, [string]$Name, [string]$What)
+    if (-not (Test-SetName $Name) -or -not (Test-AdcsMemberName -Name $Directory) -or $Directory.StartsWith('.') -or $Directory.Contains('/')) {
+        throw (New-AdcsError -What $What -Why 'the controller named no set in the store' -Remedy 'Report this as a bug')
+    }
+    Join-Path -Path (Join-Path -Path $Store.path -ChildPath $Directory) -ChildPath $Name
 }
 
 function Read-AdcsStoredFile {
-    # One small file of a set, <directory>/<set>/<name>.
-    param([hashtable]$Store, [string]$Name, [string]$What)
-    $parts = @($Name.Split('/'))
-    $wrong = -not $Store -or $parts.Count -ne 3 -or -not (Test-AdcsSetName $parts[1]) -or
-    @($parts | Where-Object { -not (Test-AdcsMemberName -Name $_) }).Count
-    if ($wrong) { throw (New-AdcsError -What $What -Why 'the controller asked for a file that is none of a set' -Remedy 'Report this as a bug') }
-    $path = Get-AdcsMemberPath -Directory $Store.path -Name $Name
+    # One small file of a set. -Order: host_store, directory, name, file.
+    param([System.Collections.IDictionary]$Order, [string]$What)
+    $store = Open-AdcsStore -Path $Order['host_store'] -What $What
+    $set = Get-AdcsSetPath -Store $store -Directory $Order['directory'] -Name $Order['name'] -What $What
+    if (-not (Test-AdcsMemberName -Name $Order['file'])) {
+        throw (New-AdcsError -What $What -Why 'the controller asked for a file that is none of a set' -Remedy 'Report this as a bug')
+    }
+    $path = Get-AdcsMemberPath -Directory $set -Name $Order['file']
     try {
         $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
         if ($file.Length -gt $largestManifest) {
@@ -123,7 +149,7 @@ function Read-AdcsStoredFile {
 function Get-AdcsStagingPrefix {
     # A directory that is being made in a store is .<hex>.new; the first 16 digits tell which CA makes it, so that it can remove what it left.
     param([System.Collections.IDictionary]$Facts)
-    $who = '{0}\{1}' -f $Facts['adcs']['computer'], $Facts['authority']['sanitized_name']
+    $who = '{0}\{1}' -f $Facts['own']['computer'], $Facts['authority']['sanitized_name']
     (Get-AdcsDigest -Content ([Text.Encoding]::UTF8.GetBytes($who.ToLowerInvariant()))).Substring(0, 16)
 }
 
@@ -160,7 +186,24 @@ function Remove-AdcsOldSet {
     }
 }
 
+function Write-AdcsEvent {
+    # One event, written once. -Directory: the authority's.
+    param([string]$Directory, [System.Collections.IDictionary]$Content)
+    $events = Join-Path -Path $Directory -ChildPath 'events'
+    $null = [IO.Directory]::CreateDirectory($events)
+    $stamp = ([string]$Content['at']) -replace '[^0-9TZ.]', ''
+    $kind = ([string]$Content['event']) -replace '[^a-z_]', ''
+    $name = '{0}-{1}-{2}.json' -f $stamp, $kind, [guid]::NewGuid().ToString('N').Substring(0, 8)
+    Write-AdcsNewFile -Path (Join-Path -Path $events -ChildPath $name) -Content (ConvertTo-AdcsJson -InputObject $Content)
+}
+
+function ConvertTo-AdcsJson {
+    # The bytes of a file.
+    param([object]$InputObject)
+    [Text.Encoding]::UTF8.GetBytes((ConvertTo-Json -InputObject $InputObject -Depth 99) + "`n")
+}
+
 Export-ModuleMember -Function @(
-    'Test-AdcsSetName', 'Test-AdcsMemberName', 'Get-AdcsMemberPath', 'Get-AdcsStoreFact', 'Read-AdcsStoredFile'
-    'Get-AdcsStagingPrefix', 'Get-AdcsStagingPath', 'Remove-AdcsStaged', 'Remove-AdcsOldSet'
+    'Test-AdcsMemberName', 'Get-AdcsMemberPath', 'Get-AdcsSetPath', 'Get-AdcsStoreFact', 'Read-AdcsStoredFile'
+    'Get-AdcsStagingPrefix', 'Get-AdcsStagingPath', 'Remove-AdcsStaged', 'Remove-AdcsOldSet', 'Write-AdcsEvent', 'ConvertTo-AdcsJson'
 )

@@ -17,7 +17,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Aut
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest, Told
 
 if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
+    from ansible_collections.keyward.pki.plugins.module_utils._manifest import State
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import database, keys, lifecycle
 
 
 class NothingThere(KeywardError):
@@ -113,6 +114,22 @@ class Backend(t.Protocol):
 
     def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
         """The CRLs of the generations that the order names."""
+
+    def database(self) -> Database:
+        """What it has issued."""
+
+
+class Database(t.Protocol):
+    """What a CA has issued, and all that belongs to it but keys. Each raises KeywardError."""
+
+    def state(self) -> t.Optional[State]:
+        """What is compared with sets."""
+
+    def copy(self, order: database.Copy, folder: str, check: bool) -> database.Copied:
+        """The files of a full set, proved, in a folder. Refuses as C(Backend.renew). Raises OSError where the folder can't be written."""
+
+    def restore(self, order: database.Restore, folder: str, check: bool) -> database.Restored:
+        """What is missing of the set in a folder, put back. Refuses as C(Backend.renew)."""
 
 
 def told(backend: t.Any, facts: Facts, kind: t.Any = Told, **more: t.Any) -> t.Any:

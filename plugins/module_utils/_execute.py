@@ -77,11 +77,12 @@ def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
             return told(backend, backend.facts())
         except Waiting as exc:
             return told(backend, exc.facts)
-    *parts, method = order.NAME.split(".")
-    does: t.Any = backend
-    for part in parts:  # database.copy
-        does = getattr(does, part)()
-    return getattr(does, method)(order, check)
+    subject, _dot, method = order.NAME.rpartition(".")
+    if subject:  # database.copy, host_store.read
+        from ansible_collections.keyward.pki.plugins.module_utils import _host_sets
+
+        return getattr(_host_sets, method)(backend, order, check)
+    return getattr(backend, method)(order, check)
 
 
 def _selector(parameters: t.Mapping[str, t.Any], document: t.Mapping[str, t.Any]) -> Selector:

@@ -19,7 +19,8 @@ FORMAT, FORMAT_VERSION = "keyward.pki key backup", 1
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 SET_FORMAT, SET_FORMAT_VERSION = "keyward.pki database set", 1
 ARCHIVE, MEMBERS = "database.tar.gz", "members.json"
-_WINDOWS_NAME = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
+LARGEST_SET_MANIFEST = 16 << 20  # bytes
+_FILE_OF_A_SET = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
 
 
 # --- backups ---------------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class State:
 
 @dataclass(frozen=True)
 class SetManifest:
-    """What lies beside the archive of one set."""
+    """What lies beside the files of one set. C(own): what only the judgement of its backend reads."""
 
     id: str
     sequence: int
@@ -139,16 +140,16 @@ class SetManifest:
     state: State
     left_out: t.Tuple[t.Mapping[str, str], ...]
     generations: t.Tuple[Generation, ...]
-    adcs: t.Optional[t.Mapping[str, t.Any]] = None  # what only a Windows CA has
+    own: t.Optional[t.Mapping[str, t.Any]] = None
 
     @property
     def public_keys(self) -> t.FrozenSet[str]:
         return frozenset(generation.public_key_sha256 for generation in self.generations)
 
     @property
-    def rank(self) -> t.Tuple[int, str]:
-        """Newest = highest: by sequence, then by id. Times only inform."""
-        return self.sequence, self.id
+    def is_archive(self) -> bool:
+        """Otherwise its files are as the software of its CA wrote them."""
+        return are_files_of_a_set([file.name for file in self.files], archive=True)
 
     def as_json(self) -> t.Dict[str, t.Any]:
         return {
@@ -167,7 +168,7 @@ class SetManifest:
             "state": dict(vars(self.state)),
             "left_out": [dict(one) for one in self.left_out],
             "generations": [generation.as_json() for generation in self.generations],
-            **({"adcs": dict(self.adcs)} if self.adcs is not None else {}),
+            "own": None if self.own is None else dict(self.own),
         }
 
 
@@ -176,10 +177,10 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     if shape["format"] != SET_FORMAT or shape["format_version"] != SET_FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])
-    adcs = shape.get("adcs")
     for name in ("created", "as_of"):
         parse_time(shape[name])
-    if not are_files_of_a_set([file.name for file in files], adcs is not None):
+    names = [file.name for file in files]
+    if not are_files_of_a_set(names, archive=True) and not are_files_of_a_set(names, archive=False):
         raise ValueError("other files")
     return SetManifest(
         id=str(shape["id"]),
@@ -195,31 +196,17 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         state=State(**shape["state"]),
         left_out=tuple(dict(one) for one in shape["left_out"]),
         generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
-        adcs=None if adcs is None else _facts_of_windows(adcs),
+        own=None if shape.get("own") is None else dict(shape["own"]),
     )
 
 
-def _facts_of_windows(shape: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
-    lists = {name: shape[name] for name in ("kra_certificates", "revocations")}
-    right = (
-        all(isinstance(shape[name], str) for name in ("computer", "archived_keys", "log_directory"))
-        and isinstance(shape["ca_type"], (str, type(None)))
-        and all(isinstance(shape[name], int) for name in ("last_request_id", "clock_skew_minutes"))
-        and isinstance(shape["next_crl_number"], (int, type(None)))
-        and all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in lists.values())
-    )
-    if not right:
-        raise TypeError("other facts")
-    return dict(shape)
-
-
-def are_files_of_a_set(names: t.Sequence[str], of_windows: bool) -> bool:
-    """Whether these can be the files of a set: an archive and its list, or what Windows made, no name of which leads elsewhere."""
-    if not of_windows:
+def are_files_of_a_set(names: t.Sequence[str], archive: bool) -> bool:
+    """Whether these can be the files of a set: an archive and its list, or files of which no name leads elsewhere."""
+    if archive:
         return sorted(names) == sorted((ARCHIVE, MEMBERS))
-    return 0 < len(names) == len(set(names)) and all(_is_windows_name(name) for name in names)
+    return 0 < len(names) == len(set(names)) and all(_leads_nowhere_else(name) for name in names)
 
 
-def _is_windows_name(name: str) -> bool:
+def _leads_nowhere_else(name: str) -> bool:
     parts = name.split("/")
-    return len(parts) <= 2 and all(_WINDOWS_NAME.match(part) and part.strip(". ") for part in parts)
+    return len(parts) <= 2 and all(_FILE_OF_A_SET.match(part) and part.strip(". ") for part in parts)

@@ -25,8 +25,13 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import manifest_from_json, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
+    LARGEST_SET_MANIFEST,
+    manifest_from_json,
+    set_manifest_from_json,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, open_store, refuse_open_to_the_world
+from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[0-9]{6,}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
@@ -47,7 +52,22 @@ class Kind(t.NamedTuple):
 BACKUPS = Kind(
     "keys", "backup", manifest_from_json, 4 << 20, True, "Give the PKCS #12 file beside it as the backup: it opens without the manifest"
 )
-SETS = Kind("databases", "set", set_manifest_from_json, 16 << 20, False, "Use another set; the archive beside it opens with tar")
+SETS = Kind(
+    "databases", "set", set_manifest_from_json, LARGEST_SET_MANIFEST, False, "Use another set; the archive beside it opens with tar"
+)
+
+
+def is_name(name: str) -> bool:
+    """Whether it is the name of the directory of a backup or set."""
+    return _NAME.match(name) is not None
+
+
+def new_name(sequence: int) -> str:
+    return f"{sequence:06d}-{name_time()}"
+
+
+def sequence_of(name: str) -> int:
+    return int(name.split("-", maxsplit=1)[0])
 
 
 def digest_of(path: str) -> str:
@@ -120,9 +140,11 @@ def read_stored(path: str, kind: Kind) -> Stored:
             f"{path} is no {kind.noun}", f"it has no {MANIFEST}", f"Give the directory of a {kind.noun}, or an authority's in a store"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
-        raise KeywardError(
-            f"the manifest {manifest} can't be used", "it is damaged, or was written by a later release", kind.opens_alone
-        ) from exc
+        raise damaged(manifest, kind) from exc
+
+
+def damaged(manifest: str, kind: Kind) -> KeywardError:
+    return KeywardError(f"the manifest {manifest} can't be used", "it is damaged, or was written by a later release", kind.opens_alone)
 
 
 class AuthorityDirectory:
@@ -144,12 +166,12 @@ class AuthorityDirectory:
                 found = [entry.name for entry in entries if _NAME.match(entry.name)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(found, key=lambda name: (_sequence(name), name), reverse=True)
+        return sorted(found, key=lambda name: (sequence_of(name), name), reverse=True)
 
     @property
     def next_sequence(self) -> int:
         """Above every number that is taken, by a damaged one too."""
-        return max(map(_sequence, self.names), default=0) + 1
+        return max(map(sequence_of, self.names), default=0) + 1
 
     def _stored(self, name: str) -> t.Union[Stored, KeywardError]:
         if name not in self._read:
@@ -165,7 +187,7 @@ class AuthorityDirectory:
         best: t.Optional[Stored] = None
         for name in self.names:
             one = self._stored(name)
-            if best and _sequence(name) < best.manifest.sequence:
+            if best and sequence_of(name) < best.manifest.sequence:
                 break
             if isinstance(one, Stored) and (best is None or one.rank > best.rank):
                 best = one
@@ -177,6 +199,12 @@ class AuthorityDirectory:
         return sorted((one for one in map(self._stored, self.names) if isinstance(one, Stored)), key=lambda one: one.rank, reverse=True)
 
     @property
+    def faults(self) -> t.Dict[str, KeywardError]:
+        """Those whose manifest does not read, by name, and why."""
+        found = {name: self._stored(name) for name in self.names}
+        return {name: one for name, one in found.items() if isinstance(one, KeywardError)}
+
+    @property
     def newest(self) -> t.Optional[Stored]:
         """The newest one whose files have the recorded digests."""
         return next((one for one in self.all if one.damage is None), None)
@@ -184,14 +212,10 @@ class AuthorityDirectory:
     @property
     def advisories(self) -> t.List[Finding]:
         """What is damaged: of bundles each, of large files those that are newer than the newest sound one."""
-        unreadable = [Finding("malformed", str(fault)) for fault in map(self._stored, self.names) if isinstance(fault, KeywardError)]
+        unreadable = [Finding("malformed", str(fault)) for fault in self.faults.values()]
         newest = None if self.kind.small else self.newest
         looked = [one for one in self.all if newest is None or one.rank > newest.rank]
         return unreadable + [Finding("digest_mismatch", f"{one.path}: {one.damage}") for one in looked if one.damage]
-
-
-def _sequence(name: str) -> int:
-    return int(name.split("-", maxsplit=1)[0])
 
 
 def recognise(
@@ -266,6 +290,21 @@ class Store:
         os.rename(stored.path, gone)
         shutil.rmtree(gone, ignore_errors=True)
         return stored.path
+
+    def keep(self, authority_directory: str, count: t.Optional[int], host: t.Optional[str]) -> t.List[str]:
+        """Remove the sets of a host beyond its newest C(count) intact ones; their paths. The last intact one always stays.
+
+        C(host): its name in the inventory. A host that shows the public certificates of another's CA removes none of that CA's sets.
+        """
+        intact, removed = 0, []
+        for one in self.authority(authority_directory).all if count is not None else ():
+            if one.manifest.authority.host != host:
+                continue
+            if intact >= max(t.cast(int, count), 1):
+                removed.append(self.remove(one))
+            elif one.damage is None:
+                intact += 1
+        return removed
 
     def record(self, authority_directory: str, event: t.Mapping[str, t.Any]) -> None:
         """Write one event, once, into the authority's C(events/)."""

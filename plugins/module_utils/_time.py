@@ -32,3 +32,8 @@ def now_text() -> str:
 def name_time() -> str:
     """This moment, with fractions, as the names of backups and sets have it."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def asn1_time(moment: datetime) -> str:
+    """As certificates have it: UTCTime up to 2049, GeneralizedTime after (RFC 5280, 4.1.2.5)."""
+    return f"{moment:%y%m%d%H%M%SZ}" if 1950 <= moment.year < 2050 else f"{moment:%Y%m%d%H%M%SZ}"

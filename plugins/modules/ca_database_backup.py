@@ -184,12 +184,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP
-from ansible_collections.keyward.pki.plugins.module_utils._database_host import back_up_database
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copy, ReadStore, TellState
 
 
 def main() -> None:
-    run(CA_DATABASE_BACKUP, back_up_database)
+    run(CA_DATABASE_BACKUP, TellState, ReadStore, Copy)
 
 
 if __name__ == "__main__":

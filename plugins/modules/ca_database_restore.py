@@ -187,12 +187,12 @@ advisories:
 """
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_RESTORE
-from ansible_collections.keyward.pki.plugins.module_utils._database_host import restore_database
-from ansible_collections.keyward.pki.plugins.module_utils._host import run
+from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import ReadStore, Restore
 
 
 def main() -> None:
-    run(CA_DATABASE_RESTORE, restore_database)
+    run(CA_DATABASE_RESTORE, ReadStore, Restore)
 
 
 if __name__ == "__main__":

@@ -176,10 +176,16 @@ class Task(ActionBase):  # type: ignore[misc]
         for name in ("ansible_facts", "warnings", "deprecations"):
             if answer.get(name):
                 self._passed_on[name] = answer[name]
-        try:
+        with self.reading():
             if answer.get("failed"):
                 raise self._said(answer)
             return parse(answers, answer)
+
+    @contextlib.contextmanager
+    def reading(self) -> t.Iterator[None]:
+        """What a host answered, where it is read; of another shape, it is an error that says so."""
+        try:
+            yield
         except Misshapen as exc:
             raise KeywardError(
                 f"{self.NAME} can't go on",

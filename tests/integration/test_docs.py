@@ -23,7 +23,7 @@ import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_writer import iterations_for
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import REASONS
-from ansible_collections.keyward.pki.plugins.plugin_utils._windows_sets import _OF_THE_HOST
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import _OF_THE_HOST
 from support.ansible_run import Ansible, Result
 from support.openssl_ca import OpensslCa, openssl
 from tools import require_tool

@@ -141,7 +141,7 @@ def test_a_set_is_complete_and_holds_no_key(windows: WindowsAnsible, host: AdcsH
     state = json.loads(files["database.json"])
     assert (state["last_request_id"], len(state["revocations"])) == (2, 1)
     manifest = newest_manifest(store)
-    assert manifest["adcs"]["last_request_id"] == 3 and manifest["state"]["entries"] == 3
+    assert manifest["own"]["last_request_id"] == 3 and manifest["state"]["entries"] == 3
 
     kept, truncated = [call["parameters"] for call in host.ran("Backup-CARoleService")]
     assert kept.get("KeepLog") and "KeepLog" not in truncated and kept["DatabaseOnly"]

@@ -62,7 +62,7 @@ def test_the_life_of_a_ca(windows: WindowsAnsible, host: AdcsHost, tmp_path: Pat
     run("restore")
     assert thumbprints(host) == before and host.database()["requests"] == rows
     assert changed(run("restore")) == []
-    assert newest_manifest(databases)["adcs"]["last_request_id"] == len(rows)
+    assert newest_manifest(databases)["own"]["last_request_id"] == len(rows)
 
 
 def test_each_module_in_a_process_of_its_own(windows: WindowsAnsible, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ import base64
 import copy
 import importlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +46,10 @@ class FakeHost:
         action = task(given, connection, MagicMock(), MagicMock(), MagicMock(), MagicMock())
         action._refuse_unguarded_transport = lambda: None
         action._execute_module = lambda module_name, module_args, task_vars: self._module(module_name, module_args, check)
+        connection.put_file = connection.fetch_file = shutil.copyfile
+        connection._shell.join_path = os.path.join
+        action._make_tmp_path, action._fixup_perms2 = tempfile.mkdtemp, lambda _paths: None
+        action._remove_tmp_path = lambda path, force: shutil.rmtree(path)
         result: dict[str, Any] = action.run(task_vars={"inventory_hostname": self.name})
         return result
 

@@ -67,7 +67,7 @@ def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost,
 
 
 def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Path) -> None:
-    """Nor the one that was made just now, whatever lies beside it; and a damaged manifest stops nothing."""
+    """Nor the one that was made just now, whatever lies beside it; and a damaged manifest stops nothing. Those of others are not told."""
     store, name = tmp_path / "store", "{:06d}-20260101T000000.000000Z"
     manifests: dict[int, Any] = {number: {"authority": {"host": "ca01"}} for number in (1, 2, 3, 9)}
     manifests[4] = {"authority": {"host": "evil"}}
@@ -81,9 +81,21 @@ def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Pa
         (store / "ca" / name.format(number)).mkdir()
         (store / "ca" / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
     arguments = f"-Store '{store}' -Directory '{store}/ca' -Keep 1 -Prefix {'0' * 16} -InventoryHost ca01 -Made {name.format(3)}"
-    facts = f"Get-AdcsStoreFact -Store @{{ path = '{store}'; local_disk = $false }} -What 'x'"
-    script = f"Remove-AdcsOldSet {arguments}; ({facts}).manifests | ForEach-Object {{ [string]$_.damage }}"
-    *removed, nine, seven, six, five, _four, _three = run(host, tmp_path, "_adcs_sets", script)
+    other = {
+        "authority": {"host": "ca02"},
+        "generations": [{"public_key_sha256": "ab"}],
+        "files": [{"name": "x", "sha256": "x", "size": 2}],
+    }
+    (store / "other" / name.format(1)).mkdir(parents=True)
+    (store / "other" / name.format(1) / "manifest.json").write_text(json.dumps(other))
+    marker = {"format": "keyward-store", "version": 1, "kind": "databases", "id": "1"}
+    (store / "keyward-store.json").write_text(json.dumps(marker))
+    order = f"@{{{{ host_store = '{store}'; host = 'ca01'; public_keys = @({{}}) }}}}"
+    told = [f"(Get-AdcsStoreFact -Order {order.format(keys)} -What 'x').sets" for keys in ("", "'cd', 'ab'")]
+    shown = "ForEach-Object { [string]$_.damage }"
+    script = f"Remove-AdcsOldSet {arguments}; {told[0]} | {shown}; @({told[1]} | Where-Object {{ $_.directory -eq 'other' }}).Count"
+    *removed, nine, seven, six, five, _four, _three, others = run(host, tmp_path, "_adcs_sets", script)
+    assert others == 1
     assert [Path(path).name[:6] for path in removed] == ["000002", "000001"]
     assert {int(path.name[:6]) for path in (store / "ca").iterdir()} == {3, 4, 5, 6, 7, 9}
     assert "digest" in nine and {seven, six, five} == {"its manifest.json is missing or damaged"}

@@ -6,23 +6,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils import _database_host
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_copy
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LeftOut, read_members
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import MadeSet, Survey
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import MEMBERS, SetFile, SetManifest, State
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import MEMBERS, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut, Restored
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
-
-NOTHING = {"crl_numbers": [], "revocations": [], "issued": [], "compared": False}
+from support.sets import copied, restored
 
 
 @pytest.fixture(params=VERSIONS, scope="module")
@@ -58,28 +54,13 @@ def which(pki: EasyrsaPki) -> Selector:
 
 def make(pki: EasyrsaPki, folder: Path) -> tuple[SetManifest, list[str], tuple[LeftOut, ...]]:
     """A set in a folder: its manifest, its members' paths below the PKI, and what was left out."""
-    folder.mkdir()
-    answer = _database_host.back_up_database(which(pki), {"make": str(folder)}, False)
-    left_out = tuple(LeftOut(**one) for one in answer["left_out"])
-    made = MadeSet(
-        tuple(SetFile(**shape) for shape in answer["files"]),
-        answer["members"],
-        State(**answer["state"]),
-        answer["as_of"],
-        left_out,
-        answer["unfinished"],
-    )
-    authority = replace(Authority(**{**answer["authority"], "id": None}), id="0" * 64)
-    generations = [Generation.from_json(shape) for shape in answer["generations"]]
-    manifest = _database_host.set_manifest(made, authority, generations, AuthorityDirectory(str(folder / "none"), SETS), {"at": "now"})
+    manifest, answer = copied(which(pki), folder)
     paths = [member.path for member in read_members(str(folder / MEMBERS))]
-    return manifest, [path.removeprefix(f"{pki.directory}/") for path in paths], left_out
+    return manifest, [path.removeprefix(f"{pki.directory}/") for path in paths], answer.left_out
 
 
-def restore(pki: EasyrsaPki, folder: Path, manifest: SetManifest, **options: Any) -> dict[str, Any]:
-    request = {"part": "all", "on_conflict": "fail", "advance": None, "published": NOTHING, "controller": "c", **options}
-    request.update(folder=str(folder), manifest=manifest.as_json())
-    return _database_host.restore_database(which(pki), {"restore": request}, False)
+def restore(pki: EasyrsaPki, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
+    return restored(which(pki), folder, manifest, **options)
 
 
 def test_a_set_holds_what_easy_rsa_needs_and_no_key(ca: EasyrsaPki, tmp_path: Path) -> None:
@@ -104,11 +85,11 @@ def test_easy_rsa_goes_on_with_what_came_back(ca: EasyrsaPki, tmp_path: Path) ->
     kept = {path: (ca.directory / path).read_bytes() for path in members if (ca.directory / path).is_file()}
     rows, key = ca.index(), ca.private_key.read_bytes()
     shutil.rmtree(ca.directory)
-    assert restore(ca, tmp_path / "set", manifest, part="configuration")["changed"]
+    assert restore(ca, tmp_path / "set", manifest, part="configuration").changed
     ca.private_key.parent.mkdir(mode=0o700)
     ca.private_key.write_bytes(key)
-    assert restore(ca, tmp_path / "set", manifest)["changed"]
-    assert not restore(ca, tmp_path / "set", manifest)["changed"]
+    assert restore(ca, tmp_path / "set", manifest).changed
+    assert not restore(ca, tmp_path / "set", manifest).changed
     assert ca.index() == rows and {path: (ca.directory / path).read_bytes() for path in kept} == kept
     assert_verifies(ca.issue("fourth"), ca.certificate)
     ca.easyrsa("revoke", "first")
@@ -126,7 +107,7 @@ def test_a_database_that_went_on_stays_as_it_is(ca: EasyrsaPki, tmp_path: Path) 
     serials.write_text("01\n")
     before = {path: path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()}
     outcome = restore(ca, tmp_path / "set", manifest)
-    assert not outcome["changed"] and "database_newer" in [one["code"] for one in outcome["advisories"]]
+    assert not outcome.changed and "database_newer" in [one.code for one in outcome.advisories]
     assert {path: path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()} == before
 
 
@@ -139,7 +120,7 @@ def test_serial_numbers_that_count_go_on(ca: EasyrsaPki, tmp_path: Path) -> None
     assert manifest.state.next_serial == "05"
     (ca.directory / "index.txt").unlink()
     (ca.directory / "serial").write_text("07\n")
-    assert restore(ca, tmp_path / "set", manifest)["next_serial"] == "07"
+    assert restore(ca, tmp_path / "set", manifest).next_serial == "07"
 
 
 def test_vars_of_the_folder_above_belong_to_the_set(tmp_path: Path) -> None:
@@ -180,6 +161,5 @@ def test_a_set_is_made_while_easyrsa_waits_for_an_answer(ca: EasyrsaPki, tmp_pat
     for locked in (False, True):
         if locked:
             (ca.directory / "lock.file").write_text("4711\n")
-        (tmp_path / f"{locked}").mkdir()
-        answer = _database_host.back_up_database(which(ca), {"make": str(tmp_path / f"{locked}")}, False)
-        assert answer["unfinished"] is locked
+        _manifest, answer = copied(which(ca), tmp_path / f"{locked}")
+        assert [one.code for one in answer.advisories] == (["unfinished_issue"] if locked else [])

@@ -34,6 +34,7 @@ class Sample:
     maybe: t.Optional[Inner] = None
     several: t.Annotated[t.Tuple[Inner, ...], Most(2)] = ()
     named: t.Optional[t.Dict[str, t.Any]] = None
+    long: t.Optional[t.Dict[str, t.Annotated[t.Any, Most(_typed.MOST_MEMBERS + 1)]]] = None
 
 
 RIGHT: dict[str, Any] = {"text": "four", "flag": True}
@@ -43,6 +44,8 @@ def test_what_goes_out_comes_back() -> None:
     whole = Sample("four", False, "no", b"\x00\xff\x01", Inner(7), (Inner(1), Inner(2)), {"a": [1, None, "b", {"c": True}]})
     assert parse(Sample, json.loads(json.dumps(dump(whole)))) == whole
     assert parse(Sample, RIGHT) == Sample("four", True)
+    long = {"a": [1] * (_typed.MOST_MEMBERS + 1)}
+    assert parse(Sample, {**RIGHT, "long": long}).long == long
 
 
 def test_what_ansible_adds_is_passed_over() -> None:
@@ -70,6 +73,8 @@ def test_what_ansible_adds_is_passed_over() -> None:
         ({"named": {"a": 1.5}}, "named"),
         ({"named": {"a": [[[[[[[[[1]]]]]]]]]}}, "named"),
         ({"named": {"x": "y" * (_typed.MOST_TEXT + 1)}}, "named"),
+        ({"named": {"a": [1] * (_typed.MOST_MEMBERS + 1)}}, "named"),
+        ({"long": {"a": [1] * (_typed.MOST_MEMBERS + 2)}}, "long"),
         ({"named": dict.fromkeys(map(str, range(_typed.MOST_MEMBERS + 1)))}, "named"),
     ],
 )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._database_host import keep
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, Store, document
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
@@ -60,14 +59,14 @@ def test_a_host_that_shows_the_certificates_of_another_removes_none_of_its_sets(
     old, good = add(store, 1), add(store, 2)
     add(store, 3, "evil.example.com")
     newest = add(store, 4, "evil.example.com")
-    removed = keep(store, AUTHORITY, 1, "evil.example.com")
+    removed = store.keep(AUTHORITY, 1, "evil.example.com")
     assert [Path(path).name[:6] for path in removed] == ["000003"] and left(store) == {old, good, newest}
-    assert len(keep(store, AUTHORITY, 1, "ca.example.com")) == 1 and left(store) == {good, newest}
+    assert len(store.keep(AUTHORITY, 1, "ca.example.com")) == 1 and left(store) == {good, newest}
 
 
 @pytest.mark.parametrize(
     "damage",
-    [{"created": "yesterday"}, {"as_of": None}, {"members": 1e999}, {"sequence": float("inf")}, {"adcs": {}}, {"files": [1]}],
+    [{"created": "yesterday"}, {"as_of": None}, {"members": 1e999}, {"sequence": float("inf")}, {"own": 5}, {"files": [1]}],
 )
 def test_a_damaged_manifest_is_told_and_hides_no_other_set(store: Store, damage: dict[str, Any]) -> None:
     add(store, 1)

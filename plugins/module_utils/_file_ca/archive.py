@@ -26,6 +26,7 @@ from zlib import error as zlib_error
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024
@@ -64,15 +65,6 @@ class Member:
     size: int
     sha256: t.Optional[str] = None
     target: t.Optional[str] = None
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file; or so many of them in a folder (C(count)), as is to be expected."""
-
-    path: str
-    why: str
-    count: t.Optional[int] = None
 
 
 def _name(numbers: t.Callable[[int], t.Any], number: int) -> str:

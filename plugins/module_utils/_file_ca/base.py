@@ -36,6 +36,7 @@ except ImportError:  # the modules say which library is missing
     pass
 
 if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database import FileDatabase
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
@@ -218,6 +219,11 @@ class FileCa:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crls import crls
 
         return crls(self, order, check)
+
+    def database(self) -> FileDatabase:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database import FileDatabase
+
+        return FileDatabase(self)
 
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]

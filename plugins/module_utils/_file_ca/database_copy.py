@@ -15,14 +15,12 @@ import os
 import stat
 import time
 import typing as t
-from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     CHANGED,
     LARGEST_MEMBER,
-    LeftOut,
     members_bytes,
     prove_archive,
     signature_of,
@@ -41,19 +39,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     parse_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    read_file,
-)
-from ansible_collections.keyward.pki.plugins.module_utils._host import Answer
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
-    ARCHIVE,
-    MEMBERS,
-    SetFile,
-    State,
-)
-from ansible_collections.keyward.pki.plugins.module_utils._store import (
-    digest_of,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, State
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
@@ -235,27 +224,7 @@ def parse_number(data: bytes, path: str) -> int:
         raise KeywardError(f"{path} can't be read", "it holds no hexadecimal number", "Find out what became of it") from None
 
 
-@dataclass(frozen=True)
-class MadeSet:
-    files: t.Tuple[SetFile, ...]
-    members: int
-    state: State
-    as_of: str
-    left_out: t.Tuple[LeftOut, ...]
-    unfinished: bool
-
-    def as_answer(self) -> Answer:
-        return {
-            "files": [dict(vars(file)) for file in self.files],
-            "members": self.members,
-            "state": dict(vars(self.state)),
-            "as_of": self.as_of,
-            "left_out": [dict(vars(one)) for one in self.left_out],
-            "unfinished": self.unfinished,
-        }
-
-
-def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
+def make_files(survey: Survey, folder: str) -> Copied:
     """The archive and the list of its members, proved, in a directory. Raises KeywardError, OSError."""
     archive = os.path.join(folder, ARCHIVE)
     for attempt in range(ATTEMPTS):
@@ -289,19 +258,15 @@ def make_files(survey: Survey, folder: str, reading: Facts) -> MadeSet:
         stream.write(members_bytes(members))
         stream.flush()
         os.fsync(stream.fileno())
-    files = tuple(SetFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed))
-    return MadeSet(files, len(members), state, as_of, (*left_out, *survey.left_out()), bool(half_written))
-
-
-def hand_over(folder: str) -> None:
-    """The login user, whose directory this is, fetches the files."""
-    status = os.stat(folder)
-    if status.st_uid == os.geteuid():
-        return
-    try:
-        for name in (ARCHIVE, MEMBERS):
-            os.chown(os.path.join(folder, name), status.st_uid, status.st_gid, follow_symlinks=False)
-    except OSError as exc:
-        raise KeywardError(
-            "the set can't be fetched", os_cause(exc), "Become root, or log in as the CA's own user, or use host_store"
-        ) from exc
+    advisories = []
+    if half_written:
+        text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
+        advisories.append(Finding("unfinished_issue", text))
+    return Copied(
+        files=tuple(CopiedFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed)),
+        as_of=as_of,
+        members=len(members),
+        state=state,
+        left_out=(*left_out, *survey.left_out()),
+        advisories=tuple(advisories),
+    )

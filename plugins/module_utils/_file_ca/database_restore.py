@@ -15,7 +15,6 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     Member,
@@ -46,8 +45,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     Revocation,
     compare,
     index_text,
-    index_time,
-    one_line,
     parse_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
@@ -58,17 +55,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     set_owner_and_mode,
     sync_directory,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._host import Answer
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
-    ARCHIVE,
-    MEMBERS,
-)
-from ansible_collections.keyward.pki.plugins.module_utils._store import (
-    Stored,
-    digest_of,
-)
-from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS
+from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored, digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, one_line, pem_certificates
 
 _CHUNK = 1024 * 1024
 
@@ -83,13 +75,15 @@ class _Item:
 
 
 class Restoration:
-    def __init__(self, which: Selector, backend: FileCa, stored: Stored, options: t.Mapping[str, t.Any], check: bool) -> None:
-        self._which, self._backend, self._stored, self._options, self._check = which, backend, stored, options, check
+    """One set, of which the host gets back what it lacks."""
+
+    def __init__(self, backend: FileCa, stored: Stored, order: orders.Restore, check: bool) -> None:
+        self._backend, self._stored, self._order, self._check = backend, stored, order, check
         self._archive = os.path.join(stored.path, ARCHIVE)
         self._members = read_members(os.path.join(stored.path, MEMBERS))
-        self._aside = options["on_conflict"] == "set_aside"
-        self._set_aside: t.List[Answer] = []
-        self._restored: t.List[Answer] = []
+        self._aside = order.on_conflict == "set_aside"
+        self._set_aside: t.List[SetAside] = []
+        self._restored: t.List[orders.BroughtBack] = []
         self._texts: t.Dict[str, bytes] = {}
         self._more = False
         self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
@@ -99,9 +93,9 @@ class Restoration:
         with contextlib.suppress(KeywardError):
             self._random_serials = backend.files().random_serials
 
-    def carry_out(self) -> Answer:
+    def carry_out(self) -> orders.Restored:
         items = self._compared()
-        if self._options["part"] == "configuration":
+        if self._order.part == "configuration":
             items = [item for item in items if item.member.part == "configuration"]
             self._refuse([item for item in items if item.there == "different"])
             self._put_back(items, {})
@@ -234,8 +228,9 @@ class Restoration:
             )
 
     def _advance(self) -> t.Any:
-        given = self._options.get("advance")
-        return {name: int(value, 16) for name, value in given.items()} if isinstance(given, dict) else given
+        """As C(compare) takes it."""
+        given = {name: int(value, 16) for name, value in vars(self._order.advance).items() if value} if self._order.advance else None
+        return "auto" if given == {} else given
 
     def _says_the_same(self, attributes: str) -> bool:
         """openssl ca writes what it reads, also into a file that was empty."""
@@ -252,12 +247,12 @@ class Restoration:
 
     def _ca_expires(self) -> str:
         text = self._stored.manifest.generations[-1].not_after
-        return index_time(parse_time(text))
+        return asn1_time(parse_time(text))
 
     def _published(self, items: t.Sequence[_Item]) -> Published:
         """What the controller read, and certificates that lie on the host though the set does not know them."""
-        given = self._options["published"]
-        issued = [Issued(int(serial, 16), expires, subject, where) for serial, expires, subject, where in given["issued"]]
+        given = self._order.published
+        issued = [Issued(int(one.serial, 16), one.expires, one.subject, one.where) for one in given.issued]
         folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
         seen = {item.path for item in items}
         signers = [_x509.load(generation.certificate) for generation in self._stored.manifest.generations]
@@ -266,12 +261,12 @@ class Restoration:
                 for name in sorted(os.listdir(folder)):
                     path = os.path.join(folder, name)
                     if path not in seen and name.endswith(".pem"):
-                        issued += issued_in(path, signers)
+                        issued += _issued_in(path, signers)
         return Published(
-            [int(number, 16) for number in given["crl_numbers"]],
-            [Revocation(int(serial, 16), at, why) for serial, at, why in given["revocations"]],
+            [int(number, 16) for number in given.crl_numbers],
+            [Revocation(int(one.serial, 16), one.at or "", one.reason) for one in given.revocations],
             issued,
-            given["compared"],
+            given.compared,
         )
 
     # --- writing ---
@@ -308,13 +303,13 @@ class Restoration:
                 wanted[item.member.path] = item
         changed = {part: data for part, data in texts.items() if part in core}
         for item in wanted.values():
-            self._restored.append({"path": item.path, "part": _part(item.member.part)})
+            self._restored.append(orders.BroughtBack(item.path, _part(item.member.part)))
         for part in changed:
             path = self._core_path(part)
-            if path not in [one["path"] for one in self._restored]:
-                self._restored.append({"path": path, "part": "database"})
+            if path not in [one.path for one in self._restored]:
+                self._restored.append(orders.BroughtBack(path, "database"))
         if self._check:
-            self._set_aside = [{"path": i.path, "kept_as": None} for i in wanted.values() if i.there == "different" and self._aside]
+            self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._aside]
             return
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = ""
@@ -336,7 +331,7 @@ class Restoration:
                     continue
                 make_directories(os.path.dirname(path), 0o755)
                 if item.there == "different" and self._aside:
-                    self._set_aside.append({"path": path, "kept_as": move_aside(path, when)})
+                    self._set_aside.append(SetAside(path, move_aside(path, when)))
                 if member.type == "link":
                     os.symlink(t.cast(str, member.target), path)
                     if os.geteuid() == 0:
@@ -367,7 +362,7 @@ class Restoration:
     def _core_path(self, part: str) -> str:
         return self._place(next(member.path for member in self._members if member.part == part))
 
-    def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> Answer:
+    def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest
         advisories = []
         if self._more and not self._aside:
@@ -390,19 +385,16 @@ class Restoration:
             )
         numbers = outcome.numbers if outcome else None
         advanced = {name: hex_or_none(number) for name, number in outcome.advanced.items()} if outcome else {}
-        return {
-            "changed": bool(self._restored),
-            "restored": self._restored,
-            "set_aside": self._set_aside,
-            "next_serial": hex_or_none(numbers.next_serial) if numbers else manifest.state.next_serial,
-            "next_crl_number": hex_or_none(numbers.next_crl_number) if numbers else manifest.state.next_crl_number,
-            "advanced": advanced if any(advanced.values()) else None,
-            "reentered": [
-                {"serial": even_hex(one.serial), "revoked_at": one.at, "reason": one.reason}
-                for one in (outcome.reentered if outcome else ())
-            ],
-            "advisories": [advisory.as_result() for advisory in advisories],
-        }
+        return orders.Restored(
+            changed=bool(self._restored),
+            restored=tuple(self._restored),
+            set_aside=tuple(self._set_aside),
+            next_serial=hex_or_none(numbers.next_serial) if numbers else manifest.state.next_serial,
+            next_crl_number=hex_or_none(numbers.next_crl_number) if numbers else manifest.state.next_crl_number,
+            advanced=orders.Advance(**advanced) if any(advanced.values()) else None,
+            reentered=tuple(orders.Revocation(even_hex(one.serial), one.at, one.reason) for one in (outcome.reentered if outcome else ())),
+            advisories=tuple(advisories),
+        )
 
 
 def _part(part: str) -> str:
@@ -432,7 +424,7 @@ def _lacks_chain(path: str, whole: bytes) -> bool:
     return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]
 
 
-def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
+def _issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
     """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
     try:
         parsed = _x509.load(read_file(path, "the certificate"))
@@ -440,7 +432,7 @@ def issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
         return []
     if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
         return []
-    expires = index_time(_x509.validity(parsed)[1])
+    expires = asn1_time(_x509.validity(parsed)[1])
     return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
 
 

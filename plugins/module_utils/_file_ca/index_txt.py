@@ -7,18 +7,9 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
-
-try:
-    from cryptography import x509
-except ImportError:  # the modules say which library is missing
-    pass
-
-
-_SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
 
 
 @dataclass(frozen=True)
@@ -94,21 +85,6 @@ def serials(database: str, state: bytes) -> t.Set[str]:
             f"the database {database} can't be read", os_cause(exc), "Let the user that runs this task read it (become)"
         ) from exc
     return found
-
-
-def index_time(moment: datetime) -> str:
-    """A time as in an index.txt: ASN.1 UTCTime up to 2049, GeneralizedTime after (RFC 5280, 4.1.2.5)."""
-    return f"{moment:%y%m%d%H%M%SZ}" if 1950 <= moment.year < 2050 else f"{moment:%Y%m%d%H%M%SZ}"
-
-
-def one_line(name: x509.Name) -> str:
-    """A name as C(openssl ca) writes it into an index.txt: C(/C=DE/O=Example/CN=www), other bytes as C(\\xNN)."""
-    parts = []
-    for attribute in name:
-        short = _SHORT.get(attribute.oid.dotted_string) or attribute.rfc4514_attribute_name
-        value = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02X}" for byte in str(attribute.value).encode("utf-8"))
-        parts.append(f"/{short}={value}")
-    return "".join(parts)
 
 
 # --- what an old one must become -------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _value(hint: t.Any, value: t.Any, where: str, bounds: t.Tuple[t.Any, ...] = 
         _expect(len(value) <= _most(bounds, MOST_MEMBERS), where, "it has too many members")
         return {_text(name, where): _value(inner[1], each, where) for name, each in value.items()}
     if hint is t.Any:
-        return _plain(value, where)
+        return _plain(value, where, _most(bounds, MOST_MEMBERS))
     if hint is str:
         return _text(value, where, bounds)
     if hint is bytes:
@@ -124,15 +124,15 @@ def _most(bounds: t.Tuple[t.Any, ...], otherwise: int) -> int:
     return next((bound.bound for bound in bounds if isinstance(bound, Most)), otherwise)
 
 
-def _plain(value: t.Any, where: str, depth: int = 8) -> t.Any:
-    """JSON of any shape, each part within the bounds."""
+def _plain(value: t.Any, where: str, most: int, depth: int = 8) -> t.Any:
+    """JSON of any shape, each part within the bounds; C(most): members of a list or dictionary."""
     _expect(depth > 0, where, "it is nested too deeply")
     if isinstance(value, t.Mapping):
-        _expect(len(value) <= MOST_MEMBERS, where, "it has too many members")
-        return {_text(name, where): _plain(each, where, depth - 1) for name, each in value.items()}
+        _expect(len(value) <= most, where, "it has too many members")
+        return {_text(name, where): _plain(each, where, most, depth - 1) for name, each in value.items()}
     if isinstance(value, list):
-        _expect(len(value) <= MOST_MEMBERS, where, "it has too many members")
-        return [_plain(each, where, depth - 1) for each in value]
+        _expect(len(value) <= most, where, "it has too many members")
+        return [_plain(each, where, most, depth - 1) for each in value]
     if isinstance(value, str):
         return _text(value, where)
     if isinstance(value, int) and not isinstance(value, bool):

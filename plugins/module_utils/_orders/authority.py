@@ -28,12 +28,16 @@ class Abilities:
     takes_days: what it signs for itself is valid for as long as an order says; otherwise that is known once it is there.
     signs_requests: of CAs below it, when an order says so.
     signs_any_crl: a scratch one, and a published one again; otherwise what its database says, and drafts by its keys.
+    sets_are_archives: a set of its database is an archive and the list of its members; otherwise files as the software wrote them.
+    takes_numbers: its next serial and CRL number can be given.
     """
 
     keys_in_hand: bool = True
     takes_days: bool = True
     signs_requests: bool = True
     signs_any_crl: bool = True
+    sets_are_archives: bool = True
+    takes_numbers: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: orders on the database of a CA of files; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import State, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
+
+
+class FileDatabase:
+    def __init__(self, ca: FileCa) -> None:
+        self._ca = ca
+
+    def state(self) -> State:
+        survey = Survey(self._ca, self._ca.known_facts or self._ca.facts())
+        return survey.state(survey.wanted())
+
+    def copy(self, order: Copy, folder: str, check: bool) -> Copied:
+        """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
+        facts = self._ca.as_decided(order.of, "the database was not backed up")
+        return make_files(Survey(self._ca, facts), folder)
+
+    def restore(self, order: Restore, folder: str, check: bool) -> Restored:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import Restoration
+
+        what = "nothing was restored"
+        with self._alone(what, check):
+            facts: t.Optional[Facts] = None
+            with contextlib.suppress(NothingThere):
+                facts = self._ca.as_decided(order.of, what)
+            if order.of and not facts:
+                raise KeywardError(
+                    what, "the CA that was here when the set was chosen is gone", "Run the task again: it sees what is there now"
+                )
+            stored = Stored(folder, set_manifest_from_json(json.loads(order.manifest)), SETS)
+            if stored.damage:
+                raise KeywardError(what, f"the set can't be used: {stored.damage}", "Use another set, or another copy of this one")
+            return Restoration(self._ca, stored, order, check).carry_out()
+
+    def _alone(self, what: str, check: bool) -> t.ContextManager[t.Any]:
+        """What says where its files are may be lost, too; then nothing else is at work."""
+        try:
+            files = self._ca.files()
+        except KeywardError:
+            return contextlib.nullcontext()
+        return self._ca.alone(files, what, check)

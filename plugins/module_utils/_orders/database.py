@@ -1,0 +1,262 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the orders that copy and restore databases, and their answers; may change in any release.
+
+An order that names a store of the host (C(host_store)) is carried out by it alone: nothing but manifests travels. Otherwise the files of
+a set go through a folder of the login user, by the connection's own file transfer.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import LARGEST_SET_MANIFEST, State
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
+
+MOST_FILES = 10_000_000  # that a database has, or that a restore touches
+ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST)]
+# What only the judgement of one backend reads. Its lists may be as long as a database.
+Own = t.Optional[t.Dict[str, t.Annotated[t.Any, Most(MOST_FILES)]]]
+Numbers = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
+Event = t.Dict[str, t.Any]
+
+
+@dataclass(frozen=True)
+class TellState:
+    """Tell the authority, and what its database is."""
+
+    NAME: t.ClassVar[str] = "database.state"
+
+
+@dataclass(frozen=True)
+class StateTold(Told):
+    """C(own_state): of software whose state only its own judgement can tell; then C(state) is None."""
+
+    state: t.Optional[State] = None
+    own_state: Own = None
+
+
+# --- a copy ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a set in a store of the host is to be. C(manifest): all but what only the copy tells: its files, its moment, its state.
+
+    C(keep): how many intact sets of this inventory host stay. C(event): what is recorded.
+    """
+
+    directory: Name  # the authority's
+    name: Name
+    manifest: ManifestText
+    event: Event
+    keep: t.Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Make the files of a full set, in a folder or in a store of the host. C(of): as in C(Renew)."""
+
+    NAME: t.ClassVar[str] = "database.copy"
+
+    of: Hex
+    folder: t.Optional[Path] = None
+    host_store: t.Optional[Path] = None
+    commit: t.Optional[Commit] = None
+    truncate_logs: bool = False
+
+
+@dataclass(frozen=True)
+class CopiedFile:
+    """One file of a set. C(path): where it lies on the host, other than in the folder of the order under its name."""
+
+    name: str
+    sha256: Hex
+    size: int
+    path: t.Optional[Path] = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is in no set; or so many of them in a folder (C(count)), as is to be expected."""
+
+    path: Path
+    why: str
+    count: t.Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Copied:
+    """C(members): of archives, how many files, directories and links they hold. C(stored_at), C(removed): in the store of the host."""
+
+    files: t.Annotated[t.Tuple[CopiedFile, ...], Most(100_000)]
+    as_of: Name
+    members: t.Optional[int] = None
+    state: t.Optional[State] = None
+    own_state: Own = None
+    left_out: t.Annotated[t.Tuple[LeftOut, ...], Most(MOST_FILES)] = ()
+    advisories: t.Tuple[Finding, ...] = ()
+    stored_at: t.Optional[Path] = None  # Ansible adds a state of its own to what has a path
+    removed: t.Annotated[t.Tuple[Path, ...], Most(100_000)] = ()
+
+
+# --- stores of the host ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadStore:
+    """Tell the sets that can be of an authority: those that name this inventory host, or one of these keys (SHA-256).
+
+    Which are of it is decided by who asks. C(to_write): a set is to be stored.
+    """
+
+    NAME: t.ClassVar[str] = "host_store.read"
+
+    host_store: Path
+    host: str
+    public_keys: Numbers
+    to_write: bool = False
+
+
+@dataclass(frozen=True)
+class HeldSet:
+    """A set in a store of the host. C(damage): what is wrong with its files; of those behind the newest sound one it is not looked for.
+
+    C(manifest): empty where none can be read.
+    """
+
+    directory: Name  # the authority's
+    name: Name
+    path: Path
+    manifest: ManifestText
+    damage: t.Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """C(local_disk): what destroys the host destroys the store, too."""
+
+    sets: t.Annotated[t.Tuple[HeldSet, ...], Most(100_000)]
+    local_disk: bool = False
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """Tell one small file of a set in a store of the host."""
+
+    NAME: t.ClassVar[str] = "host_store.file"
+
+    host_store: Path
+    directory: Name
+    name: Name
+    file: Name
+
+
+@dataclass(frozen=True)
+class FileTold:
+    content: t.Annotated[bytes, Most(LARGEST_SET_MANIFEST)]
+
+
+# --- a restore ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """A certificate that is revoked. C(at): as X.509 writes it (YYMMDDHHMMSSZ)."""
+
+    serial: Hex
+    at: t.Optional[Hex] = None
+    reason: t.Optional[Hex] = None
+
+
+@dataclass(frozen=True)
+class IssuedCertificate:
+    """A certificate that is known to be issued. C(subject): C(/C=DE/O=Example/CN=www). C(where): the file that shows it."""
+
+    serial: Hex
+    expires: Hex
+    subject: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is out there. C(compared): whether anything was looked at."""
+
+    crl_numbers: Numbers = ()
+    revocations: t.Annotated[t.Tuple[Revocation, ...], Most(MOST_FILES)] = ()
+    issued: t.Annotated[t.Tuple[IssuedCertificate, ...], Most(MOST_FILES)] = ()
+    compared: bool = False
+
+
+@dataclass(frozen=True)
+class Advance:
+    """How to go on where what is published is newer: beyond everything seen, or with numbers that were given."""
+
+    serial: t.Optional[Hex] = None
+    crl_number: t.Optional[Hex] = None
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file of a set as it lies in the folder of the order."""
+
+    name: str
+    sent_as: Name
+    sha256: Hex
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Put back what the host lacks of a set, from a folder, or from a store of the host (C(directory), C(name)).
+
+    C(of): as in C(Renew); None where nothing of a CA was left. C(advance): None to refuse where what is published is newer.
+    C(files): those that were sent, where not all are needed. C(event): what a store of the host records.
+    """
+
+    NAME: t.ClassVar[str] = "database.restore"
+
+    of: t.Optional[Hex]
+    manifest: ManifestText
+    part: t.Annotated[str, OneOf(("all", "configuration"))] = "all"
+    on_conflict: t.Annotated[str, OneOf(("fail", "set_aside"))] = "fail"
+    published: Published = Published()
+    advance: t.Optional[Advance] = None
+    folder: t.Optional[Path] = None
+    files: t.Annotated[t.Tuple[SentFile, ...], Most(100_000)] = ()
+    host_store: t.Optional[Path] = None
+    directory: t.Optional[Name] = None
+    name: t.Optional[Name] = None
+    event: t.Optional[Event] = None
+    own: Own = None
+
+
+@dataclass(frozen=True)
+class BroughtBack:
+    """C(part): what it belongs to."""
+
+    path: Path
+    part: Hex
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A database after a restore, or as it would be (check). Numbers are hex text; None where there is no such number.
+
+    C(advanced): those that went beyond what the set had.
+    """
+
+    changed: bool
+    restored: t.Annotated[t.Tuple[BroughtBack, ...], Most(MOST_FILES)] = ()
+    set_aside: t.Annotated[t.Tuple[SetAside, ...], Most(MOST_FILES)] = ()
+    next_serial: t.Optional[Hex] = None
+    next_crl_number: t.Optional[Hex] = None
+    advanced: t.Optional[Advance] = None
+    reentered: t.Annotated[t.Tuple[Revocation, ...], Most(MOST_FILES)] = ()
+    advisories: t.Annotated[t.Tuple[Finding, ...], Most(MOST_FILES)] = ()
+    own: Own = None

@@ -1,0 +1,316 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what only AD CS needs of database sets, judged on the controller; may change in any release.
+
+A Windows host says what there is, and does what it is told. Here stands what its database is, whether a set may take its place, and
+what of an exported registry another host may have.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import typing as t
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Misshapen, Most, Path, dump, parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import MOST_FILES, Own, Restored, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
+
+REGISTRY, POLICY = "configuration.reg", "CAPolicy.inf"
+DATABASE = "DataBase/"
+# RFC 5280, 5.3.1, as certutil -revoke takes them.
+REVOCATION_REASONS = {
+    "keyCompromise": 1,
+    "CACompromise": 2,
+    "affiliationChanged": 3,
+    "superseded": 4,
+    "cessationOfOperation": 5,
+    "certificateHold": 6,
+}
+# What belongs to a host and its installation (Microsoft: "Migrate the Certification Authority", "Restore the registry settings"), and what
+# changes by itself. On the host that is restored its own values stay.
+_OF_THE_HOST = {
+    name.lower()
+    for name in (
+        "Active",
+        "CACertFileName",
+        "CAServerName",
+        "CAXchgCertHash",
+        "ConfigurationDirectory",
+        "CRLDeltaNextPublish",
+        "CRLNextPublish",
+        "DBDirectory",
+        "DBLastFullBackup",
+        "DBLastIncrementalBackup",
+        "DBLastRecovery",
+        "DBLogDirectory",
+        "DBSystemDirectory",
+        "DBTempDirectory",
+        "RequestFileName",
+        "RequestKeyContainer",
+        "RequestKeyIndex",
+        "SetupStatus",
+    )
+}
+_CONFIGURATION = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration"
+_TEXT = r'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"'
+_VALUE = re.compile(_TEXT + "=")
+# What reg.exe export writes below its heading, and nothing else: whatever else a file says, reg.exe would carry out.
+_KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"(?:\\[^\r\n\0]+)?\]\Z", re.IGNORECASE)
+_CONTENT = re.compile(rf"(?:{_TEXT}|@)=(?:{_TEXT}|dword:[0-9a-f]{{8}}|hex(?:\([0-9a-f]+\))?:[0-9a-f, ]*)\Z", re.IGNORECASE)
+
+
+# --- what a host tells -----------------------------------------------------------------------------------------------
+
+Names = t.Annotated[t.Tuple[str, ...], Most(MOST_FILES)]
+
+
+@dataclass(frozen=True)
+class _Ca:
+    """The CA, beyond what every authority has. C(clock_skew_minutes): by so much it lets certificates begin earlier."""
+
+    ca_type: t.Optional[str]
+    provider: str
+    provider_type: int
+    computer: str
+    archived_keys: str  # absent or unknown
+    kra_certificates: Names
+    log_directory: Path
+    clock_skew_minutes: int
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a database is compared by. C(revocations): request id and moment."""
+
+    last_request_id: int
+    revocations: Names
+    next_crl_number: t.Optional[int]
+
+    def covers(self, other: _Contents) -> bool:
+        """Whether a database has all that the other has. A revocation that was lifted counts as one that is lacking."""
+        return self.last_request_id >= other.last_request_id and set(other.revocations) <= set(self.revocations)
+
+
+@dataclass(frozen=True)
+class _Database(_Contents):
+    configuration_sha256: Hex
+
+
+@dataclass(frozen=True)
+class _Failed:
+    serial: Hex
+    code: t.Optional[Hex]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a restore answers besides. C(computer): None where no CA is configured yet."""
+
+    computer: t.Optional[str] = None
+    database: t.Optional[_Database] = None
+    failed_revocations: t.Annotated[t.Tuple[_Failed, ...], Most(MOST_FILES)] = ()
+    reboot_required: bool = False
+
+
+def state_of(own_state: Own) -> State:
+    """What the host said of its database. Raises Misshapen."""
+    database = parse(_Database, own_state, "own_state")
+    content = json.dumps([database.last_request_id, sorted(database.revocations)], separators=(",", ":"))
+    number = database.next_crl_number
+    return State(
+        database=hashlib.sha256(content.encode("utf-8")).hexdigest(),
+        configuration=database.configuration_sha256,
+        entries=database.last_request_id,
+        next_serial=None,  # AD CS draws serial numbers at random
+        next_crl_number=None if number is None else even_hex(number),
+    )
+
+
+def kept(own: Own, own_state: Own) -> dict[str, t.Any]:
+    """What a set's manifest keeps of a CA and its database beyond what every manifest has. Raises Misshapen."""
+    return {**dump(parse(_Ca, own, "own")), **dump(parse(_Contents, own_state, "own_state"))}
+
+
+# --- a set in the place of a database ----------------------------------------------------------------------------------
+
+
+def no_numbers() -> KeywardError:
+    return KeywardError(
+        "ca_database_restore can't run",
+        "AD CS chooses serial and CRL numbers itself: on Windows no number can be given",
+        "Give advance: auto; revocations that the set lacks are entered again",
+    )
+
+
+class Restoration:
+    """Whether a set may take the place of a database, and what the host is told then. C(told): None where no CA is left.
+
+    Raises KeywardError where it may not, Misshapen where what was told can't be read.
+    """
+
+    def __init__(self, told: StateTold | None, manifest: SetManifest, published: Seen, options: t.Mapping[str, t.Any]) -> None:
+        self._told, self._manifest, self._published = told, manifest, published
+        self._aside = options["on_conflict"] == "set_aside"
+        try:
+            self._ca, self._contents = parse(_Ca, manifest.own), parse(_Contents, manifest.own)
+        except Misshapen as exc:
+            raise KeywardError(
+                "nothing was restored", "the set's manifest is damaged, or was written by a later release", "Use another set"
+            ) from exc
+        whole = options["part"] == "all"
+        self._newer = published.newer_than(manifest, timedelta(minutes=self._ca.clock_skew_minutes))
+        if whole and self._newer and options["advance"] is None:
+            raise KeywardError(
+                "nothing was restored",
+                "; ".join(finding.message for finding in self._newer),
+                "Find a newer set, or give advance: auto: revocations are entered again, and you publish CRLs beyond the last number",
+                self._newer,
+            )
+        self.takes_the_place = whole and self._is_wanted()
+
+    def _is_wanted(self) -> bool:
+        told = self._told
+        if told is None or not told.database.exists or (told.own or {}).get("restore_in_progress"):
+            return True
+        why = None
+        if told.own_state is None:
+            why = "the CA does not answer, so it can't be told what its database holds"
+        else:
+            there = parse(_Contents, told.own_state, "own_state")
+            if there.covers(self._contents):
+                return self._aside and not self._contents.covers(there)
+            if not self._contents.covers(there):
+                why = "the database on the host has entries or revocations that the set lacks"
+        if why and not self._aside:
+            raise KeywardError(
+                "nothing was restored",
+                why,
+                "Start the CA, or use a newer set. With on_conflict: set_aside the database is kept beside its place, and the set takes it",
+                [Finding("conflict", why)],
+            )
+        return True
+
+    def files(self, with_database: bool) -> list[SetFile]:
+        """Those that the host needs."""
+        whole = with_database and self.takes_the_place
+        return [file for file in self._manifest.files if file.name == POLICY or (whole and file.name.startswith(DATABASE))]
+
+    def terms(self, exported: bytes) -> dict[str, t.Any]:
+        """What the order says besides. C(exported): the registry of the set, where the set takes the place."""
+        generations = self._manifest.generations
+        # A CA that was renewed since the set was made must not forget the generation that it has now.
+        known = {generation.sha256 for generation in generations}
+        grown = self._told is not None and any(generation.sha256 not in known for generation in self._told.generations)
+        registry = for_another_host(exported, "", "", ["CACertHash"] if grown else [])[0] if self.takes_the_place else None
+        revoked = self._published.revoked_since(self._manifest) if self.takes_the_place else []
+        return {
+            "registry": base64.b64encode(registry).decode("ascii") if registry is not None else None,
+            "ca_type": self._ca.ca_type,
+            "certificate_id": generations[-1].sha1.upper(),
+            "database_directory": self._manifest.authority.directory,
+            "log_directory": self._ca.log_directory,
+            "restore_database": self.takes_the_place,
+            "last_request_id": self._contents.last_request_id,
+            "revoke": [{"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0)} for one in revoked],
+        }
+
+    def judged(self, done: Restored, exported: bytes) -> Restored:
+        """What the host answered, and what it means. Raises Misshapen."""
+        own = parse(_Done, done.own or {}, "own")
+        following = own.database.next_crl_number if own.database else None
+        advisories = list(done.advisories)
+        if self.takes_the_place:
+            advisories += self._newer
+            advisories += for_another_host(exported, self._ca.computer, own.computer or self._ca.computer)[1]
+            last = self._published.last_crl_number
+            if last is not None and (following or 0) <= last:
+                text = f"the next CRL has the number {following or 0:X}, and {last:X} is published"
+                advisories.append(Finding("crl_number_behind", text + ": publish CRLs (certutil -CRL) until theirs is higher"))
+            if self._ca.archived_keys in ("unknown", "present"):
+                text = "the database may hold archived keys: to recover them, the KRA certificates' keys are needed: "
+                advisories.append(Finding("archived_keys", text + ", ".join(self._ca.kra_certificates)))
+        for failed in own.failed_revocations:
+            text = f"certificate {failed.serial} could not be revoked again ({failed.code}): revoke it by hand"
+            advisories.append(Finding("revocation_not_reentered", text))
+        if own.reboot_required:
+            text = "Windows wants to be restarted before the CA can be configured; run this again afterwards"
+            advisories.append(Finding("reboot_required", text))
+        revoked = {even_hex(one.serial): one.as_order() for one in self._published.revoked_since(self._manifest)}
+        return replace(
+            done,
+            next_crl_number=even_hex(following) if following is not None else None,
+            reentered=tuple(revoked.get(one.serial, one) for one in done.reentered),
+            advisories=tuple(advisories),
+        )
+
+
+# --- the registry --------------------------------------------------------------------------------------------------
+
+
+def for_another_host(
+    exported: bytes, old_computer: str, new_computer: str, kept_there: t.Collection[str] = ()
+) -> tuple[bytes, list[Finding]]:
+    """An exported registry (UTF-16 with BOM) without what belongs to the host it came from, and what still names that host.
+
+    C(kept_there): further values that stay as the host has them. Raises KeywardError where it is no such file, or one that reaches
+    beyond the configuration of a CA.
+    """
+    try:
+        text = exported.decode("utf-16")
+    except UnicodeDecodeError:
+        text = ""
+    heading, *lines = _logical_lines(text)
+    wrong = None
+    if heading != "Windows Registry Editor Version 5.00":
+        wrong = "is no exported registry"
+    elif any(line and not _KEY.match(line) and not _CONTENT.match(line) for line in lines):
+        wrong = "says more than the registry of a CA"
+    if wrong:
+        raise KeywardError("nothing was restored", f"{REGISTRY} of the set {wrong}", "Use another set, or another copy of this one")
+    of_the_host = _OF_THE_HOST | {name.lower() for name in kept_there}
+    kept = [heading]
+    named: list[str] = []
+    left_out = False
+    section = ""
+    for line in lines:
+        if line.startswith("["):
+            section = line.strip("[]")
+            left_out = section.lower().endswith("\\restoreinprogress")
+        value = _VALUE.match(line)
+        if left_out or (value and value.group(1).lower() in of_the_host):
+            continue
+        kept.append(line)
+        if value and old_computer.lower() != new_computer.lower() and old_computer.lower() in _readable(line[value.end() :]).lower():
+            named.append(f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}")
+    findings = [
+        Finding("names_old_host", f"the registry value {name} still names the host {old_computer}; it was left as it is") for name in named
+    ]
+    return b"\xff\xfe" + "\r\n".join(kept).encode("utf-16-le"), findings
+
+
+def _logical_lines(text: str) -> t.Iterator[str]:
+    """Lines, those that a backslash continues as one."""
+    waiting = ""
+    for line in text.split("\r\n") if "\r\n" in text else text.split("\n"):
+        if line.endswith("\\") and (waiting or "=hex" in line):
+            waiting += line[:-1].strip() if waiting else line[:-1]
+            continue
+        yield waiting + (line.strip() if waiting else line)
+        waiting = ""
+
+
+def _readable(data: str) -> str:
+    """The text of a value, also of one that is written as hex."""
+    match = re.match(r"hex(?:\([0-9a-f]+\))?:([0-9a-fA-F, ]*)", data)
+    if not match:
+        return data
+    return bytes(int(octet, 16) for octet in match.group(1).replace(" ", "").split(",") if octet).decode("utf-16-le", "replace")

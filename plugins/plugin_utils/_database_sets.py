@@ -1,0 +1,181 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: sets of databases on the controller, which of them is meant, and how they travel; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import typing as t
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Held, HeldSet, ReadStore, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    MANIFEST,
+    SETS,
+    AuthorityDirectory,
+    Store,
+    Stored,
+    damaged,
+    is_name,
+    read_stored,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
+
+
+class HostStored(Stored):
+    """A set in a store of a host, judged there. C(directory): the name of its authority's."""
+
+    def __init__(self, one: HeldSet, manifest: SetManifest) -> None:
+        super().__init__(one.path, manifest, SETS)
+        self._name, self.directory, self.damage = one.name, one.directory, one.damage
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+
+class HostDirectory(AuthorityDirectory):
+    """What a store of a host holds of one authority."""
+
+    def __init__(self, name: str, sets: t.Sequence[HeldSet]) -> None:
+        super().__init__(name, SETS)
+        self.names = sorted((one.name for one in sets), reverse=True)
+        self._read = {one.name: _judged(one) for one in sets}
+
+
+def _judged(one: HeldSet) -> Stored | KeywardError:
+    try:
+        return HostStored(one, set_manifest_from_json(json.loads(one.manifest)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return damaged(one.path, SETS)
+
+
+class HostStore:
+    """A store of a host, as the host told it."""
+
+    def __init__(self, path: str, held: Held) -> None:
+        self.path, self._held = path, held
+        self.advisories: list[Finding] = []
+        if held.local_disk:
+            text = "the store is on a disk of the CA host itself: what destroys the host destroys it too"
+            self.advisories.append(Finding("store_on_the_host", text))
+
+    def authorities(self) -> list[AuthorityDirectory]:
+        return [self.authority(name) for name in sorted({one.directory for one in self._held.sets})]
+
+    def authority(self, name: str) -> AuthorityDirectory:
+        return HostDirectory(name, [one for one in self._held.sets if one.directory == name and is_name(one.name)])
+
+
+# --- which set is meant --------------------------------------------------------------------------------------------
+
+
+def given_set(path: str) -> Stored:
+    """What the option C(set) names: a set's directory, or an authority's directory (its newest). Raises KeywardError."""
+    if os.path.exists(os.path.join(path, MANIFEST)):
+        return read_stored(path, SETS)
+    newest = AuthorityDirectory(path, SETS).newest
+    if newest is None:
+        raise KeywardError(
+            f"{path} is no set", "no intact set lies in it", "Give a set's directory, or an authority's directory in a store"
+        )
+    return newest
+
+
+def of_place(directories: t.Sequence[AuthorityDirectory], host: str, place: t.Mapping[str, str]) -> list[AuthorityDirectory]:
+    """Where nothing of a CA is left on the host: those whose newest set names this host and the place that was given."""
+    found = []
+    for one in directories:
+        authority = one.latest.manifest.authority if one.latest else None
+        if authority and authority.host == host and same_place(place, authority.place):
+            found.append(one)
+    return found
+
+
+def only_set(directories: t.Sequence[AuthorityDirectory], host: str) -> Stored:
+    """The newest intact set of the only authority. Raises KeywardError."""
+    if len(directories) > 1:
+        raise KeywardError(
+            "nothing was restored",
+            f"it can't be told which authority of {host} is meant: " + " or ".join(sorted(one.name for one in directories)),
+            "Name one: give its directory in the store as set, or the options that say which CA it is",
+        )
+    newest = directories[0].newest if directories else None
+    if newest is None:
+        raise KeywardError(
+            "nothing was restored", f"no intact set of this authority on {host} is stored", "Mount the right store, or name a set (set)"
+        )
+    return newest
+
+
+def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Result:
+    return {
+        "id": manifest.id,
+        "paths": list(paths),
+        "created": manifest.created,
+        "as_of": manifest.as_of,
+        "files": [dict(vars(file)) for file in manifest.files],
+        "members": manifest.members,
+    }
+
+
+# --- what both tasks share -------------------------------------------------------------------------------------------
+
+
+class DatabaseTask(Task):
+    def _one_of(self, *names: str) -> None:
+        if len([name for name in names if self.options.get(name)]) != 1:
+            raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
+
+    def _stores(self) -> list[Store]:
+        """Those on the controller, each once."""
+        return list({store.path: store for store in (Store(path, SETS) for path in self.options["stores"] or ())}.values())
+
+    def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
+        path, keys = self.options["host_store"], {generation.public_key_sha256 for generation in generations}
+        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write), Held))
+
+    def _state(self, told: StateTold | Copied) -> State:
+        """What a host told of its database. Raises KeywardError."""
+        if told.state:
+            return told.state
+        with self.reading():
+            return _adcs_sets.state_of(told.own_state)
+
+    def _event(self, kind: str, manifest: SetManifest) -> Result:
+        return {"event": kind, "at": now_text(), "controller": platform.node(), "host": self._host, "set": manifest.id}
+
+    # --- files on their way ---
+
+    @contextlib.contextmanager
+    def _remote_directory(self) -> t.Iterator[str]:
+        """A directory of the login user on the host that is gone afterwards."""
+        path = str(self._make_tmp_path())
+        try:
+            yield path
+        finally:
+            self._remove_tmp_path(path, force=True)
+
+    def _transfer(self, transfer: t.Callable[[str, str], t.Any], source: str, target: str) -> None:
+        try:
+            transfer(source, target)
+        except AnsibleConnectionFailure:
+            raise
+        except AnsibleError as exc:
+            cause = exc.__cause__ or getattr(exc, "orig_exc", None)
+            why = os_cause(cause) if isinstance(cause, OSError) else "the connection's file transfer failed"
+            raise KeywardError(
+                f"{os.path.basename(source)} was not transferred", why, f"Check the room and the permissions of {os.path.dirname(target)}"
+            ) from exc
+
+    def _on_host_path(self, folder: str, name: str) -> str:
+        return str(self._connection._shell.join_path(folder, name))

@@ -1,0 +1,225 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the controller makes of the sets of a Windows CA, also of forged ones, and what it tells the host."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import DatabaseFacts
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Restored, Revocation, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs import directory_name
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import Restoration, for_another_host, kept, state_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._published import Crl, Issued, Revoked, Seen
+from cryptography import x509
+from support.authorities import authority, generation
+
+ROOT = "[HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\CertSvc\\Configuration"
+EXPORT = [
+    "Windows Registry Editor Version 5.00",
+    "",
+    f"{ROOT}]",
+    '"Active"="Example CA"',
+    '"DBSessionCount"=dword:00000064',
+    "",
+    f"{ROOT}\\Example CA]",
+    '"CommonName"="Example \\"CA\\" \\\\ one"',
+    '"CACertHash"=hex(7):61,00,62,00,\\',
+    "  00,00,00,00",
+    '"Security"=hex:01,00,14,80',
+    "@=hex(0):",
+    "",
+]
+
+
+def exported(lines: list[str], end: str = "\r\n") -> bytes:
+    return b"\xff\xfe" + end.join(lines).encode("utf-16-le")
+
+
+def test_what_belongs_to_the_host_stays_there() -> None:
+    text = for_another_host(exported(EXPORT), "OLD", "NEW")[0].decode("utf-16")
+    assert '"Active"' not in text and '"CACertHash"=hex(7):61,00,62,00,00,00,00,00\r\n' in text
+    assert '"CommonName"="Example \\"CA\\" \\\\ one"\r\n' in text
+    assert "CACertHash" not in for_another_host(exported(EXPORT), "OLD", "NEW", ["CACertHash"])[0].decode("utf-16")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ["[HKEY_LOCAL_MACHINE\\SOFTWARE\\Microsoft\\Windows\\CurrentVersion\\Run]", '"x"="calc.exe"'],
+        [" [HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"],
+        [f"{ROOT}Other]"],
+        [f"[-{ROOT[1:]}\\Example CA]"],
+        ['"CRLFlags"=-'],
+        ['"x"="y"\n[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]'],
+        ['"x"="y\n[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]\n"'],
+        ['"a=hex"="\\', "[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"],
+        ["; a remark"],
+    ],
+)
+def test_a_forged_registry_reaches_nothing_but_the_configuration_of_a_ca(forged: list[str]) -> None:
+    with pytest.raises(KeywardError, match="says more than the registry of a CA"):
+        for_another_host(exported(EXPORT + forged), "OLD", "NEW")
+
+
+def test_a_name_as_windows_reads_it() -> None:
+    oid = x509.NameOID
+    values = {
+        oid.COUNTRY_NAME: "DE",
+        oid.STATE_OR_PROVINCE_NAME: "Bayern",
+        oid.ORGANIZATION_NAME: 'Example "One", Inc.',
+        oid.EMAIL_ADDRESS: "a@b",
+    }
+    name = x509.Name([x509.NameAttribute(key, value) for key, value in values.items()])
+    assert directory_name(name) == '1.2.840.113549.1.9.1=a@b,O="Example ""One"", Inc.",ST=Bayern,C=DE'
+    assert directory_name(x509.Name([])) == ""
+
+
+# --- a set in the place of a database ----------------------------------------------------------------------------------
+
+OWN = {
+    "ca_type": "StandaloneRootCA",
+    "provider": "x",
+    "provider_type": 0,
+    "computer": "CA01",
+    "archived_keys": "unknown",
+    "kra_certificates": ["5D0C"],
+    "log_directory": "D:\\log",
+    "clock_skew_minutes": 10,
+}
+AS_OF = parse_time("2026-06-01T00:00:00Z")
+NAMES = ("configuration.reg", "CAPolicy.inf", "DataBase/ca.edb")
+
+
+def database(last: int = 5, *revocations: str, crl: int | None = 7) -> dict[str, Any]:
+    return {"last_request_id": last, "revocations": list(revocations), "next_crl_number": crl, "configuration_sha256": "c"}
+
+
+def manifest(**known: Any) -> SetManifest:
+    made = SetManifest(
+        id="1",
+        sequence=1,
+        previous=None,
+        kind="full",
+        authority=authority(backend="adcs", directory="D:\\db"),
+        created="2026-06-01T00:00:01Z",
+        as_of="2026-06-01T00:00:00Z",
+        made={},
+        files=tuple(SetFile(name, "x", 1) for name in NAMES),
+        members=3,
+        state=state_of(database(5, "3,x")),
+        left_out=(),
+        generations=(generation("first"),),
+        own=kept(OWN, database(5, "3,x")),
+    )
+    return replace(made, **known)
+
+
+def told(own_state: dict[str, Any] | None, exists: bool = True, **own: Any) -> StateTold:
+    generations = (generation("first"), generation("second", 1))
+    return StateTold(authority(), generations, database=DatabaseFacts("D:\\db", exists), own={**OWN, **own}, own_state=own_state)
+
+
+def restoration(there: StateTold | None, seen: Seen | None = None, known: SetManifest | None = None, **options: Any) -> Restoration:
+    given = {"part": "all", "on_conflict": "fail", "advance": None, **options}
+    return Restoration(there, known or manifest(), seen or Seen([], [], False), given)
+
+
+def test_what_a_state_is_compared_by() -> None:
+    assert state_of(database(5, "3,x")) == replace(state_of(database(5, "3,x")), entries=5, next_serial=None, next_crl_number="07")
+    assert state_of(database(5, "3,x", "4,y")).database == state_of(database(5, "4,y", "3,x")).database
+    assert len({state_of(each).database for each in (database(5), database(6), database(5, "3,x"))}) == 3
+    assert state_of({**database(5), "configuration_sha256": "d"}) == State(state_of(database(5)).database, "d", 5, None, "07")
+    with pytest.raises(Misshapen):
+        state_of(None)
+
+
+@pytest.mark.parametrize(
+    ("there", "takes", "with_aside"),
+    [
+        (None, True, True),
+        (told(database(9, "3,x"), exists=False), True, True),
+        (told(database(9, "3,x"), restore_in_progress=True), True, True),
+        (told(database(4)), True, True),
+        (told(database(5, "3,x")), False, False),
+        (told(database(6, "3,x")), False, True),
+        (told(database(6)), None, True),
+        (told(database(4, "3,x", "1,z")), None, True),
+        (told(None), None, True),
+    ],
+    ids=["bare", "no database", "begun", "older", "the same", "newer", "lifted", "both", "silent"],
+)
+def test_whether_a_set_takes_the_place(there: StateTold | None, takes: bool | None, with_aside: bool) -> None:
+    assert restoration(there, on_conflict="set_aside").takes_the_place is with_aside
+    assert not restoration(there, part="configuration").takes_the_place
+    if takes is None:
+        with pytest.raises(KeywardError) as caught:
+            restoration(there)
+        assert [finding.code for finding in caught.value.findings] == ["conflict"]
+    else:
+        assert restoration(there).takes_the_place is takes
+
+
+def test_what_is_newer_is_told_by_dates_and_by_the_number() -> None:
+    late = Revoked(0x1F, AS_OF + timedelta(minutes=1), "CACompromise")
+    early = replace(late, serial=0x20, at=AS_OF)
+    late_one = Issued(0x21, AS_OF - timedelta(minutes=9), datetime(2027, 1, 1), "/CN=x", "x.cer")
+    in_time = late_one._replace(serial=0x22, begins=AS_OF - timedelta(minutes=10))
+    for crls, issued, code in (
+        ([Crl(6, [late])], [], "published_crl_newer"),
+        ([Crl(7, [])], [], "published_crl_newer"),
+        ([], [late_one], "published_certificates_newer"),
+    ):
+        seen = Seen(crls, issued, True)
+        with pytest.raises(KeywardError) as caught:
+            restoration(None, seen)
+        assert [finding.code for finding in caught.value.findings] == [code]
+        assert restoration(None, seen, advance="auto").takes_the_place and not restoration(None, seen, part="configuration").takes_the_place
+    assert restoration(None, Seen([Crl(6, [early])], [in_time], True)).takes_the_place
+    advanced = restoration(None, Seen([Crl(9, [early, late])], [], True), advance="auto")
+    assert advanced.terms(exported(EXPORT))["revoke"] == [{"serial": "1F", "reason": 2}]
+    done = Restored(True, reentered=(Revocation("1F"),), own={"computer": "NEW", "database": database(5), "reboot_required": False})
+    judged = advanced.judged(done, exported(EXPORT))
+    assert judged.reentered == (Revocation("1F", "260601000100Z", "CACompromise"),) and judged.next_crl_number == "07"
+    assert [one.code for one in judged.advisories] == ["published_crl_newer", "crl_number_behind", "archived_keys"]
+
+
+def test_what_the_host_is_told() -> None:
+    renewed = restoration(told(database(4)))
+    terms = renewed.terms(exported(EXPORT))
+    assert (terms["certificate_id"], terms["database_directory"], terms["log_directory"]) == (
+        generation("first").sha1.upper(),
+        "D:\\db",
+        "D:\\log",
+    )
+    assert (terms["restore_database"], terms["last_request_id"], terms["revoke"]) == (True, 5, [])
+    assert "CACertHash" not in base64.b64decode(terms["registry"]).decode("utf-16"), "the CA was renewed since, and must not forget it"
+    assert "CACertHash" in base64.b64decode(restoration(None).terms(exported(EXPORT))["registry"]).decode("utf-16")
+    assert [file.name for file in renewed.files(with_database=True)] == ["CAPolicy.inf", "DataBase/ca.edb"]
+    assert [file.name for file in renewed.files(with_database=False)] == ["CAPolicy.inf"]
+    nothing = restoration(told(database(5, "3,x")))
+    assert (nothing.terms(b"")["registry"], nothing.terms(b"")["restore_database"]) == (None, False)
+    assert [file.name for file in nothing.files(with_database=True)] == ["CAPolicy.inf"]
+
+
+def test_what_became_of_it() -> None:
+    done = Restored(True, own={"failed_revocations": [{"serial": "1F", "code": "0x1"}], "reboot_required": True})
+    judged = restoration(told(database(5, "3,x"))).judged(done, b"")
+    assert [one.code for one in judged.advisories] == ["revocation_not_reentered", "reboot_required"] and judged.next_crl_number is None
+    with pytest.raises(Misshapen):
+        restoration(None).judged(Restored(True, own={"computer": 7}), exported(EXPORT))
+
+
+@pytest.mark.parametrize("own", [None, {}, {**kept(OWN, database()), "kra_certificates": "x"}])
+def test_a_damaged_set_is_no_set_of_this_software(own: dict[str, Any] | None) -> None:
+    with pytest.raises(KeywardError, match="manifest is damaged"):
+        restoration(None, known=manifest(own=own))

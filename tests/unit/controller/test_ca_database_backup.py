@@ -1,0 +1,268 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What ca_database_backup decides, on what a host tells, and where a set goes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from support.authorities import authority, generation
+from support.fake_host import FakeHost
+from support.openssl_ca import OpensslCa
+
+DAMAGED_NAME = "000009-20260101T000000.000000Z"
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> OpensslCa:
+    return OpensslCa(tmp_path / "ca", algorithm="ed25519")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path / "databases")
+
+
+def new_store(path: Path) -> Path:
+    initialise(str(path), "databases")
+    return path
+
+
+class Host(FakeHost):
+    def __init__(self, ca: OpensslCa, name: str = "ca1") -> None:
+        super().__init__(name)
+        self.which = {"config_file": str(ca.config_file)}
+
+    def back_up(self, *, check: bool = False, **options: Any) -> dict[str, Any]:
+        return self.run(CaDatabaseBackup, {**self.which, **options}, check=check)
+
+
+def sets(store: Path) -> list[Path]:
+    return sorted(store.glob("*/0*"))
+
+
+def codes(findings: list[dict[str, Any]]) -> list[str]:
+    return [finding["code"] for finding in findings]
+
+
+@pytest.mark.parametrize("where", ["stores", "host_store"])
+def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str) -> None:
+    host, place = Host(ca), {where: [str(store)] if where == "stores" else str(store)}
+    predicted = host.back_up(check=True, **place)
+    assert predicted["changed"] and predicted["set"] is None and sets(store) == []
+    first = host.back_up(**place)
+    (path,) = sets(store)
+    assert (first["changed"], codes(first["reasons"]), first["set"]["paths"]) == (True, ["no_set"], [str(path)])
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["authority"]["id"] == first["authority"]["id"] and manifest["authority"]["host"] == "ca1"
+    assert manifest["members"] == first["set"]["members"] > 5 and manifest["files"] == first["set"]["files"]
+    assert manifest["state"]["next_serial"] == first["database"]["next_serial"] and manifest["left_out"] == first["left_out"] != []
+    again = host.back_up(**place)
+    assert not again["changed"] and again["set"] == first["set"] and again["authority"] == first["authority"]
+    ca.issue("second.example.com")
+    second = host.back_up(keep_full_sets=1, **place)
+    assert codes(second["reasons"]) == ["database_changed"] and second["removed"] == [str(path)]
+    (kept,) = sets(store)
+    newer = json.loads((kept / "manifest.json").read_text())
+    assert (newer["sequence"], newer["previous"]) == (2, manifest["id"])
+    assert len(list(store.glob("*/events/*.json"))) == 2
+    looked = ["database.state"] if where == "stores" else ["database.state", "host_store.read"]
+    assert host.orders() == [*looked, *looked, "database.copy", *looked, *looked, "database.copy"]
+
+
+def test_a_set_of_a_ca_that_was_renewed_meanwhile_is_not_stored(ca: OpensslCa, store: Path) -> None:
+    """Its manifest would not name the newest generation."""
+    host = Host(ca)
+
+    def renewed(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if order == "database.state":
+            ca.renew_in_place()
+        return answer
+
+    host.forge = renewed
+    assert "was renewed meanwhile" in host.back_up(stores=[str(store)])["msg"]
+    assert "was renewed meanwhile" in host.back_up(host_store=str(store))["msg"]
+    assert sets(store) == [] and [path.name for path in store.iterdir()] == ["keyward-store.json"]
+
+
+def test_a_set_that_another_run_stored_meanwhile_is_followed_by_none(ca: OpensslCa, store: Path) -> None:
+    host, other = Host(ca), Host(ca)
+
+    def meanwhile(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if order == "host_store.read":
+            assert other.back_up(host_store=str(store))["changed"]
+        return answer
+
+    host.forge = meanwhile
+    assert "another run has stored a set" in host.back_up(host_store=str(store))["msg"]
+    assert len(sets(store)) == 1
+    assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
+
+
+def test_damaged_sets_in_a_store_of_the_host_are_told(ca: OpensslCa, store: Path) -> None:
+    host = Host(ca)
+    host.back_up(host_store=str(store))
+    (first,) = sets(store)
+    shutil.copytree(first, first.parent / DAMAGED_NAME)
+    (first.parent / DAMAGED_NAME / "manifest.json").write_text("{")
+    result = host.back_up(host_store=str(store))
+    assert not result["changed"] and codes(result["advisories"]) == ["malformed"] and DAMAGED_NAME in result["advisories"][0]["message"]
+    with (first / "database.tar.gz").open("ab") as stream:
+        stream.write(b"x")
+    result = host.back_up(host_store=str(store))
+    assert codes(result["reasons"]) == ["no_set"] and "digest_mismatch" in codes(result["advisories"])
+    assert [path.name[:6] for path in sets(store)] == ["000001", "000009", "000010"]
+    (first.parent / DAMAGED_NAME).rename(first.parent / "000011-20260101T000000.000000Z")
+    for each in sets(store):
+        (each / "manifest.json").write_text("{")
+    result = host.back_up(host_store=str(store))
+    assert result["changed"] and sets(store)[-1].name.startswith("000012-"), "numbers of unreadable sets stay taken"
+
+
+def test_sets_of_others_are_not_told(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    other = OpensslCa(tmp_path / "other", name="Another CA", algorithm="ed25519")
+    Host(other, "elsewhere").back_up(host_store=str(store))
+    host = Host(ca)
+    told = []
+    host.forge = lambda order, answer: told.append(answer) or answer  # type: ignore[func-returns-value]
+    assert host.back_up(host_store=str(store))["changed"]
+    assert [answer["sets"] for answer in told if "sets" in answer] == [[]]
+    assert len({path.parent for path in sets(store)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("order", "change"),
+    [
+        ("database.copy", {"files": [{"name": "../x", "sha256": "0", "size": 1}]}),
+        ("database.copy", {"files": []}),
+        ("database.copy", {"as_of": "yesterday"}),
+        ("database.copy", {"state": None}),
+        ("database.copy", {"members": "7"}),
+        ("database.state", {"state": {"database": 7}}),
+        ("database.state", {"state": None}),
+    ],
+)
+def test_a_host_that_answers_otherwise_stores_nothing(ca: OpensslCa, store: Path, order: str, change: dict[str, Any]) -> None:
+    host = Host(ca)
+    host.forge = lambda sent, answer: {**answer, **change} if sent == order else answer
+    assert "Look into that host" in host.back_up(stores=[str(store)])["msg"]
+    assert [path.name for path in store.iterdir()] == ["keyward-store.json"]
+
+
+@pytest.mark.parametrize("directory", ["..", ".hidden", ""])
+def test_a_controller_names_nothing_but_sets_in_a_store_of_the_host(
+    ca: OpensslCa, store: Path, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ansible_collections.keyward.pki.plugins.action.ca_database_backup.directory_name", lambda _authority: directory)
+    assert "named no set" in Host(ca).back_up(host_store=str(store))["msg"]
+    assert [path.name for path in store.iterdir()] == ["keyward-store.json"]
+
+
+# --- what only the judgement of one software reads -------------------------------------------------------------------
+
+TOLD: dict[str, Any] = {
+    "changed": False,
+    "authority": {
+        "backend": "adcs",
+        "name": "Example CA",
+        "sanitized_name": "Example CA",
+        "subject": None,
+        "directory": "C:\\CertLog",
+        "place": {"name": "Example CA"},
+    },
+    "generations": [generation("first").as_json()],
+    "database": {"path": "C:\\CertLog", "exists": True, "entries": None, "serial": None, "crl_number": None},
+    "abilities": {"keys_in_hand": False, "sets_are_archives": False},
+    "own": {
+        "ca_type": None,
+        "provider": "x",
+        "provider_type": 0,
+        "computer": "CA01",
+        "archived_keys": "absent",
+        "kra_certificates": [],
+        "log_directory": "",
+        "clock_skew_minutes": 10,
+    },
+    "own_state": {"last_request_id": 1, "revocations": [], "next_crl_number": 1, "configuration_sha256": "x"},
+    "sets": [],
+}
+
+
+def backed_up(answer: dict[str, Any]) -> dict[str, Any]:
+    host = FakeHost("ca01", windows=True)
+    host.answer = lambda _order, _document: answer
+    return host.run(CaDatabaseBackup, {"host_store": "D:\\store"}, check=True)
+
+
+def changed(answer: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of an answer with another value at a path; C(...) takes it away."""
+    made = place = copy.deepcopy(answer)
+    *above, last = path.split(".")
+    for name in above:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return made
+
+
+def test_a_sound_answer() -> None:
+    result = backed_up(TOLD)
+    assert result["due"] and result["database"] == {"entries": 1, "next_serial": None, "next_crl_number": "01"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("generations", ...),
+        ("generations", [7]),
+        ("generations.0.certificate", "-----BEGIN CERTIFICATE-----\n%%%%\n-----END CERTIFICATE-----\n"),
+        ("generations.0.index", 1e999),
+        ("generations.0.key_place", {"evil": True}),
+        ("authority", None),
+        ("advisories", [{"code": "x"}]),
+        ("own_state", ...),
+        ("own_state.revocations", [1, "2"]),
+        ("own_state.next_crl_number", "1"),
+        ("sets", [{"manifest": "{}"}]),
+        ("sets", 5),
+    ],
+)
+def test_an_answer_of_another_shape(path: str, value: Any) -> None:
+    result = backed_up(changed(TOLD, path, value))
+    assert result["failed"] and "the host ca01 answered in a way that no release of the collection does" in result["msg"]
+    assert "evil" not in result["msg"] and result["msg"].endswith(".")
+
+
+def test_a_database_that_vanished_is_not_stored_as_the_newest_set() -> None:
+    manifest = SetManifest(
+        id="1",
+        sequence=1,
+        previous=None,
+        kind="full",
+        authority=authority(backend="adcs", host="ca01"),
+        created="2026-01-01T00:00:00Z",
+        as_of="2026-01-01T00:00:00Z",
+        made={},
+        files=(SetFile("database.json", "x", 1),),
+        members=1,
+        state=State("d", "c", 7, None, None),
+        left_out=(),
+        generations=(generation("first"),),
+    )
+    name = "000001-20260101T000000.000000Z"
+    held = {"directory": "ca", "name": name, "path": f"D:\\store\\ca\\{name}", "manifest": json.dumps(manifest.as_json()), "damage": None}
+    answer = changed(TOLD, "sets", [held])
+    assert codes(backed_up(answer)["reasons"]) == ["database_changed", "configuration_changed"]
+    emptied = backed_up(changed(answer, "own_state.last_request_id", 0))
+    assert emptied["failed"] and "missing or empty" in emptied["msg"]

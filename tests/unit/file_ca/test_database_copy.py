@@ -1,0 +1,276 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is in a set of the database of a CA of files, and what never is."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import shutil
+import subprocess
+import tarfile
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Restored
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    pkcs12,
+)
+from support.openssl_ca import OpensslCa
+from support.sets import copied, details, ended_within, exact, lose_all_but_keys, refused, restored, which
+from tools import require_tool
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> OpensslCa:
+    require_tool("openssl")
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    ca.sign_crl().unlink()  # a place that the configuration doesn't name
+    return ca
+
+
+def make(ca: OpensslCa, folder: Path) -> SetManifest:
+    return copied(which(ca), folder)[0]
+
+
+def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
+    return restored(which(place), folder, manifest, **options)
+
+
+def test_everything_comes_back_byte_for_byte_and_keys_are_not_touched(ca: OpensslCa, tmp_path: Path) -> None:
+    ca.renew_keeping()
+    (ca.directory / "newcerts" / "link.pem").symlink_to("1000.pem")
+    (ca.directory / "newcerts" / "deep").mkdir(mode=0o710)
+    (ca.directory / "newcerts" / "deep" / "1.pem").write_text("something")
+    (ca.directory / "newcerts" / "deep" / "1.pem").chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(ca.directory / "serial", 1, 1)
+    os.utime(ca.directory / "newcerts" / "1000.pem", ns=(10**18 + 123456789, 10**18 + 123456789))
+    shutil.rmtree(ca.directory / "requests")  # its .key files are nobody's business here
+    before, keys = details(ca.directory), exact(ca.directory / "private")
+    manifest = make(ca, tmp_path / "set")
+    assert details(ca.directory) == before and exact(ca.directory / "private") == keys
+    assert (manifest.state.entries, manifest.state.next_serial, manifest.left_out) == (1, "1001", ())
+    lose_all_but_keys(ca)
+    assert restore(ca, tmp_path / "set", manifest, check=True).changed and sorted(ca.directory.iterdir()) == [ca.directory / "private"]
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert answer.changed and details(ca.directory) == before and exact(ca.directory / "private") == keys
+    assert (answer.next_serial, answer.next_crl_number) == ("1001", "02")
+    whole = exact(ca.directory)
+    again = restore(ca, tmp_path / "set", manifest)
+    assert not again.changed and exact(ca.directory) == whole
+    assert [one.code for one in again.advisories] == ["published_not_compared"]
+    (ca.directory / "requests").mkdir()
+    ca.issue("second.example.com")
+    ca.sign_crl()
+
+
+def test_the_chain_in_the_certificate_file_comes_back(ca: OpensslCa, tmp_path: Path) -> None:
+    """A key backup puts back the CA's own certificate alone; the set knows what followed it."""
+    own = ca.certificate.read_bytes()
+    above = OpensslCa(tmp_path / "above", algorithm="ed25519").certificate.read_bytes()
+    ca.certificate.write_bytes(own + above)
+    manifest = make(ca, tmp_path / "set")
+    ca.certificate.write_bytes(own)
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert [one.path for one in answer.restored] == [str(ca.certificate)] and ca.certificate.read_bytes() == own + above
+    assert not restore(ca, tmp_path / "set", manifest).changed
+    ca.certificate.write_bytes(above)  # another certificate is never replaced
+    assert not restore(ca, tmp_path / "set", manifest).changed and ca.certificate.read_bytes() == above
+
+
+def test_what_a_link_leads_to_is_in_the_set(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    linked = ("openssl.cnf", "index.txt", "serial", "crlnumber", "cacert.pem", "newcerts")
+    for name in linked:
+        (ca.directory / name).rename(elsewhere / name)
+        (ca.directory / name).symlink_to(elsewhere / name)
+    (elsewhere / "certs").mkdir()
+    (ca.directory / "certs" / "first.example.com.pem").rename(elsewhere / "certs" / "first.pem")
+    (ca.directory / "certs" / "first.example.com.pem").symlink_to(elsewhere / "certs" / "first.pem")
+    ca.directory.rename(elsewhere / "ca")
+    ca.directory.symlink_to(elsewhere / "ca")
+    shutil.rmtree(ca.directory / "private")
+    before = {str(path.relative_to(ca.directory)): path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()}
+    before["newcerts/1000.pem"] = (elsewhere / "newcerts" / "1000.pem").read_bytes()
+    manifest = make(ca, tmp_path / "set")
+    assert (manifest.state.entries, manifest.left_out) == (1, ())
+    whole = exact(ca.directory)
+    assert not restore(ca, tmp_path / "set", manifest).changed and exact(ca.directory) == whole, "the links still serve"
+    shutil.rmtree(elsewhere)
+    ca.directory.unlink()
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert (answer.next_serial, answer.next_crl_number) == ("1001", "02")
+    assert {str(path.relative_to(ca.directory)): path.read_bytes() for path in ca.directory.rglob("*") if path.is_file()} == before
+    assert not restore(ca, tmp_path / "set", manifest).changed
+
+
+def test_crls_are_in_a_set_where_no_configuration_names_them(ca: OpensslCa, tmp_path: Path) -> None:
+    crl = ca.sign_crl()
+    shutil.copy(crl, ca.directory / "crl.0.pem")
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest)
+    assert crl.exists() and (ca.directory / "crl.0.pem").read_bytes() == crl.read_bytes()
+
+
+def test_a_request_that_waits_is_not_in_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    before = make(ca, tmp_path / "before").state
+    shutil.copy(ca.directory / "requests" / "first.example.com.csr", ca.directory / "cacert.next.csr")
+    manifest = make(ca, tmp_path / "set")
+    assert manifest.state == before, "it makes no set due either"
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest)
+    assert (ca.directory / "requests" / "first.example.com.csr").exists() and not (ca.directory / "cacert.next.csr").exists()
+
+
+def test_tar_alone_opens_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    manifest = make(ca, tmp_path / "set")
+    (tmp_path / "out").mkdir()
+    subprocess.run([require_tool("tar"), "-xzpf", tmp_path / "set" / ARCHIVE, "-C", tmp_path / "out"], check=True)
+    out = details(tmp_path / "out" / str(ca.directory).lstrip("/"))
+    live = details(ca.directory)
+    assert {name: what for name, what in live.items() if not name.startswith("private")}.keys() == out.keys()
+    assert {name: what[4] for name, what in out.items()} == {name: live[name][4] for name in out}
+    for file in manifest.files:
+        done = subprocess.run(["sha256sum", tmp_path / "set" / file.name], capture_output=True, text=True, check=True)
+        assert done.stdout.split()[0] == file.sha256
+
+
+def test_no_private_key_gets_into_a_set(ca: OpensslCa, tmp_path: Path) -> None:
+    key = load_pem_private_key(ca.private_key.read_bytes(), None)
+    other = OpensslCa(tmp_path / "other", algorithm="rsa:2048")
+    rsa = load_pem_private_key(other.private_key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"a password")
+    newcerts, certs = ca.directory / "newcerts", ca.directory / "certs"
+    planted = {
+        newcerts / "plain.pem": ca.private_key.read_bytes(),
+        newcerts / "1002.pem": ca.certificate.read_bytes() + ca.private_key.read_bytes(),
+        newcerts / ".hidden": rsa.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        newcerts / "locked.crt": rsa.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, locked),
+        newcerts / "deep" / "er" / "x": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        certs / "locked.der": key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, locked),
+        certs / "pkcs1.der": rsa.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()),
+        certs / "ca.p12": pkcs12.serialize_key_and_certificates(b"ca", key, None, None, locked),
+        certs / "bare.txt": base64.encodebytes(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())),
+        certs / "seed": b"junk" + key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()),
+        ca.directory / "requests" / "odd.csr": b"text\n" + ca.private_key.read_bytes(),
+        ca.directory / "serial.old": ca.private_key.read_bytes(),
+    }
+    for path, data in planted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    os.link(ca.private_key, newcerts / "hard-link.pem")
+    (certs / "symbolic.pem").symlink_to(ca.private_key)
+    manifest = make(ca, tmp_path / "set")
+    left_out = {Path(one["path"]) for one in manifest.left_out}
+    assert left_out == {*planted, newcerts / "hard-link.pem", *(ca.directory / "requests").glob("*.key")}
+    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
+        names = set(archive.getnames())
+        contents = b"".join(stream.read() for info in archive if (stream := archive.extractfile(info) if info.isreg() else None))
+    assert not [path for path in left_out if str(path).lstrip("/") in names]
+    assert str(certs / "symbolic.pem").lstrip("/") in names and str(newcerts / "1000.pem").lstrip("/") in names
+    for data in (ca.private_key.read_bytes().split(b"\n")[1], key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())):
+        assert data not in contents
+
+
+@pytest.mark.parametrize("planted", ["fifo", "sparse", "link to a device", "link to memory", "loop", "nowhere", "link to a directory"])
+def test_nobody_else_stops_a_backup(ca: OpensslCa, tmp_path: Path, planted: str) -> None:
+    """A directory of CRLs is often writable for others, such as the user of a web server."""
+    crls = ca.directory / "crl"
+    crls.mkdir()
+    ca.config_file.write_text(ca.config_file.read_text().replace("new_certs_dir", "crl_dir = $dir/crl\nnew_certs_dir", 1))
+    odd = crls / "odd"
+    if planted == "fifo":
+        os.mkfifo(odd)
+    elif planted == "sparse":
+        with odd.open("wb") as stream:
+            stream.truncate(1 << 42)
+    else:
+        places = {"link to a device": "/dev/zero", "link to memory": "/proc/kcore", "loop": "odd", "link to a directory": "/"}
+        odd.symlink_to(places.get(planted, planted))
+    with ended_within(20):
+        manifest = make(ca, tmp_path / "set")
+        first = manifest.state.database
+        (crls / "crl.pem").write_bytes(b"another CRL")
+        assert make(ca, tmp_path / "second").state.database != first
+    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
+        assert (str(odd).lstrip("/") in archive.getnames()) is (planted not in ("fifo", "sparse"))
+    assert (str(odd) in [one["path"] for one in manifest.left_out]) is (planted == "sparse")
+
+
+def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def issue_on() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            ca.issue(f"n{number}.example.com")
+            time.sleep(0.4)
+
+    thread = threading.Thread(target=issue_on)
+    thread.start()
+    made = 0
+    try:
+        for number in range(6):
+            folder = tmp_path / f"set{number}"
+            try:
+                make(ca, folder)
+            except KeywardError as exc:
+                assert "changed it each of" in str(exc)
+                continue
+            made += 1
+            with tarfile.open(folder / ARCHIVE) as archive:
+                index = archive.extractfile(str(ca.directory / "index.txt").lstrip("/"))
+                serial = archive.extractfile(str(ca.directory / "serial").lstrip("/"))
+                assert index and serial
+                rows = parse_index(index.read().decode(), "index.txt")
+                names = archive.getnames()
+                assert int(serial.read(), 16) > max(rows)
+            for row in rows.values():
+                assert str(ca.directory / "newcerts" / f"{row.serial}.pem").lstrip("/") in names
+    finally:
+        stop.set()
+        thread.join()
+    assert made, "at least one copy was possible"
+
+
+@pytest.mark.parametrize("bomb", ["pax", "long name", "global pax"])
+def test_an_archive_takes_no_more_memory_than_it_needs(ca: OpensslCa, tmp_path: Path, bomb: str) -> None:
+    """Some KB of an archive would become many MB of a header that tarfile reads whole."""
+    make(ca, tmp_path / "set")
+    archive = tmp_path / "set" / ARCHIVE
+    size = 100 * 1024 * 1024
+    kinds = {"pax": tarfile.XHDTYPE, "global pax": tarfile.XGLTYPE, "long name": tarfile.GNUTYPE_LONGNAME}
+    head = tarfile.TarInfo("x")
+    head.type, head.size = kinds[bomb], size
+    with gzip.open(archive, "wb", compresslevel=1) as stream:
+        stream.write(head.tobuf(tarfile.GNU_FORMAT))
+        for _piece in range(size // 1024**2):
+            stream.write(bytes(1024**2))
+    members = read_members(str(tmp_path / "set" / MEMBERS))
+    tracemalloc.start()
+    try:
+        assert refused(lambda: prove_archive(str(archive), members))
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()

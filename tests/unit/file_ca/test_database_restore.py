@@ -1,0 +1,201 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A database put back: never behind what is published, never in the place of a newer one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance, Restored
+from support.killed import killed_at
+from support.openssl_ca import OpensslCa, openssl
+from support.sets import copied, details, exact, lose_all_but_keys, published, refused, restored, which
+from tools import require_tool
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> OpensslCa:
+    require_tool("openssl")
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    ca.sign_crl().unlink()  # a place that the configuration doesn't name
+    return ca
+
+
+def make(ca: OpensslCa, folder: Path) -> SetManifest:
+    return copied(which(ca), folder)[0]
+
+
+def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
+    return restored(which(place), folder, manifest, **options)
+
+
+def revoke(ca: OpensslCa, serial: str, reason: str = "keyCompromise") -> None:
+    certificate = ca.directory / "newcerts" / f"{serial}.pem"
+    openssl("ca", "-config", ca.config_file, "-revoke", certificate, "-crl_reason", reason, cwd=ca.directory)
+
+
+def test_an_old_database_is_refused_until_it_is_told_how_to_go_on(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    for out_there, code in (
+        (published(0x1001), "published_certificates_newer"),
+        (published(number=2), "published_crl_newer"),
+        (published(revoked=(0x1000,)), "published_crl_newer"),
+    ):
+        with pytest.raises(KeywardError) as caught:
+            restore(ca, tmp_path / "set", manifest, published=out_there)
+        assert [finding.code for finding in caught.value.findings] == [code]
+        assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
+    out_there = published(0x1001, 0x1004, revoked=(0x1000, 0x1004, 0x1005), number=7)
+    behind = {"serial": "1003", "crl_number": "08"}
+    assert "is not beyond what was issued" in refused(lambda: restore(ca, tmp_path / "set", manifest, published=out_there, advance=behind))
+    answer = restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+    assert (answer.next_serial, answer.next_crl_number) == ("1006", "08")
+    assert answer.advanced == Advance("1006", "08")
+    assert [one.serial for one in answer.reentered] == ["1000", "1004", "1005"]
+    rows = parse_index((ca.directory / "index.txt").read_text(), "")
+    assert [(rows[n].state, rows[n].subject) for n in sorted(rows)] == [
+        ("R", "/CN=first.example.com"),
+        ("V", "/CN=n4097"),
+        ("R", "/CN=n4100"),
+        ("R", "/CN=re-entered from the published CRL"),
+    ]
+    assert rows[0x1000].revoked == "260101000000Z,keyCompromise"
+    whole = exact(ca.directory)
+    for advance in ("auto", None, {"serial": "1006"}):
+        assert not restore(ca, tmp_path / "set", manifest, published=out_there, advance=advance).changed and exact(ca.directory) == whole
+    ca.issue("later.example.com")
+    assert (ca.directory / "newcerts" / "1006.pem").exists()
+    text = openssl("crl", "-in", ca.sign_crl(), "-noout", "-text").stdout
+    assert all(f"{number:04X}" in text for number in (0x1000, 0x1004, 0x1005)) and "Key Compromise" in text
+
+
+@pytest.mark.parametrize("unique", ["yes", "no"])
+def test_certificates_of_one_subject_are_entered_as_openssl_can_read_them(ca: OpensslCa, tmp_path: Path, unique: str) -> None:
+    (ca.directory / "index.txt.attr").write_text(f"unique_subject = {unique}\n")
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    subjects = ("/CN=first.example.com", "/CN=second.example.com", "/CN=second.example.com")
+    out_there = published(0x1001, 0x1002, 0x1003, subjects=subjects)
+    for _run in range(2):
+        answer = restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+        assert answer.next_serial == "1004"
+    rows = parse_index((ca.directory / "index.txt").read_text(), "")
+    assert sorted(rows) == ([0x1000, 0x1003] if unique == "yes" else [0x1000, 0x1001, 0x1002, 0x1003])
+    ca.issue("third.example.com")
+
+
+def test_a_newer_database_stays_and_another_one_is_a_conflict(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    ca.issue("second.example.com")
+    revoke(ca, "1000")
+    ca.sign_crl()
+    (ca.directory / "newcerts" / "1000.pem").unlink()
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert [one.path for one in answer.restored] == [str(ca.directory / "newcerts" / "1000.pem")]
+    assert "database_newer" in {one.code for one in answer.advisories}
+    assert parse_index((ca.directory / "index.txt").read_text(), "")[0x1000].state == "R"
+
+    lines = (ca.directory / "index.txt").read_text().splitlines(keepends=True)
+    (ca.directory / "index.txt").write_text("".join(lines[1:]))
+    whole = exact(ca.directory)
+    assert "has entries that the set lacks, and lacks some" in refused(lambda: restore(ca, tmp_path / "set", manifest))
+    (ca.config_file).write_text(ca.config_file.read_text() + "# changed\n")
+    assert str(ca.config_file) in refused(lambda: restore(ca, tmp_path / "set", manifest, part="configuration"))
+    (ca.config_file).write_text(ca.config_file.read_text().replace("# changed\n", ""))
+    assert {path: what for path, what in exact(ca.directory).items() if "openssl" not in path} == {
+        path: what for path, what in whole.items() if "openssl" not in path
+    }
+    # 1001 is out there: the host itself shows it, and the set's serial would hand it out again.
+    message = refused(lambda: restore(ca, tmp_path / "set", manifest, on_conflict="set_aside"))
+    assert "were issued that the database lacks: 1001" in message
+    answer = restore(ca, tmp_path / "set", manifest, on_conflict="set_aside", advance="auto")
+    kept = {Path(one.path).name: Path(one.kept_as or "") for one in answer.set_aside}
+    assert "index.txt" in kept and kept["index.txt"].read_text() == "".join(lines[1:])
+    assert answer.next_serial == "1002"
+    ca.issue("third.example.com")
+    assert (ca.directory / "newcerts" / "1002.pem").exists()
+
+
+def test_an_older_database_is_brought_up_to_the_set(ca: OpensslCa, tmp_path: Path) -> None:
+    older = {name: (ca.directory / name).read_bytes() for name in ("index.txt", "serial", "crlnumber")}
+    ca.issue("second.example.com")
+    revoke(ca, "1000")
+    manifest = make(ca, tmp_path / "set")
+    newer = {name: (ca.directory / name).read_bytes() for name in older}
+    for name, data in older.items():
+        (ca.directory / name).write_bytes(data)
+    assert restore(ca, tmp_path / "set", manifest).changed
+    assert {name: (ca.directory / name).read_bytes() for name in older} == newer
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_numbers_that_are_still_there_never_go_back(ca: OpensslCa, tmp_path: Path, emptied: bool) -> None:
+    manifest = make(ca, tmp_path / "set")
+    if emptied:
+        (ca.directory / "index.txt").write_text("")
+    else:
+        (ca.directory / "index.txt").unlink()
+    (ca.directory / "serial").write_text("1009\n")
+    (ca.directory / "crlnumber").write_text("07\n")
+    numbers = {name: exact(ca.directory)[str(ca.directory / name)] for name in ("serial", "crlnumber")}
+    for check in (True, False):
+        answer = restore(ca, tmp_path / "set", manifest, check=check)
+        assert [Path(one.path).name for one in answer.restored] == ["index.txt"]
+        assert (answer.next_serial, answer.next_crl_number) == ("1009", "07")
+        assert "numbers_newer" in {one.code for one in answer.advisories}
+    assert {name: exact(ca.directory)[str(ca.directory / name)] for name in numbers} == numbers
+    assert not restore(ca, tmp_path / "set", manifest).changed
+    (ca.directory / "index.txt").unlink()
+    answer = restore(ca, tmp_path / "set", manifest, published=published(0x1010, number=3), advance="auto")
+    assert (answer.next_serial, answer.next_crl_number) == ("1011", "07")
+    assert [(ca.directory / name).read_text() for name in numbers] == ["1011\n", "07\n"]
+
+
+def test_a_restore_that_is_killed_anywhere_is_finished(ca: OpensslCa, tmp_path: Path) -> None:
+    ca.issue("second.example.com")
+    shutil.rmtree(ca.directory / "requests")
+    shutil.rmtree(ca.directory / "certs")
+    manifest = make(ca, tmp_path / "set")
+    complete = {name: what[4] for name, what in details(ca.directory).items()}
+    out_there = published(revoked=(0x1000,))
+    reached = 0
+    for number in range(1, 80, 3):
+        lose_all_but_keys(ca)
+        if not killed_at(number, lambda: restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")):
+            break
+        reached += 1
+        restore(ca, tmp_path / "set", manifest, published=out_there, advance="auto")
+        now = {name: what[4] for name, what in details(ca.directory).items() if ".new" not in name}
+        assert parse_index(now.pop("index.txt").decode(), "")[0x1000].state == "R", number
+        assert now == {name: what for name, what in complete.items() if name != "index.txt"}, number
+    assert reached >= 8
+
+
+def test_another_place(ca: OpensslCa, tmp_path: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")
+    manifest = make(ca, tmp_path / "set")
+    moved = tmp_path / "moved"
+    answer = restore(moved, tmp_path / "set", manifest, part="configuration")
+    assert [one.path for one in answer.restored] == [str(moved / "openssl.cnf")]
+    assert "moved" in {one.code for one in answer.advisories}
+    (moved / "openssl.cnf").write_text((moved / "openssl.cnf").read_text().replace(str(ca.directory), str(moved)))
+    assert "openssl.cnf" in refused(lambda: restore(moved, tmp_path / "set", manifest))
+    answer = restore(moved, tmp_path / "set", manifest, on_conflict="set_aside")
+    assert (moved / "newcerts" / "1000.pem").read_bytes() == (ca.directory / "newcerts" / "1000.pem").read_bytes()
+
+
+def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest, part="configuration")
+    restore(ca, tmp_path / "set", manifest)
+    assert OpensslBackend(which(ca)).facts().generations[0].private_key == "present"
