@@ -21,5 +21,6 @@ class ActionModule(Task):
             **self.shown(told),
             "database": dict(vars(told.database)),
             "pending_request": {name: getattr(waiting, name) for name in ("path", "subject", "public_key_sha256")} if waiting else None,
+            "reasons": [],
             "advisories": findings(told.advisories, generation_advisories(told.generations, now_text())),
         }

@@ -24,7 +24,7 @@ class ActionModule(Task):
             outcome = initialise_as_asked(self.options, self._check)
         if self._task.diff and "before" in outcome:
             outcome["diff"] = {"before": outcome["before"], "after": outcome["after"]}
-        left_out = ("before", "after", "invocation", "reasons", "nothing_there", "backend", "abilities", *_ADDED)
+        left_out = ("before", "after", "invocation", "reasons", "nothing_there", "renewed_meanwhile", "backend", "abilities", *_ADDED)
         return {name: value for name, value in outcome.items() if name not in left_out}
 
     def refusal(self, error: KeywardError) -> Result:

@@ -32,7 +32,7 @@ def test_two_generations_as_openssl_sees_them(ansible: Ansible, tmp_path: Path) 
     assert looked(result, "after") == looked(result, "before")
     one = result.task("look")
     assert dict(result.task("in check mode")) == dict(one)
-    assert one["changed"] is False and one["advisories"] == [] and one["pending_request"] is None
+    assert one["changed"] is False and one["advisories"] == one["reasons"] == [] and one["pending_request"] is None
     assert one["authority"] == {
         "id": None,
         "backend": "openssl",
@@ -155,3 +155,4 @@ def test_where_no_ca_can_be_told(ansible: Ansible, openssl_ca: OpensslCa, tmp_pa
     }
     said = {name: failure(result, name) for name in expected}
     assert {name: part for name, part in expected.items() if part not in said[name]} == {}, said
+    assert [result.task(name)["reasons"] for name in expected] == [[]] * len(expected)
