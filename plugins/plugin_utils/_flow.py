@@ -18,6 +18,7 @@ from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 
 Result = dict[str, t.Any]
 
@@ -197,3 +198,28 @@ class Flow(ActionBase):  # type: ignore[misc]
             f"the module ended with {names[-1]}" if names else "it gave no readable answer",
             "Check the host's Python interpreter, its temporary directory and become; if they are sound, report this as a bug",
         )
+
+
+class Live(t.NamedTuple):
+    """An authority as its host answered."""
+
+    authority: Authority
+    generations: list[Generation]
+    advisories: list[Finding]
+
+
+def live_of(answer: Result, host: str) -> Live:
+    """Raises NothingOnHost where the host knows a CA and has none of its certificates."""
+    generations = [Generation.from_json(shape) for shape in answer["generations"]]
+    who = {**answer["authority"], "host": host}
+    if who["subject"] is None:  # a Windows host leaves it to us to read certificates
+        if not generations and answer.get("pending_request"):
+            raise NothingOnHost(
+                f"the CA {who['name']} can't be read", "it waits for its first certificate", "Give ca_install the answer to its request"
+            )
+        if not generations:
+            raise NothingOnHost(
+                f"the CA {who['name']} can't be read", "none of its certificates is in the machine store", "Put them back (ca_key_restore)"
+            )
+        who["subject"] = generations[-1].subject
+    return Live(Authority(**who), generations, [Finding(**advisory) for advisory in answer["advisories"]])

@@ -191,16 +191,7 @@ def backup_result(backup: Stored, paths: t.Sequence[str]) -> Result:
 # --- which authority, which backup -----------------------------------------------------------------------------------
 
 
-class Identity(t.Protocol):
-    """What tells who a host's authority is."""
-
-    @property
-    def authority(self) -> Authority: ...
-    @property
-    def generations(self) -> t.Sequence[Generation]: ...
-
-
-def recognise(known: t.Sequence[KnownAuthority], told: Identity) -> KnownAuthority | None:
+def recognise(known: t.Sequence[KnownAuthority], told: Told) -> KnownAuthority | None:
     """The known authority that the host's is: by a shared key before the same place."""
     for why in ("key", "place"):
         for candidate in known:

@@ -65,4 +65,5 @@ def test_a_look_loads_neither_reader_nor_writer() -> None:
     done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(COLLECTIONS)}, capture_output=True, text=True, check=True)
     loaded = {name.removeprefix(f"{OURS}.") for name in done.stdout.split() if name.startswith(OURS)}
     assert "_execute" in loaded
-    assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", "_restoration", "_lifecycle"}
+    doers = {f"_file_ca.{name}" for name in ("installing", "key_restore", "switch")}
+    assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", *doers}
