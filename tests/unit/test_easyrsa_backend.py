@@ -177,3 +177,11 @@ def test_vars_are_read_as_easyrsa_reads_them_and_never_run(ca: EasyrsaCa, tmp_pa
     assert backend(ca).environment["EASYRSA_DIGEST"] == "sha256", "the folder above is not easy-rsa's"
     (tmp_path / "x509-types").mkdir()
     assert backend(ca).environment["EASYRSA_DIGEST"] == "sha384"
+
+
+def test_files_that_are_stated_are_taken(ca: EasyrsaCa) -> None:
+    ca.certificate.rename(ca.directory / "moved.crt")
+    ca.private_key.rename(ca.directory / "private" / "moved.key")
+    found = facts(ca, certificate_file="moved.crt", private_key_file="private/moved.key")
+    assert [generation.private_key for generation in found.generations] == ["present"]
+    assert found.authority.place["certificate_file"] == str(ca.directory / "moved.crt")

@@ -17,8 +17,19 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Select
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
-from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Crls, DueCrl, Renew, Sign, Signed
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import (
+    Answer,
+    Attribute,
+    Changed,
+    Crls,
+    DueCrl,
+    Install,
+    Renew,
+    Sign,
+    Signed,
+)
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
+from support.killed import killed_at
 from support.openssl_ca import openssl
 from support.plays import fingerprint, public_key
 
@@ -278,3 +289,71 @@ def test_every_generation_comes_back(tmp_path: Path) -> None:
         (ca.directory / name).mkdir()
     assert_verifies(ca.issue("second"), ca.certificate)
     assert_crl_of(ca.sign_crl(**ca.older(1)), ca.directory / "ca.1.crt")
+
+
+# --- installation ------------------------------------------------------------------------------------------------
+
+
+def install(pki: EasyrsaPki, kind: str = "root", check: bool = False, **more: Any) -> Changed:
+    subject = (Attribute("2.5.4.10", "Example"), Attribute("2.5.4.3", f"New {kind}"))
+    order = Install(kind, subject, **{"key_type": "EC", "key_size": 4096, "curve": "secp256r1", "days": 3650, **more})
+    return backend(pki).install(order, check)
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_what_is_installed_is_easyrsas_to_use(tmp_path: Path, version: str, initialised: bool) -> None:
+    pki = EasyrsaPki(tmp_path / "pki", version)
+    if not initialised:
+        shutil.rmtree(pki.directory)
+    assert install(pki, check=True).changed and pki.directory.exists() is initialised
+    done = install(pki)
+    assert [generation.private_key for generation in done.generations] == ["present"] and not done.pending
+    assert pki.private_key.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    for path in (pki.directory, pki.private_key.parent, pki.private_key):
+        assert path.stat().st_mode & 0o077 == 0
+    assert_verifies(pki.issue("first"), pki.certificate)
+    pki.easyrsa("revoke", "first")
+    assert_crl_of(pki.sign_crl(), pki.certificate)
+    assert "New root" in pki.easyrsa("show-ca").stdout
+    assert pki.easyrsa("build-ca", check=False).returncode != 0, "easy-rsa sees that there is a CA"
+    before = fingerprint(pki.certificate)
+    assert renew(pki).changed and fingerprint(pki.directory / "ca.0.crt") == before
+    assert_verifies(pki.issue("second"), pki.certificate)
+
+
+def test_an_installed_subordinate_is_signed_by_a_parent_of_easyrsa(make_ca: MakeCa, tmp_path: Path) -> None:
+    parent = make_ca("root")
+    pki = EasyrsaPki(tmp_path / "below", parent.version)
+    waiting = install(pki, "subordinate")
+    assert waiting.pending and not install(pki, "subordinate").changed
+    parent.easyrsa("import-req", str(waiting.request_file), "below")
+    parent.easyrsa("sign-req", "ca", "below")
+    answer = openssl("x509", "-in", parent.directory / "issued" / "below.crt").stdout
+    done = backend(pki).answer(Answer(None, answer), False)
+    assert done.changed and issuer(pki.certificate) == "CN=Example Root CA"
+    assert_verifies(pki.issue("first"), pki.certificate)
+
+
+def test_no_ca_is_made_where_easyrsa_has_issued(make_ca: MakeCa) -> None:
+    ca = make_ca()
+    ca.issue("first")
+    ca.certificate.unlink()
+    with pytest.raises(KeywardError, match="there was a CA here"):
+        install(ca)
+
+
+def test_a_killed_installation_is_finished_with_the_same_key(tmp_path: Path) -> None:
+    pki = EasyrsaPki(tmp_path / "pki", "3.1")
+    reached = 0
+    for number in range(1, 200):
+        shutil.rmtree(pki.directory)
+        if not killed_at(number, lambda: install(pki)):
+            break
+        reached += 1
+        keys = [path.read_bytes() for path in pki.directory.rglob("ca.key")]
+        if not pki.certificate.exists():
+            install(pki)
+        assert keys in ([], [pki.private_key.read_bytes()])
+        if number % 5 == 0:
+            assert_crl_of(pki.sign_crl(), pki.certificate)
+    assert reached > 10

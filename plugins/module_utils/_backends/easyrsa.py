@@ -25,27 +25,21 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _CONFIGURATION, _TYPES = "openssl-easyrsa.cnf", "x509-types"
 # Where packages put what a PKI does not bring along, in the order in which easy-rsa looks.
 _SHARED = ("/usr/local/share/easy-rsa", "/usr/share/easy-rsa", "/etc/easy-rsa")
 _LARGEST = 1024 * 1024
 # The names in the shipped configuration, also for a PKI without one.
-_NAMED = {
-    "certificate": "ca.crt",
-    "private_key": "private/ca.key",
-    "database": "index.txt",
-    "serial": "serial",
-    "new_certs_dir": "certs_by_serial",
-    "crl": "crl.pem",
-}
-_SECTION = "CA_default"
+_NAMED = {"certificate": "ca.crt", "private_key": "private/ca.key", "database": "index.txt", "serial": "serial"}
+_NAMED.update({"new_certs_dir": "certs_by_serial", "crl": "crl.pem"})
+_SECTION, _ASKED = "CA_default", "keyward_subordinate"
 _BUILT_IN = f"[ca]\ndefault_ca = {_SECTION}\n[{_SECTION}]\n" + "".join(f"{n} = $ENV::EASYRSA_PKI/{path}\n" for n, path in _NAMED.items())
 _BUILT_IN += "default_md = $ENV::EASYRSA_DIGEST\nunique_subject = no\npolicy = policy_anything\ncrl_extensions = crl_ext\n"
 _BUILT_IN += "[policy_anything]\ncommonName = supplied\n[crl_ext]\nauthorityKeyIdentifier = keyid:always, issuer:always\n"
 _BUILT_IN_CA = "basicConstraints = critical, CA:TRUE\nsubjectKeyIdentifier = hash\n"
 _BUILT_IN_CA += "authorityKeyIdentifier = keyid:always, issuer:always\nkeyUsage = cRLSign, keyCertSign\n"
-_ASKED = "keyward_subordinate"
 _MOVABLE = (
     *("certs_by_serial", "issued", "reqs", "expired"),
     *(f"{folder}/{name}" for folder in ("renewed", "revoked") for name in ("issued", "reqs", "certs_by_serial", "reqs_by_serial")),
@@ -64,7 +58,7 @@ _CONSTRAINTS = re.compile(r"^[ \t]*basicConstraints[ \t]*=[^#\n]*", re.MULTILINE
 class EasyrsaBackend(FileCa):
     """A CA run by C(easyrsa), 3.0 and later. C(directory): its PKI directory, EASYRSA_PKI."""
 
-    NAME, FIXED = "easyrsa", True
+    NAME, FIXED, MODE = "easyrsa", True, 0o700
 
     def __init__(self, selector: Selector) -> None:
         if not selector.directory:
@@ -80,19 +74,17 @@ class EasyrsaBackend(FileCa):
     @classmethod
     def claims(cls, selector: Selector) -> bool:
         """Whether nothing but a directory is named, and it has what C(easyrsa) itself calls a PKI."""
-        if not selector.directory or selector.config_file or selector.certificate_file:
-            return False
-        return all(os.path.isdir(os.path.join(selector.directory, name)) for name in ("private", "reqs"))
+        named = selector.directory if not (selector.config_file or selector.certificate_file) else None
+        return bool(named) and all(os.path.isdir(os.path.join(str(named), name)) for name in ("private", "reqs"))
 
     def files(self) -> Files:
-        config = self._config()
-        section = (config.get("ca", "default_ca") if config else None) or _SECTION
+        get, stated = self._get(), {"certificate": self.selector.certificate_file, "private_key": self.selector.private_key_file}
+        section = get("ca", "default_ca") or _SECTION
         if self.selector.name not in (None, section):
             why = f"name is {self.selector.name}, and the CA of the PKI {self.directory} is {section}"
             raise KeywardError("the authority can't be found", why, "Leave name out")
-        named = {name: (config.get(section, name) if config else None) or path for name, path in _NAMED.items()}
-        paths = {name: absolute(self.directory, path) for name, path in named.items()}
-        crl_number = config.get(section, "crlnumber") if config else None
+        paths = {name: absolute(self.directory, stated.get(name) or get(section, name) or path) for name, path in _NAMED.items()}
+        crl_number = get(section, "crlnumber")
         return Files(
             section=section,
             certificate=paths["certificate"],
@@ -101,6 +93,7 @@ class EasyrsaBackend(FileCa):
             serial=paths["serial"],
             crl_number=absolute(self.directory, crl_number) if crl_number else None,
             new_certificates=paths["new_certs_dir"],
+            certificates=self._below("issued"),
             crl=paths["crl"],
             crl_der=self._below("crl.der"),
             older_certificates=self._below("expired-ca.list"),
@@ -112,8 +105,16 @@ class EasyrsaBackend(FileCa):
         )
 
     def setting(self, name: str) -> t.Optional[str]:
-        config = self._config()
-        return config.get(self.files().section, name) if config else {"unique_subject": "no"}.get(name)
+        return self._get()(self.files().section, name)
+
+    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+        """As init-pki and build-ca do. With the shipped configuration: 3.1 does nothing in a PKI that has none of its own."""
+        changed, shipped = super().lay_out(order, check), self._find(_CONFIGURATION)
+        if shipped in (None, self._below(_CONFIGURATION)):
+            return changed
+        if not check:
+            put_new(self._below(_CONFIGURATION), _text_of(shipped).encode("utf-8", "surrogateescape"), 0o600)
+        return True
 
     def signing(self, files: Files, scratch: str) -> OpensslCommand:
         """easy-rsa's configuration, with what easy-rsa says on the command line."""
@@ -144,10 +145,9 @@ class EasyrsaBackend(FileCa):
         for path in (self._below(f"issued/{name}.crt"), self._below(f"issued/{name}-{issued.serial}.crt")):
             there = read_if_there(path, "the certificate", _LARGEST)
             if there is None:
-                return put_new(path, pem(issued.certificate).encode("ascii"), 0o600)
-            if pem_certificates(there)[:1] == [issued.certificate]:
-                return None
-        return None
+                put_new(path, pem(issued.certificate).encode("ascii"), 0o600)
+            if there is None or pem_certificates(there)[:1] == [issued.certificate]:
+                break
 
     # --- what lies where ---
 
@@ -177,11 +177,13 @@ class EasyrsaBackend(FileCa):
 
     # --- what configures it ---
 
-    def _config(self) -> t.Optional[OpensslConfig]:
-        """The configuration that openssl is to read, or None where only the script has one, in its own text."""
+    def _get(self) -> t.Callable[[str, str], t.Optional[str]]:
+        """What a section of the configuration says. Where none is found, the script has one in its own text."""
         path = self.config_file or self._find(_CONFIGURATION)
+        if path is None:
+            return lambda _section, name: {"unique_subject": "no"}.get(name)
         try:
-            return OpensslConfig(path, self.directory, self.environment) if path else None
+            return OpensslConfig(path, self.directory, self.environment).get
         except FileNotFoundError:
             remedy = "Check config_file, or leave it out: easy-rsa needs none"
             raise NothingThere(f"the configuration {path} can't be read", "it does not exist", remedy) from None

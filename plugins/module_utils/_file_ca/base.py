@@ -49,6 +49,7 @@ class FileCa:
     NAME: t.ClassVar[str]
     ABILITIES: t.ClassVar[Abilities] = Abilities()
     FIXED: t.ClassVar[bool] = False  # its directory alone tells where its files are
+    MODE: t.ClassVar[int] = 0o755  # of that directory, where it is made
 
     def __init__(self, selector: Selector) -> None:
         self.selector = selector

@@ -42,7 +42,7 @@ def install(ca: FileCa, order: Install, check: bool) -> Changed:
     _refuse_remains(ca, order)
     changed = ca.lay_out(order, check=True)
     if not check:
-        make_directory(ca.directory, 0o755)
+        make_directory(ca.directory, ca.MODE)
         with locked([ca.directory], _WHAT):
             changed = ca.lay_out(order, check=False)
     try:
