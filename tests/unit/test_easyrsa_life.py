@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _files
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backends import easyrsa
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
@@ -357,3 +358,17 @@ def test_a_killed_installation_is_finished_with_the_same_key(tmp_path: Path) -> 
         if number % 5 == 0:
             assert_crl_of(pki.sign_crl(), pki.certificate)
     assert reached > 10
+
+
+def test_a_host_without_easy_rsa_signs_as_well(make_ca: MakeCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the script has built in: since 3.2 a PKI need not have a configuration."""
+    monkeypatch.setattr(easyrsa, "_SHARED", ())
+    parent, below = make_ca("root"), make_ca("below", name="Below", subordinate=True)
+    (parent.directory / "openssl-easyrsa.cnf").unlink(missing_ok=True)
+    below.certificate.write_text(str(sign(parent, below.directory / "reqs" / "ca.req").certificate))
+    assert_verifies(below.certificate, parent.certificate)
+    assert "X509v3 Basic Constraints: critical\n                CA:TRUE\n" in text(below.certificate)
+    sign_crls(parent)
+    assert_crl_of(parent.directory / "crl.pem", parent.certificate)
+    by_hand = openssl("crl", "-in", parent.directory / "crl.pem", "-noout", "-text").stdout
+    assert "X509v3 Authority Key Identifier" in by_hand and "serial:" in by_hand
