@@ -14,20 +14,23 @@ class ModuleDocFragment:
 options:
   backend:
     description:
-      - The software that runs the CA. V(adcs) is Active Directory Certificate Services, on a Windows host.
+      - The software that runs the CA. V(openssl) is C(openssl ca), V(easyrsa) is easy-rsa 3, and V(adcs) is Active Directory
+        Certificate Services, on a Windows host.
       - With V(auto) it is found out from the host and from what the other options name.
     type: str
-    choices: [auto, openssl, adcs]
+    choices: [auto, openssl, easyrsa, adcs]
     default: auto
   config_file:
     description:
       - The C(openssl.cnf) of the CA on the host. It is read exactly as C(openssl ca) reads it when it runs in O(directory).
+      - With O(backend=easyrsa) it is not needed. Give it where C(EASYRSA_SSL_CONF) names one in an unusual place.
     type: path
   directory:
     description:
       - The directory on the host where the CA lives, and from which the relative paths of the configuration count.
       - The default is the directory of O(config_file). Without O(config_file), O(certificate_file) and O(private_key_file) must be
         given.
+      - With O(backend=easyrsa) it is the PKI directory (C(EASYRSA_PKI)), and required.
       - On Windows, the directory of the database of a CA that is to be installed.
     type: path
   name:

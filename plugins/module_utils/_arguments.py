@@ -16,7 +16,7 @@ Spec = t.Dict[str, t.Any]
 CONTROLLER: Spec = {"controller": {"type": "str", "no_log": True}}
 
 WHICH_AUTHORITY: Spec = {
-    "backend": {"type": "str", "default": "auto", "choices": ["auto", "openssl", "adcs"]},
+    "backend": {"type": "str", "default": "auto", "choices": ["auto", "openssl", "easyrsa", "adcs"]},
     "config_file": {"type": "path"},
     "directory": {"type": "path"},
     "name": {"type": "str"},
