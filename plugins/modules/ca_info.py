@@ -165,23 +165,10 @@ pending_request:
       type: str
 
 reasons:
-  description: Empty.
+  description: Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
   returned: always
   type: list
   elements: dict
-  contains:
-    code:
-      description:
-        - A stable identifier.
-        - One of V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
-          V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported), V(limit_exceeded).
-      type: str
-    message:
-      description: A sentence.
-      type: str
-    certificate:
-      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
-      type: str
 
 advisories:
   description: What is worth knowing and stops nothing.
