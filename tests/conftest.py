@@ -31,26 +31,28 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-COLLECTIONS = ROOT / "collections"
-
-link = COLLECTIONS / "ansible_collections" / "keyward" / "pki"
-link.parent.mkdir(parents=True, exist_ok=True)
-if not link.is_symlink():
-    link.symlink_to(ROOT)
-sys.path.insert(0, str(COLLECTIONS))
-
 import pytest
+from pytest_ansible.units import inject
+
+ROOT = Path(__file__).resolve().parent.parent
+# pytest-ansible does it by itself, but after conftest.py files are imported, and what these import needs it.
+inject(ROOT)
+
 from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
 from support.ansible_run import Ansible, build_and_install
 from support.openssl_ca import OpensslCa
 from support.ssh_server import SshServer
 from support.warm_python import WarmPython
 from tools import require_tool
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    """Programs that tests start look for collections where they are told to."""
+    os.environ.pop("ANSIBLE_COLLECTIONS_PATH", None)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from typing import Any
 if __name__ == "__main__":
     tests = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(tests), str(tests.parent / "collections")]
-    importlib.import_module("conftest")  # links the checkout into collections/
+    importlib.import_module("conftest")  # makes the checkout importable
 
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256

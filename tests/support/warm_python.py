@@ -10,6 +10,7 @@ is missed.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -116,6 +117,7 @@ if __name__ == "__main__":
     import_what_modules_import()
     for package in [each for name, each in sys.modules.items() if name.split(".")[0] == "ansible" and hasattr(each, "__path__")]:
         vars(package)["__path__"] = ArchiveFirst(package)
+    gc.freeze()  # or each fork would copy all memory when it collects garbage at its end
     asked = serve(Path(sys.argv[1]))
     os.environ.clear()
     os.environ.update(asked["environment"])

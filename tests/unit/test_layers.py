@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import COLLECTIONS, ROOT
+from support.pythons import ROOT
 
 OURS = "ansible_collections.keyward.pki.plugins.module_utils"
 FOLDER = ROOT / "plugins" / "module_utils"
@@ -62,7 +62,9 @@ def test_what_proves_a_bundle_shares_only_primitives_with_what_wrote_it() -> Non
 
 def test_a_look_loads_neither_reader_nor_writer() -> None:
     program = "import sys; import ansible_collections.keyward.pki.plugins.modules.ca_info; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(COLLECTIONS)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT / "collections")}, capture_output=True, text=True, check=True
+    )
     loaded = {name.removeprefix(f"{OURS}.") for name in done.stdout.split() if name.startswith(OURS)}
     assert "_execute" in loaded
     doers = {f"_file_ca.{name}" for name in ("installing", "key_restore", "switch")}

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from conftest import COLLECTIONS
 from support.documents import MODULES, NAMES, document, options
 from support.returns import documented
 
@@ -46,7 +45,7 @@ ON_WINDOWS |= {"ca_key_backup_info": "win_ca_info.ps1", "ca_key_verify": "win_ca
 
 
 def test_each_name_is_one_module_on_each_platform_and_one_action_plugin() -> None:
-    done = subprocess.run([sys.executable, "-c", RESOLVE, str(COLLECTIONS), *NAMES], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", RESOLVE, str(ROOT / "collections"), *NAMES], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     for name in NAMES:
