@@ -160,7 +160,7 @@ function Stop-Module {
     param([object]$Module, [string]$What, [string]$Why, [string]$Remedy, [switch]$NothingThere, [switch]$RenewedMeanwhile)
     $Module.Result['reasons'] = @()
     $Module.Result['nothing_there'] = [bool]$NothingThere
-    $Module.Result['renewed_meanwhile'] = [bool]$RenewedMeanwhile
+    if ($RenewedMeanwhile) { $Module.Result['renewed_meanwhile'] = $true }
     $Module.Result['backend'] = 'adcs'
     $Module.Result['abilities'] = Get-AdcsAbility
     $Module.FailJson((Format-Message $What $Why $Remedy))
