@@ -71,7 +71,7 @@ class ActionModule(BackupTask):
         else:
             result = self._brought_back(chosen, abilities)
         if self._task.diff:
-            place = self.options["config_file"] or self.options["directory"] or self._host
+            place = next((str(self.options[name]) for name in _arguments.SELECTING[1:] if self.options[name]), self._host)
             result["diff"] = {"before": f"{place}: no CA\n", "after": f"{place}: {'a CA brought back' if chosen else 'a new CA'}\n"}
         return result
 

@@ -38,7 +38,7 @@ class ActionModule(BackupTask):
                 raise KeywardError(
                     "nothing was restored",
                     "a PKCS #12 file does not say where its CA lives",
-                    "Give config_file, or directory and the files",
+                    "Give the options that say which CA it is to be",
                 )
             self._place = recorded_place(chosen.authority)
         told: Told | None = None

@@ -46,6 +46,9 @@ def stated_place(options: t.Mapping[str, t.Any]) -> t.Dict[str, str]:
     return {option: text for option, text in given.items() if WHICH_AUTHORITY[option]["type"] != "path" or text.startswith("/")}
 
 
+# Those of them without a secret: they travel as a module's own arguments, the others beside the order.
+SELECTING = tuple(name for name in WHICH_AUTHORITY if name not in ("private_key_passphrase", "older"))
+
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
 BACKUP: Spec = {"backup": {"type": "path"}}
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}

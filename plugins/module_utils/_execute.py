@@ -17,6 +17,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import SELECTING
 from ansible_collections.keyward.pki.plugins.module_utils._backend import (
     Backend,
     NothingThere,
@@ -36,8 +37,6 @@ try:
     CRYPTOGRAPHY_VERSION = int(cryptography.__version__.split(".", maxsplit=1)[0])
 except ImportError:
     CRYPTOGRAPHY_VERSION = 0
-
-_SELECTING = ("backend", "config_file", "directory", "name", "certificate_file", "private_key_file", "chain_file")
 
 
 def run(argument_spec: t.Dict[str, t.Any], *orders: t.Any) -> None:
@@ -91,5 +90,5 @@ def _selector(parameters: t.Mapping[str, t.Any], document: t.Mapping[str, t.Any]
     return Selector(
         private_key_passphrase=document.get("private_key_passphrase"),
         older=None if older is None else tuple(Older(**entry) for entry in older),
-        **{name: parameters[name] for name in _SELECTING},
+        **{name: parameters[name] for name in SELECTING},
     )

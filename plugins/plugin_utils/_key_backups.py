@@ -229,7 +229,7 @@ def named(known: t.Sequence[KnownAuthority], host: str, options: t.Mapping[str, 
         raise KeywardError(
             f"it can't be told which authority of {host} is meant",
             "its stores hold " + " and ".join(sorted(candidate.name for candidate in found)),
-            "Name one: give its directory in the store as backup, or its config_file and name",
+            "Name one: give its directory in the store as backup, or the options that say which CA it is",
         )
     return found[0] if found else None
 
