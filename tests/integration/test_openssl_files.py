@@ -75,12 +75,12 @@ def _we_open(built: Built) -> list[str]:
     directory = None if built.shape.directory is None else str(built.directory)
     _opened = []
     try:
-        reading = OpensslBackend(Selector(config_file=str(built.config), directory=directory, name=built.shape.section)).read()
+        reading = OpensslBackend(Selector(config_file=str(built.config), directory=directory, name=built.shape.section)).facts()
         paths = iter(_opened)
     finally:
         _opened = None
     assert reading.authority.name == built.shape.ca_section
-    assert reading.database["crl_number"] == "20"  # counted by openssl
+    assert reading.database.crl_number == "20"  # counted by openssl
     return _files_below(built.root, Path("/"), paths)
 
 
@@ -125,11 +125,11 @@ def test_a_ca_that_ca_pl_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         check=True,
         timeout=120,
     )
-    reading = OpensslBackend(Selector(config_file=str(installed / "openssl.cnf"), directory=str(tmp_path))).read()
+    reading = OpensslBackend(Selector(config_file=str(installed / "openssl.cnf"), directory=str(tmp_path))).facts()
     (generation,) = reading.generations
     assert (generation.subject, generation.private_key) == ("CN=Demo,O=Example,ST=Bayern,C=DE", "present")
     assert generation.key_place and generation.key_place.path == str(tmp_path / "demoCA/private/cakey.pem")
-    assert reading.database["entries"] == 1
+    assert reading.database.entries == 1
     assert (tmp_path / "demoCA" / "careq.pem").exists()
     assert reading.pending_request is None  # the request that became the certificate
 

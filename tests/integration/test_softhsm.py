@@ -125,7 +125,7 @@ def test_a_key_in_a_token_is_there_and_can_not_leave(token: Token, private_key: 
     else:
         token.sign_crl(config)
 
-    reading = OpensslBackend(Selector(config_file=str(config))).read()
+    reading = OpensslBackend(Selector(config_file=str(config))).facts()
     (generation,) = reading.generations
     assert (generation.private_key, generation.exportable) == ("present", False)
     assert (generation.key_place, generation.encrypted_at_rest) == (None, None)
@@ -143,5 +143,5 @@ def test_the_same_ca_with_a_key_file_beside_is_exportable(token: Token) -> None:
     )
     config = token.config("cakey.pem")
     token.sign_crl(config)
-    (generation,) = OpensslBackend(Selector(config_file=str(config))).read().generations
+    (generation,) = OpensslBackend(Selector(config_file=str(config))).facts().generations
     assert (generation.private_key, generation.exportable) == ("present", True)
