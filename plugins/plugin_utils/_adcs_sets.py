@@ -146,7 +146,7 @@ def kept(own: Own, own_state: Own) -> dict[str, t.Any]:
 def no_numbers() -> KeywardError:
     return KeywardError(
         "ca_database_restore can't run",
-        "AD CS chooses serial and CRL numbers itself: on Windows no number can be given",
+        "AD CS chooses serial and CRL numbers itself: advance can't set them on Windows",
         "Give advance: auto; revocations that the set lacks are entered again",
     )
 

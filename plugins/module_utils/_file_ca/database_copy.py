@@ -125,7 +125,7 @@ class Survey:
                 for name in sorted(os.listdir(folder)):
                     if name.endswith((".csr", ".req")):
                         found.setdefault(os.path.join(folder, name), "request")
-        # What waits for its answer belongs to a key that no backup holds: alone, it would only stop the next renewal.
+        # Leave the pending request out: its key is in no backup, and a request without its key blocks renewal.
         found.pop(request_path(files.certificate), None)
         return {path: part for path, part in found.items() if not lies_in(path, files.subscribers)}
 
