@@ -172,7 +172,7 @@ class StagedFile:
     Where the file system can, it has no name until then: of a run that is killed no key stays behind.
     """
 
-    def __init__(self, path: str, data: bytes, mode: int, owner: int = -1, group: int = -1) -> None:
+    def __init__(self, path: str, data: bytes, mode: t.Optional[int], owner: int = -1, group: int = -1) -> None:
         self.path = path
         self._stream = _nameless(os.path.dirname(path))
         if self._stream:

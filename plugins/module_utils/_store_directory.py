@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
+    StagedFile,
     make_directories,
     owner_numbers,
     read_file,
     set_owner_and_mode,
-    sync_directory,
-    write_new,
 )
 
 MARKER = "keyward-store.json"
@@ -116,6 +115,7 @@ def initialise(
     group: t.Optional[str] = None,
     accept_share_permissions: bool = False,
     check: bool = False,
+    attempts: int = 20,
 ) -> t.Dict[str, t.Any]:
     """Make a directory a store, or bring an existing store to the wanted owner and mode.
 
@@ -173,14 +173,18 @@ def initialise(
                 content = {"format": "keyward-store", "version": 1, "kind": kind, "id": identity}
                 if accept_share_permissions:
                     content["share_permissions"] = "accepted"
-                write_new(
-                    os.path.join(path, MARKER),
-                    json.dumps(content, indent=2).encode() + b"\n",
-                    None if accepted else wanted & 0o660,
-                    uid,
-                    gid,
-                )
-                sync_directory(path)
+                text = json.dumps(content, indent=2).encode() + b"\n"
+                staged = StagedFile(os.path.join(path, MARKER), text, None if accepted else wanted & 0o660, uid, gid)
+                try:
+                    staged.commit()
+                finally:
+                    staged.discard()
+        except FileExistsError as exc:  # another run is making it at this moment
+            if not attempts:
+                raise KeywardError(
+                    f"{path} can't become a store", "others make something in its place all the time", "Run the task again"
+                ) from exc
+            return initialise(path, kind, mode, owner, group, accept_share_permissions, check, attempts - 1)
         except OSError as exc:
             raise KeywardError(
                 f"{path} can't become a store", os_cause(exc), "Check the path, its parent's permissions and the space left"

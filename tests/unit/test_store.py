@@ -286,3 +286,14 @@ def test_given_as_file_directory_or_authority(store):
 def test_given_what_is_no_backup(tmp_path, path):
     with pytest.raises(KeywardError):
         GivenBackup(str(tmp_path / path))
+
+
+def test_two_runs_make_one_store(tmp_path):
+    path = str(tmp_path / "above" / "keys")
+    made = []
+    threads = [threading.Thread(target=lambda: made.append(initialise(path, "keys"))) for _number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8 and len({one["id"] for one in made}) == 1 and sum(one["changed"] for one in made) >= 1
