@@ -26,7 +26,9 @@ except ImportError:  # the modules say which library is missing
 
 # Bounds on what a file may ask for. All that is visible is checked before any key is derived, the rest as soon as it is decrypted.
 MAX_ITERATIONS = 5_000_000  # of one derivation
-MAX_WORK = 10_000_000  # of all derivations of a file, in iterations of PBKDF2-HMAC-SHA256: about 3 s
+MAX_TOTAL_ITERATIONS = 20_000_000  # of all derivations of a file
+# What those may cost, in iterations of PBKDF2-HMAC-SHA256: about 4 s, and 10 s in a file whose MAC must prove the password first.
+MAX_WORK, MAX_WORK_UNDER_A_MAC = 14_000_000, 40_000_000
 MAX_SCRYPT_MEMORY = 64 * 1024 * 1024  # bytes
 MAX_RC2_SIZE = 1024 * 1024  # bytes of a file; RC2 runs in Python
 
@@ -139,9 +141,9 @@ class Kdf(t.NamedTuple):
         """What deriving so many bytes costs, in iterations of PBKDF2-HMAC-SHA256, rounded up."""
         if self.kind == "scrypt":
             return 3 * self.iterations * self.r * self.p
-        weight = 1 if (self.kind, self.digest) == ("pbkdf2", "sha256") else 2 if self.digest in ("sha1", "sha224", "sha256") else 4
-        blocks = -(-size // _sizes(self.digest)[0])
-        return self.iterations * weight * blocks
+        common = self.digest in ("sha1", "sha224", "sha256")
+        halves = 2 if (self.kind, self.digest) == ("pbkdf2", "sha256") else 3 if common else 8
+        return self.iterations * halves * -(-size // _sizes(self.digest)[0]) // 2
 
 
 def _sizes(digest: str) -> tuple[int, int]:
@@ -186,15 +188,18 @@ class Secrets:
         # Writers disagree whether an empty password is an empty string (a terminator only) or none at all.
         self._bmp = [bmp] if password else [bmp, b""]
         self._derived: dict[t.Any, bytes] = {}
-        self._charged = self._rc2_size = 0
+        self.most_work = MAX_WORK
+        self._iterations = self._work = self._rc2_size = 0
 
     def charge(self, kdf: Kdf, *sizes: int) -> None:
         """Counts the derivations of so many bytes each against the limits, before they are made."""
         if (kdf.work(1) if kdf.kind == "scrypt" else kdf.iterations) > MAX_ITERATIONS:
             raise LimitExceeded("iterations of one key derivation", MAX_ITERATIONS)
-        self._charged += sum(kdf.work(size) for size in sizes) * len(self.encodings(kdf))
-        if self._charged > MAX_WORK:
-            raise LimitExceeded("iterations of all key derivations", MAX_WORK)
+        tries = len(self.encodings(kdf))
+        self._iterations += (kdf.work(1) if kdf.kind == "scrypt" else kdf.iterations) * len(sizes) * tries
+        self._work += sum(kdf.work(size) for size in sizes) * tries
+        if self._iterations > MAX_TOTAL_ITERATIONS or self._work > self.most_work:
+            raise LimitExceeded("iterations of all key derivations", MAX_TOTAL_ITERATIONS)
 
     def charge_rc2(self, size: int) -> None:
         self._rc2_size += size

@@ -20,6 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_crypto import 
     FRIENDLY_NAME,
     KEY_BAG,
     LOCAL_KEY_ID,
+    MAX_WORK_UNDER_A_MAC,
     PKCS7_DATA,
     PKCS7_ENCRYPTED,
     SAFE_BAG,
@@ -293,6 +294,7 @@ def _parsed(data: bytes, secrets: Secrets) -> _File:
     mac = mac_of(rest[0]) if rest else None
     if mac:
         secrets.charge(mac.kdf, mac.key_size)
+        secrets.most_work = MAX_WORK_UNDER_A_MAC
     content = _der.octets(_der.content(members))
     return _File(content, _counted(_safe_items(content, secrets)), mac, bool(data[len(outer.whole) :].strip(b"\0")))
 

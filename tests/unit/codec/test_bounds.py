@@ -48,6 +48,10 @@ def pbes2(iterations: int, function: str = "1.2.840.113549.2.11", salt: bytes = 
     return tlv(0x30, tlv_oid("1.2.840.113549.1.5.13"), tlv(0x30, kdf, cipher))
 
 
+def legacy(iterations: int) -> bytes:
+    return tlv(0x30, tlv_oid("1.2.840.113549.1.12.1.3"), tlv(0x30, tlv(4, os.urandom(8)), tlv_integer(iterations)))
+
+
 def scrypt(n: int, r: int, p: int) -> bytes:
     kdf = tlv(0x30, tlv_oid("1.3.6.1.4.1.11591.4.11"), tlv(0x30, tlv(4, os.urandom(16)), *map(tlv_integer, (n, r, p))))
     cipher = tlv(0x30, tlv_oid("2.16.840.1.101.3.4.1.42"), tlv(4, bytes(16)))
@@ -67,7 +71,8 @@ WORST = {
     "a MAC of a slow digest": lambda: pfx(b"\x30\0", mac(SHA3_512, 5_000_000, 64)),
     "a MAC as dear as may be": lambda: pfx(b"\x30\0", mac(SHA256, 4_900_000, 32)),
     "keys of their own salts": lambda: pfx(keys(*[pbes2(5_000_000) for _ in range(4)])),
-    "keys as dear as may be": lambda: pfx(keys(*[pbes2(1_240_000) for _ in range(2)])),
+    "keys as dear as may be": lambda: pfx(keys(*[pbes2(1_740_000) for _ in range(2)])),
+    "keys behind a MAC": lambda: pfx(keys(*[legacy(600_000) for _ in range(14)]), mac(SHA256, 2_900_000, 32)),
     "scrypt as dear as may be": lambda: pfx(keys(scrypt(1 << 15, 8, 6))),
     "pieces of pieces": lambda: tlv(0x30, tlv_integer(3), info(tlv(0x24, *[nested(30, b"\x04\0" * 90_000)] * 2))),
     "many pieces of pieces": lambda: tlv(0x30, tlv_integer(3), info(tlv(0x24, *[nested(30, b"\x04\0" * 90_000)] * 40))),
