@@ -82,6 +82,8 @@ function Start-AdcsModule {
     )
     $own = $PSBoundParameters.ContainsKey('Spec')
     if (-not $own) { $Spec = Get-ArgumentSpec }
+    # What ca_renew requires comes as an argument, too; the order says it once more.
+    if ($Name -eq 'ca_renew') { $Spec.options['reuse_key'] = @{ type = 'bool' } }
     $module = [Ansible.Basic.AnsibleModule]::Create([string[]]$Arguments, $Spec)
     $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue  # a simulated host loads its drives by this
     $request = @{}
@@ -95,9 +97,9 @@ function Start-AdcsModule {
         foreach ($key in $parsed.Keys) { $request[$key] = $parsed[$key] }
         $given = @('config_file', 'certificate_file', 'private_key_file', 'chain_file', 'older', 'private_key_passphrase' |
                 Where-Object { $null -ne $module.Params[$_] -or $null -ne $request[$_] })
-        if ($module.Params['backend'] -eq 'openssl') {
+        if ($module.Params['backend'] -in 'openssl', 'easyrsa') {
             Stop-Module -Module $module `
-                -What "$Name can't run on this host" -Why 'backend is openssl, and this is a Windows host' -Remedy 'Leave backend out, or say adcs'
+                -What "$Name can't run on this host" -Why "backend is $($module.Params['backend']), and this is a Windows host" -Remedy 'Leave backend out, or say adcs'
         }
         if ($given.Count) {
             Stop-Module -Module $module -What "$Name can't run on this host" -Why "$($given[0]) names an openssl CA" `
@@ -181,7 +183,7 @@ function Get-ArgumentSpec {
     #>
     @{
         options = @{
-            backend = @{ type = 'str'; default = 'auto'; choices = @('auto', 'openssl', 'adcs') }
+            backend = @{ type = 'str'; default = 'auto'; choices = @('auto', 'openssl', 'easyrsa', 'adcs') }
             config_file = @{ type = 'path' }
             directory = @{ type = 'path' }
             name = @{ type = 'str' }
@@ -198,8 +200,6 @@ function Get-ArgumentSpec {
                     private_key_passphrase = @{ type = 'str'; no_log = $true }
                 }
             }
-            # What the documentation of ca_renew says is required; the order says it once more.
-            reuse_key = @{ type = 'bool' }
             controller = @{ type = 'str'; no_log = $true }
         }
         supports_check_mode = $true

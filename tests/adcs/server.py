@@ -37,7 +37,7 @@ TESTS = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(TESTS)
 
-import support.adcs  # noqa: F401  what a task needs
+import support.adcs  # noqa: F401  what a task needs  # pylint: disable=unused-import
 
 from adcs.run import call, run
 
@@ -82,7 +82,12 @@ def answer(connection: socket.socket, directory: Path, life: int) -> None:
         connection.sendall(json.dumps(call(json.loads(fields[0]))).encode())
         return
     # Whoever asks may be killed: what runs for it ends with it, as it would in a process of its own.
-    threading.Thread(target=lambda: connection.recv(1) or os._exit(1), daemon=True).start()
+
+    def watch() -> None:
+        if not connection.recv(1):
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
     if kind == "powershell":
         connection.sendall(json.dumps(powershell(directory, life, json.loads(fields[0]))).encode())
         return

@@ -70,9 +70,9 @@ def nested(depth: int, inner: bytes, tag: int = 0x24) -> bytes:
 WORST = {
     "a MAC of a slow digest": lambda: pfx(b"\x30\0", mac(SHA3_512, 5_000_000, 64)),
     "a MAC as dear as may be": lambda: pfx(b"\x30\0", mac(SHA256, 4_900_000, 32)),
-    "keys of their own salts": lambda: pfx(keys(*[pbes2(5_000_000) for _ in range(4)])),
-    "keys as dear as may be": lambda: pfx(keys(*[pbes2(1_740_000) for _ in range(2)])),
-    "keys behind a MAC": lambda: pfx(keys(*[legacy(600_000) for _ in range(14)]), mac(SHA256, 2_900_000, 32)),
+    "keys of their own salts": lambda: pfx(keys(*[pbes2(5_000_000) for _number in range(4)])),
+    "keys as dear as may be": lambda: pfx(keys(*[pbes2(1_740_000) for _number in range(2)])),
+    "keys behind a MAC": lambda: pfx(keys(*[legacy(600_000) for _number in range(14)]), mac(SHA256, 2_900_000, 32)),
     "scrypt as dear as may be": lambda: pfx(keys(scrypt(1 << 15, 8, 6))),
     "pieces of pieces": lambda: tlv(0x30, tlv_integer(3), info(tlv(0x24, *[nested(30, b"\x04\0" * 90_000)] * 2))),
     "many pieces of pieces": lambda: tlv(0x30, tlv_integer(3), info(tlv(0x24, *[nested(30, b"\x04\0" * 90_000)] * 40))),
