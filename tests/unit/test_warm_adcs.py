@@ -97,13 +97,6 @@ def test_who_is_killed_takes_with_him_what_ran_for_him(server: object, host: Adc
     until(lambda: not [each for each in Path("/proc").glob("[0-9]*/fd/1") if each.exists() and os.path.realpath(each) == str(done)])
 
 
-def test_what_is_left_behind_ends_with_its_process(server: object, host: AdcsHost) -> None:
-    left = "$shell = [powershell]::Create(); $null = $shell.AddScript('Start-Sleep 600').BeginInvoke(); " + PROCESS
-    first = powershell(host, left)
-    until(lambda: gone(first))
-    assert powershell(host, PROCESS) != first
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_everything_ends_with_who_started_it(server: subprocess.Popen[bytes], host: AdcsHost, how: signal.Signals) -> None:
     first = powershell(host, PROCESS)
