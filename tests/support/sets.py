@@ -146,3 +146,11 @@ def ended_within(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def make(ca: OpensslCa, folder: Path) -> SetManifest:
+    return copied(which(ca), folder)[0]
+
+
+def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
+    return restored(which(place), folder, manifest, **options)

@@ -15,14 +15,12 @@ import threading
 import time
 import tracemalloc
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import prove_archive, read_members
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Restored
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -32,24 +30,8 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 from support.openssl_ca import OpensslCa
-from support.sets import copied, details, ended_within, exact, lose_all_but_keys, refused, restored, which
+from support.sets import details, ended_within, exact, lose_all_but_keys, make, refused, restore
 from tools import require_tool
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> OpensslCa:
-    require_tool("openssl")
-    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
-    ca.sign_crl().unlink()  # a place that the configuration doesn't name
-    return ca
-
-
-def make(ca: OpensslCa, folder: Path) -> SetManifest:
-    return copied(which(ca), folder)[0]
-
-
-def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
-    return restored(which(place), folder, manifest, **options)
 
 
 def test_everything_comes_back_byte_for_byte_and_keys_are_not_touched(ca: OpensslCa, tmp_path: Path) -> None:

@@ -19,27 +19,9 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Restored
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
 from support.openssl_ca import OpensslCa
-from support.sets import copied, ended_within, lose_all_but_keys, refused, restored, which
-from tools import require_tool
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> OpensslCa:
-    require_tool("openssl")
-    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
-    ca.sign_crl().unlink()  # a place that the configuration doesn't name
-    return ca
-
-
-def make(ca: OpensslCa, folder: Path) -> SetManifest:
-    return copied(which(ca), folder)[0]
-
-
-def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
-    return restored(which(place), folder, manifest, **options)
+from support.sets import ended_within, lose_all_but_keys, make, refused, restore
 
 
 def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_path: Path) -> None:

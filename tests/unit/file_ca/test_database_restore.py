@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance, Restored
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance
 from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl
-from support.sets import copied, details, exact, lose_all_but_keys, published, refused, restored, which
-from tools import require_tool
-
-
-@pytest.fixture
-def ca(tmp_path: Path) -> OpensslCa:
-    require_tool("openssl")
-    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
-    ca.sign_crl().unlink()  # a place that the configuration doesn't name
-    return ca
-
-
-def make(ca: OpensslCa, folder: Path) -> SetManifest:
-    return copied(which(ca), folder)[0]
-
-
-def restore(place: OpensslCa | Path, folder: Path, manifest: SetManifest, **options: Any) -> Restored:
-    return restored(which(place), folder, manifest, **options)
+from support.sets import details, exact, lose_all_but_keys, make, published, refused, restore, which
 
 
 def revoke(ca: OpensslCa, serial: str, reason: str = "keyCompromise") -> None:
