@@ -9,6 +9,8 @@ import errno
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
+
 _CAUSES = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "the operation is not permitted",
@@ -27,6 +29,8 @@ _CAUSES = {
     errno.ELOOP: "it is a symbolic link, or links lead in a circle",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EBUSY: "it is in use",
+    errno.ENOLCK: "the file system can't lock files",
+    errno.ENOTSUP: "the file system can't do that",
 }
 
 
@@ -39,21 +43,25 @@ class Finding:
     certificate: t.Optional[str] = None
 
     def as_result(self) -> dict[str, t.Any]:
-        return {"code": self.code, "message": self.message, "certificate": self.certificate}
+        return {
+            "code": printable(self.code),
+            "message": printable(self.message),
+            "certificate": None if self.certificate is None else printable(self.certificate),
+        }
 
 
 class KeywardError(Exception):
     """An error in three parts: what failed, why, and what to do next. Holds no secret and no library's raw text."""
 
     def __init__(self, what: str, why: str, remedy: str, findings: t.Sequence[Finding] = ()) -> None:
-        super().__init__(f"{what}: {why}. {remedy}" + ("" if remedy.endswith((".", "?")) else "."))
+        super().__init__(printable(f"{what}: {why}. {remedy}" + ("" if remedy.endswith((".", "?")) else ".")))
         self.findings = tuple(findings)
 
     @classmethod
     def quoted(cls, message: str, findings: t.Sequence[Finding] = ()) -> KeywardError:
         """An error that was composed on the other side already."""
         error = cls.__new__(cls)
-        Exception.__init__(error, message)
+        Exception.__init__(error, printable(message))
         error.findings = tuple(findings)
         return error
 

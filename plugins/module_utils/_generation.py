@@ -14,6 +14,7 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     even_hex,
@@ -43,6 +44,17 @@ class Place:
     encrypted_at_rest: t.Optional[bool] = None
     encoding: str = "PEM"  # or DER
     container: t.Optional[str] = None  # PKCS#8, PKCS#1 or SEC1; None for a certificate
+
+
+def _place_of(shape: t.Mapping[str, t.Any]) -> Place:
+    """Raises ValueError, TypeError."""
+    for name, value in shape.items():
+        if not isinstance(value, (bool, type(None)) if name == "encrypted_at_rest" else (str, type(None))):
+            raise ValueError("a place that can't be")
+        if isinstance(value, str) and len(value) > LONGEST_PART:
+            raise ValueError("a place that can't be")
+    told: t.Dict[str, t.Any] = {name: printable(value) if isinstance(value, str) else value for name, value in shape.items()}
+    return Place(**told)
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Generation:
         import base64
 
         body = "".join(line for line in shape["certificate"].splitlines() if not line.startswith("-----"))
-        places = {name: Place(**shape[name]) if shape[name] else None for name in ("certificate_place", "key_place")}
+        places = {name: _place_of(shape[name]) if shape[name] else None for name in ("certificate_place", "key_place")}
         return generation_of(
             base64.b64decode(body, validate=True),
             int(shape["index"]),
@@ -96,13 +108,13 @@ class Generation:
 
     @property
     def label(self) -> str:
-        return f"generation {self.index} ({self.subject}, SHA-256 {self.sha256[:16]}…)"
+        return f"generation {self.index} ({printable(self.subject)}, SHA-256 {self.sha256[:16]}…)"
 
     def as_result(self, covered: t.Optional[str] = None) -> dict[str, t.Any]:
         """The shape that every module returns."""
         return {
             "index": self.index,
-            "subject": self.subject,
+            "subject": printable(self.subject),
             "serial": self.serial,
             "not_before": self.not_before,
             "not_after": self.not_after,
@@ -200,9 +212,9 @@ class Authority:
     def from_json(cls, shape: t.Mapping[str, t.Any]) -> Authority:
         """Of a manifest or an answer; a host that leaves it to others to read certificates gives no subject. Raises ValueError, TypeError
         and the like."""
-        texts = {name: str(shape.get(name) or "") for name in ("backend", "name", "sanitized_name", "subject", "directory")}
-        found: t.Dict[str, t.Any] = {name: None if shape.get(name) is None else str(shape[name]) for name in ("host", "id")}
-        place = {str(part): str(value) for part, value in dict(shape.get("place") or {}).items() if value is not None}
+        texts = {name: printable(str(shape.get(name) or "")) for name in ("backend", "name", "sanitized_name", "subject", "directory")}
+        found: t.Dict[str, t.Any] = {name: None if shape.get(name) is None else printable(str(shape[name])) for name in ("host", "id")}
+        place = {printable(str(part)): printable(str(value)) for part, value in dict(shape.get("place") or {}).items() if value is not None}
         said = [text for text in (*texts.values(), *found.values()) if text] + [text for part in place.items() for text in part]
         if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for text in said):
             raise ValueError("an authority that can't be")

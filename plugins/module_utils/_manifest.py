@@ -13,6 +13,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable_in
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 
 FORMAT, FORMAT_VERSION = "keyward.pki key backup", 1
@@ -76,6 +77,7 @@ class Manifest:
 
 def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
     """A manifest from its JSON. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged or of a later release."""
+    shape = printable_in(shape)
     if shape["format"] != FORMAT or shape["format_version"] != FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(BundleFile(str(f["name"]), str(f["sha256"]), int(f["size"]), str(f["opened_by"])) for f in shape["files"])
@@ -174,6 +176,7 @@ class SetManifest:
 
 def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     """A manifest from its JSON. Raises ValueError, KeyError, TypeError or OverflowError where it is damaged or of a later release."""
+    shape = printable_in(shape)
     if shape["format"] != SET_FORMAT or shape["format_version"] != SET_FORMAT_VERSION:
         raise ValueError("another format")
     files = tuple(SetFile(str(f["name"]), str(f["sha256"]), int(f["size"])) for f in shape["files"])

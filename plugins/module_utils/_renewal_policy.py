@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
@@ -126,7 +127,7 @@ def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
     why = None
     if answer.public_key_sha256 != key:
         why = "it is for another key than the one that waits"
-    elif answer.subject != subject:
+    elif printable(answer.subject) != printable(subject):
         why = f"its subject is {answer.subject}, and the CA's is {subject}"
     elif not _x509.is_ca(parsed):
         why = "it is no CA certificate (basicConstraints)"

@@ -19,6 +19,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from ansible import __version__ as core_version
+from ansible import constants
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
@@ -26,6 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 
@@ -38,6 +40,7 @@ except ImportError:  # the modules say which library is missing
 Result = dict[str, t.Any]
 Answer = t.TypeVar("Answer")
 COLLECTION_VERSION = "0.1.0"
+_MOST_WARNINGS, _LONGEST_WARNING = 10, 1000  # that a host may have shown; characters
 
 
 class NothingOnHost(KeywardError):
@@ -139,7 +142,7 @@ class Task(ActionBase):  # type: ignore[misc]
             told = replace(told, pending_request=_read(told.pending_request))
         subject = told.authority.subject
         if not subject and told.generations:
-            subject = told.generations[-1].subject
+            subject = printable(told.generations[-1].subject)
         told = replace(told, authority=replace(told.authority, host=self._host, subject=subject))
         if not told.generations:
             why = ("none of its certificates is on the host", "Put them back (ca_key_restore)")
@@ -173,13 +176,25 @@ class Task(ActionBase):  # type: ignore[misc]
         C(module): another than that of the task, for one that not every platform has.
         """
         answer = self._executed(order, place, module or self.NAME)
-        for name in ("ansible_facts", "warnings", "deprecations"):
-            if answer.get(name):
-                self._passed_on[name] = answer[name]
+        self._pass_on(answer)
         with self.reading():
             if answer.get("failed"):
                 raise self._said(answer)
             return parse(answers, answer)
+
+    def _pass_on(self, answer: Result) -> None:
+        """The Python that core found on the host, and what core warns of it. Facts come before what an inventory says, so that a host
+        could decide by them what only a person may."""
+        key = getattr(self, "_discovered_interpreter_key", None)
+        facts = answer.get("ansible_facts")
+        if key and isinstance(facts, dict) and key in facts:
+            self._passed_on["ansible_facts"] = {key: self._discovered_interpreter}
+        warnings = answer.get("warnings")
+        # From core 2.19 on they are objects.
+        told = [getattr(getattr(one, "event", None), "msg", one) for one in warnings] if isinstance(warnings, list) else []
+        shown = [printable(text[:_LONGEST_WARNING]) for text in told if isinstance(text, str)]
+        if shown:
+            self._passed_on["warnings"] = shown[:_MOST_WARNINGS]
 
     @contextlib.contextmanager
     def reading(self) -> t.Iterator[None]:
@@ -255,16 +270,20 @@ class Task(ActionBase):  # type: ignore[misc]
         become = getattr(connection, "become", None)
         transport = getattr(connection, "transport", "this connection")
         why = None
-        if not (connection.has_pipelining or connection.always_pipeline_modules):
+        remedy = "Use ssh, local, or for Windows ansible-core 2.19 or newer; become with sudo"
+        if constants.DEFAULT_DEBUG:
+            why, remedy = (
+                "core's debug output would show what is sent, secrets included",
+                "Run it without ANSIBLE_DEBUG (debug in ansible.cfg)",
+            )
+        elif not (connection.has_pipelining or connection.always_pipeline_modules):
             why = f"the connection {transport} can't pipeline, so the secrets would lie in a file on the host"
         elif become is not None and not getattr(become, "pipelining", True):
             why = f"become method {become.name} can't pipeline, so the secrets would lie in a file on the host"
         elif self.finds_its_ca and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
             why = f"ansible-core {core_version} prints what a Windows host answers, at -vvv even with no_log"
         if why:
-            raise KeywardError(
-                "nothing was sent to the host", why, "Use ssh, local, or for Windows ansible-core 2.19 or newer; become with sudo"
-            )
+            raise KeywardError("nothing was sent to the host", why, remedy)
 
 
 def _read(pending: PendingRequest) -> PendingRequest:
@@ -273,7 +292,7 @@ def _read(pending: PendingRequest) -> PendingRequest:
         with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
             request = x509.load_pem_x509_csr(pending.request.encode("utf-8"))
             key = public_key_sha256(request.public_key())
-            return replace(pending, subject=request.subject.rfc4514_string(), public_key_sha256=key)
+            return replace(pending, subject=printable(request.subject.rfc4514_string()), public_key_sha256=key)
     return pending
 
 

@@ -6,7 +6,7 @@
 A dataclass is the description of a document. Its fields are of these types: str, int, bool, bytes (base64 in JSON), Annotated (with
 C(Most) or C(OneOf)), Optional, Tuple[X, ...], Dict[str, X], Any (in a dictionary that only its backend reads), another such dataclass,
 or a class with C(from_json) and C(as_json) of its own.
-What a document has beyond that is passed over: Ansible adds names of its own to what a module answers.
+What a document has beyond that is passed over: Ansible adds names of its own to what a module answers. Text is made printable.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import binascii
 import dataclasses
 import functools
 import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 
 T = t.TypeVar("T")
 
@@ -41,6 +43,10 @@ class OneOf(t.NamedTuple):
     """The words that a text can be; for C(typing.Annotated)."""
 
     words: t.Tuple[str, ...]
+
+
+class Lines(t.NamedTuple):
+    """Of a text that is a document, such as PEM; every other text is one line. For C(typing.Annotated)."""
 
 
 Hex = t.Annotated[str, Most(128)]
@@ -134,7 +140,7 @@ def _plain(value: t.Any, where: str, most: int, depth: int = 8) -> t.Any:
         _expect(len(value) <= most, where, "it has too many members")
         return [_plain(each, where, most, depth - 1) for each in value]
     if isinstance(value, str):
-        return _text(value, where)
+        return _text(value, where, (Lines(),))
     if isinstance(value, int) and not isinstance(value, bool):
         return _value(int, value, where)
     _expect(value is None or isinstance(value, bool), where, "it is nothing that can be there")
@@ -151,7 +157,7 @@ def _text(value: t.Any, where: str, bounds: t.Tuple[t.Any, ...] = ()) -> str:
     _expect(len(value) <= _most(bounds, MOST_TEXT), where, "it is too long")
     for bound in bounds:
         _expect(not isinstance(bound, OneOf) or value in bound.words, where, "it is none of the words that can be there")
-    return t.cast(str, value)
+    return printable(value, any(isinstance(bound, Lines) for bound in bounds))
 
 
 def _bytes(value: t.Any, where: str, bounds: t.Tuple[t.Any, ...]) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Most
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Lines, Most
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PendingRequest:
     path: t.Optional[str]
     subject: t.Optional[str] = None
     public_key_sha256: t.Optional[str] = None
-    request: t.Annotated[t.Optional[str], Most(1024 * 1024)] = None
+    request: t.Annotated[t.Optional[str], Most(1024 * 1024), Lines()] = None
     answerable: bool = True
     lacks_key: t.Optional[str] = None
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import LARGEST_SET_MANIFEST, State
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
 
 MOST_FILES = 10_000_000  # that a database has, or that a restore touches
-ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST)]
+ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
 # What only the judgement of one backend reads. Its lists may be as long as a database.
 Own = t.Optional[t.Dict[str, t.Annotated[t.Any, Most(MOST_FILES)]]]
 Numbers = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]

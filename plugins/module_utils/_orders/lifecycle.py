@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
 
 LARGEST_TEXT = 1024 * 1024  # characters of a request, a certificate and its chain (PEM)
-Text = t.Annotated[str, Most(LARGEST_TEXT)]
+Text = t.Annotated[str, Most(LARGEST_TEXT), Lines()]
 LARGEST_CRL = 256 * 1024 * 1024  # bytes
 
 
@@ -113,7 +113,7 @@ class Signed:
     generations: t.Annotated[t.Tuple[Generation, ...], Most(1000)]
     certificate: t.Optional[Text] = None
     serial: t.Optional[Name] = None
-    chain: t.Annotated[t.Tuple[str, ...], Most(101)] = ()
+    chain: t.Annotated[t.Tuple[Text, ...], Most(101)] = ()
     advisories: t.Tuple[Finding, ...] = ()
 
 

@@ -23,3 +23,16 @@ def test_manifest_names_no_file_outside_its_directory(name):
     shape["files"][0]["name"] = name
     with pytest.raises(ValueError):
         manifest_from_json(shape)
+
+
+def test_what_a_manifest_says_can_be_printed():
+    shape = manifest(sealed("a"), "a").as_json()
+    shape["authority"] = {**shape["authority"], "name": "x\x1b[2J\n", "place": {"name": "\u202ex"}}
+    shape["id"], shape["made"] = "\x9b", {"reason": ["\x07"]}
+    shape["generations"][0]["key_place"] = {"path": "/x\x1b"}
+    read = manifest_from_json(shape)
+    assert (read.authority.name, read.authority.place) == ("x\\x1b[2J\\x0a", {"name": "\\u202ex"})
+    assert (read.id, read.made, read.generations[0].key_place.path) == ("\\x9b", {"reason": ["\\x07"]}, "/x\\x1b")
+    shape["generations"][0]["key_place"] = {"path": ["/x"]}
+    with pytest.raises(ValueError):
+        manifest_from_json(shape)
