@@ -16,20 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from adcs.simulation import (
-    CA_TYPES,
-    CONFIGURATION,
-    INCOMPLETE,
-    INSTALLED,
-    PENDING,
-    ROOT_TYPES,
-    SERVICE,
-    SOFTWARE_KSP,
-    Failure,
-    Host,
-    _der,
-    sanitized,
-)
+from adcs.machine import CA_TYPES, CONFIGURATION, INCOMPLETE, INSTALLED, PENDING, ROOT_TYPES, SERVICE, SOFTWARE_KSP, Failure, sanitized
+from adcs.simulation import Host, _der
 
 CA_VERSION = x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1")
 PREVIOUS_CERT_HASH = x509.ObjectIdentifier("1.3.6.1.4.1.311.21.2")

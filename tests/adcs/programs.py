@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from adcs.simulation import CONFIGURATION, MESSAGES, Failure, Host
+from adcs.machine import CONFIGURATION, MESSAGES, Failure
+from adcs.simulation import Host
 
 OPTIONS = {"-f": 0, "-silent": 0, "-v": 0, "-unicode": 0, "-gmt": 0, "-seconds": 0, "-config": 1, "-p": 1, "-restrict": 1, "-out": 1}
 HEADINGS = {

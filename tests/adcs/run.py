@@ -22,7 +22,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from adcs import programs
-from adcs.simulation import Failure, Host
+from adcs.machine import Failure
+from adcs.simulation import Host
 
 
 def call(request: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_set_is_due_when_the_database_or_the_configuration_changed(windows: Wi
         backup("nothing", one),
         host.task(
             "what changes by itself",
-            "from adcs.simulation import CONFIGURATION",
+            "from adcs.machine import CONFIGURATION",
             "host.registry.set(CONFIGURATION, DBLastFullBackup=b'12345678')",
             "host.configure(CRLNextPublish=b'12345678', CRLDeltaNextPublish=b'12345678', CAXchgCertHash=['00 11'])",
         ),

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from adcs import windows_pfx
-from adcs.simulation import CONFIGURATION
+from adcs.machine import CONFIGURATION
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.adcs import AdcsHost, Parent, WindowsAnsible, acting, gaze, on, play_freely, windows_ansible

@@ -36,7 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adcs.simulation import TESTS, Host
+from adcs.machine import TESTS
+from adcs.simulation import Host
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

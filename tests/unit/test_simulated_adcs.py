@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from adcs import authority, windows_pfx
-from adcs.simulation import CONFIGURATION, Failure
+from adcs.machine import CONFIGURATION, Failure
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader
 from cryptography import x509
 from support import adcs

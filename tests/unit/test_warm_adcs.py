@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adcs.simulation import TESTS
+from adcs.machine import TESTS
 from support import adcs
 from support.adcs import AdcsHost, powershell
 
