@@ -9,6 +9,7 @@ No files and no Ansible here.
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -192,6 +193,38 @@ def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generati
 # --- authorities -----------------------------------------------------------------------------------------------------
 
 
+def _place_from_json(shape: t.Any) -> t.Dict[str, str]:
+    """Raises ValueError, TypeError."""
+    place = {printable(str(part)): printable(str(value)) for part, value in dict(shape or {}).items() if value is not None}
+    if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for part in place.items() for text in part):
+        raise ValueError("a place that can't be")
+    return place
+
+
+@dataclass(frozen=True)
+class Home:
+    """An inventory host and a place there where an authority lives. C(place): its software (C(backend)), and the parts of its place."""
+
+    host: str
+    place: t.Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, shape: t.Mapping[str, t.Any]) -> Home:
+        """Raises ValueError, KeyError, TypeError."""
+        host = printable(str(shape["host"]))
+        if not host or len(host) > LONGEST_PART:
+            raise ValueError("a host that can't be")
+        return cls(host, _place_from_json(shape["place"]))
+
+    def as_json(self) -> dict[str, t.Any]:
+        return {"host": self.host, "place": dict(self.place)}
+
+    def fits(self, other: Home, section: bool = True) -> bool:
+        """Whether both can be one home. C(section): whether the section must fit, too; it tells authorities apart only where keys don't."""
+        one, two = ({part: value for part, value in home.place.items() if section or part != "name"} for home in (self, other))
+        return self.host == other.host and same_place(one, two)
+
+
 @dataclass(frozen=True)
 class Authority:
     """What is said of an authority in results and manifests. C(id) is None until its first backup is stored.
@@ -214,11 +247,14 @@ class Authority:
         and the like."""
         texts = {name: printable(str(shape.get(name) or "")) for name in ("backend", "name", "sanitized_name", "subject", "directory")}
         found: t.Dict[str, t.Any] = {name: None if shape.get(name) is None else printable(str(shape[name])) for name in ("host", "id")}
-        place = {printable(str(part)): printable(str(value)) for part, value in dict(shape.get("place") or {}).items() if value is not None}
-        said = [text for text in (*texts.values(), *found.values()) if text] + [text for part in place.items() for text in part]
-        if len(place) > MOST_PARTS or any(len(text) > LONGEST_PART for text in said):
+        if any(text and len(text) > LONGEST_PART for text in (*texts.values(), *found.values())):
             raise ValueError("an authority that can't be")
-        return cls(**texts, place=place, **found)
+        return cls(**texts, place=_place_from_json(shape.get("place")), **found)
+
+    @property
+    def home(self) -> Home:
+        """Where it was seen. Its host is known."""
+        return Home(self.host or "", {"backend": self.backend, **self.place})
 
     def as_json(self) -> dict[str, t.Any]:
         """With its place, as manifests, orders and answers carry it."""
@@ -263,8 +299,12 @@ def belongs(authority: Authority, generations: t.Iterable[Generation], known: Au
 
 
 def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:
-    """Whether two places can be the same one: part by part; a part that one of them lacks fits."""
-    return all(other.get(part, value) == value for part, value in one.items())
+    """Whether two places can be the same one: part by part; a part that one of them lacks fits. Links in paths stay unresolved."""
+    return all(_plain(other.get(part, value)) == _plain(value) for part, value in one.items())
+
+
+def _plain(part: str) -> str:
+    return posixpath.normpath(part) if part.startswith("/") else part
 
 
 def is_backup_of(

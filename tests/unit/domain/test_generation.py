@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Place, belongs, merge_generations, slug
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, Place, belongs, merge_generations, slug
 from support.authorities import authority, generation
 
 
@@ -64,6 +64,26 @@ def test_a_place_that_can_not_be(place):
 def test_a_text_of_any_length(part):
     with pytest.raises(ValueError):
         Authority.from_json({**authority().as_json(), part: "x" * 10000})
+
+
+def test_homes_are_compared_part_by_part():
+    home = authority().home
+    assert home == Home("ca.example.com", {"backend": "openssl", **authority().place}) and Home.from_json(home.as_json()) == home
+
+    def at(**parts):
+        return Home("ca.example.com", parts)
+
+    for fitting in (at(), at(backend="openssl"), at(config_file="/etc/pki/CA/./openssl.cnf"), at(directory="/etc/pki/CA/")):
+        assert home.fits(fitting) and fitting.fits(home)
+    for other in (Home("ca", dict(home.place)), at(backend="easyrsa"), at(config_file="openssl.cnf"), at(directory="/etc/pki/CA/x")):
+        assert not home.fits(other) and not other.fits(home)
+    assert not home.fits(at(name="other")) and home.fits(at(name="other"), section=False)
+
+
+@pytest.mark.parametrize("shape", [{"host": "", "place": {}}, {"host": "h" * 10000, "place": {}}, {"host": "h"}, {"host": "h", "place": 7}])
+def test_a_home_that_can_not_be(shape):
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        Home.from_json(shape)
 
 
 def test_facts_are_read_from_the_certificate_not_believed():
