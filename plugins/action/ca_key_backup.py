@@ -276,6 +276,8 @@ class ActionModule(BackupTask):
             sequence=next_sequence(self.stores, directory),
             previous=plan.newest.manifest.id if plan.newest else None,
             authority=authority,
+            homes=plan.match.homes if plan.match else (authority.home,),
+            made_at=authority.home,
             created=now_text(),
             proved_at=now_text(),
             made=made(reason=plan.why, reference=self.options["reference"]),

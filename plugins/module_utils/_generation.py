@@ -32,6 +32,7 @@ except ImportError:  # the modules say which library is missing
     pass
 
 MOST_PARTS, LONGEST_PART = 20, 8192  # of a place; characters
+MOST_HOMES = 100
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,13 @@ class Home:
         """Whether both can be one home. C(section): whether the section must fit, too; it tells authorities apart only where keys don't."""
         one, two = ({part: value for part, value in home.place.items() if section or part != "name"} for home in (self, other))
         return self.host == other.host and same_place(one, two)
+
+
+def homes_from_json(shape: t.Any) -> t.Tuple[Home, ...]:
+    """Where an authority lives: one place at least. Raises ValueError, KeyError, TypeError."""
+    if not 0 < len(shape) <= MOST_HOMES:
+        raise ValueError("so many homes can't be")
+    return tuple(Home.from_json(home) for home in shape)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, homes_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable_in
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 
@@ -39,12 +39,14 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies beside the bundles of one backup. No secret in it."""
+    """What lies beside the bundles of one backup. No secret in it. C(homes): where the authority lives; C(made_at): of this copy."""
 
     id: str
     sequence: int
     previous: t.Optional[str]
     authority: Authority
+    homes: t.Tuple[Home, ...]
+    made_at: Home
     created: str
     proved_at: str
     made: t.Mapping[str, t.Any]
@@ -67,6 +69,8 @@ class Manifest:
             "sequence": self.sequence,
             "previous": self.previous,
             "authority": self.authority.as_json(),
+            "homes": [home.as_json() for home in self.homes],
+            "made_at": self.made_at.as_json(),
             "created": self.created,
             "proved_at": self.proved_at,
             "made": dict(self.made),
@@ -89,6 +93,8 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
         sequence=int(shape["sequence"]),
         previous=shape["previous"],
         authority=_whose(shape),
+        homes=homes_from_json(shape["homes"]),
+        made_at=Home.from_json(shape["made_at"]),
         created=str(shape["created"]),
         proved_at=str(shape["proved_at"]),
         made=dict(shape["made"]),

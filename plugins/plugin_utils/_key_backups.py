@@ -17,7 +17,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, belongs, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
@@ -46,6 +46,10 @@ class KnownAuthority:
     @property
     def authority(self) -> Authority:
         return t.cast(Authority, self.latest.manifest.authority)
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        return t.cast("tuple[Home, ...]", self.latest.manifest.homes)
 
     @property
     def public_keys(self) -> frozenset[str]:

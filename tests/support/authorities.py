@@ -65,6 +65,8 @@ def manifest(data: bytes, *key_names: str, sequence: int = 1, **known: Any) -> M
         sequence=sequence,
         previous=f"{sequence - 1:032x}" if sequence > 1 else None,
         authority=authority(id=authority_id(generations)),
+        homes=(authority().home,),
+        made_at=authority().home,
         created="2026-01-01T00:00:00Z",
         proved_at="2026-01-01T00:00:00Z",
         made={"at": "2026-01-01T00:00:00Z", "controller": "c", "reason": "install", "reference": None, "versions": {}},

@@ -36,3 +36,10 @@ def test_what_a_manifest_says_can_be_printed():
     shape["generations"][0]["key_place"] = {"path": ["/x"]}
     with pytest.raises(ValueError):
         manifest_from_json(shape)
+
+
+@pytest.mark.parametrize("homes", [[], [{"host": "", "place": {}}], [{"host": "h", "place": {}}] * 101, "h"])
+def test_an_authority_lives_somewhere(homes):
+    shape = manifest(sealed("a"), "a").as_json()
+    with pytest.raises((ValueError, TypeError)):
+        manifest_from_json({**shape, "homes": homes})
