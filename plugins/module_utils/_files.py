@@ -1,18 +1,19 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: bounded reads, two-stage writes and locks; may change in any release."""
+"""Private to keyward.pki: bounded reads, directories and locks; may change in any release."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, protect_path
 
 LARGEST_FILE = 16 * 1024 * 1024
 LONGEST_WAIT = 60  # seconds, for a lock
@@ -96,65 +97,6 @@ def wait_until_gone(path: t.Optional[str], what: str) -> None:
         time.sleep(0.1)
 
 
-def write_new(path: str, data: bytes, mode: t.Optional[int], owner: int = -1, group: int = -1) -> None:
-    """Create a file that must not exist: born private, then its owner and mode, fsynced, re-read. Raises OSError.
-
-    A mode of None leaves the one that a share gives to its files.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w+b") as stream:
-            _fill(stream, data, mode, owner, group)
-    except BaseException:
-        os.unlink(path)
-        raise
-
-
-def _fill(stream: t.BinaryIO, data: bytes, mode: t.Optional[int], owner: int, group: int) -> None:
-    descriptor = stream.fileno()
-    stream.write(data)
-    stream.flush()
-    if owner != -1 or group != -1:
-        os.fchown(descriptor, owner, group)
-    if mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-        os.fchmod(descriptor, mode)
-    os.fsync(descriptor)
-    stream.seek(0)
-    if stream.read() != data:
-        raise OSError(5, "the file does not hold what was written")
-
-
-def owner_numbers(owner: t.Optional[str], group: t.Optional[str], what: str) -> t.Tuple[int, int]:
-    """The numbers of a user and a group, given as name or number; -1 for None, which keeps what is.
-
-    Raises KeywardError where there is none; C(what) says what fails then.
-    """
-    import grp
-    import pwd
-
-    try:
-        uid = -1 if owner is None else int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
-    except KeyError:
-        raise KeywardError(what, f"there is no user {owner} here", "Create the user, or give another owner") from None
-    try:
-        gid = -1 if group is None else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise KeywardError(what, f"there is no group {group} here", "Create the group, or give another one") from None
-    return uid, gid
-
-
-def set_owner_and_mode(path: str, mode: t.Optional[int], owner: int = -1, group: int = -1, kind: int = 0) -> None:
-    """Of a file, or with O_DIRECTORY of a directory; never through a link that took its place meanwhile. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | kind)
-    try:
-        if owner != -1 or group != -1:
-            os.fchown(descriptor, owner, group)
-        if mode is not None:
-            os.fchmod(descriptor, mode)
-    finally:
-        os.close(descriptor)
-
-
 def sync_directory(path: str) -> None:
     """Make renames and new names in a directory durable, where its file system can."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -166,99 +108,9 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-class StagedFile:
-    """A file written whole on the file system of its place, that takes the place in one step and never takes another file's.
-
-    Where the file system can, it has no name until then: of a run that is killed no key stays behind.
-    """
-
-    def __init__(self, path: str, data: bytes, mode: t.Optional[int], owner: int = -1, group: int = -1) -> None:
-        self.path = path
-        self._stream = _nameless(os.path.dirname(path))
-        if self._stream:
-            try:
-                _fill(self._stream, data, mode, owner, group)
-            except BaseException:
-                self._stream.close()
-                raise
-        else:
-            self._staged = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(4)}.new")
-            write_new(self._staged, data, mode, owner, group)
-
-    def commit(self) -> None:
-        """Raises FileExistsError where something has come to lie at the place meanwhile."""
-        if self._stream:
-            # Only with a directory's descriptor does Python call linkat, which follows the symbolic link in /proc.
-            os.link(_link_to(self._stream), self.path, src_dir_fd=self._stream.fileno())
-        else:
-            self._commit_named()
-        sync_directory(os.path.dirname(self.path))
-
-    def _commit_named(self) -> None:
-        try:
-            os.link(self._staged, self.path, follow_symlinks=False)
-            os.unlink(self._staged)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            if os.path.lexists(self.path):
-                raise FileExistsError(17, "exists", self.path) from None
-            os.rename(self._staged, self.path)
-
-    def discard(self) -> None:
-        """What was committed stays."""
-        if self._stream:
-            self._stream.close()
-            return
-        try:
-            os.unlink(self._staged)
-        except FileNotFoundError:
-            pass
-
-
-def _nameless(directory: str) -> t.Optional[t.BinaryIO]:
-    """A new private file in a directory, without a name; None where that is not possible, or where it could not get one later."""
-    try:
-        stream = os.fdopen(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
-    except (AttributeError, OSError):  # not Linux, or a file system that can't
-        return None
-    if not os.path.exists(_link_to(stream)):
-        stream.close()
-        return None
-    return stream
-
-
-def _link_to(stream: t.BinaryIO) -> str:
-    return f"/proc/self/fd/{stream.fileno()}"
-
-
-def put_new(path: str, data: bytes, mode: int, owner: t.Optional[str] = None, group: t.Optional[str] = None) -> None:
-    """A whole new file of this owner and group. Raises KeywardError, also where one is there."""
-    uid, gid = owner_numbers(owner, group, f"{path} was not written")
-    try:
-        staged = StagedFile(path, data, mode, uid, gid)
-        try:
-            staged.commit()
-        finally:
-            staged.discard()
-    except OSError as exc:
-        raise KeywardError(f"{path} was not written", os_cause(exc), "Put that right and run the task again: nothing was replaced") from exc
-
-
 def beside(path: str) -> str:
     """Where a file waits to take a place in one step."""
     return f"{path}.new"
-
-
-def stage_beside(path: str, data: bytes, mode: int) -> None:
-    """A whole file beside the place of another, in the stead of what waited there. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside(path))
-    staged = StagedFile(beside(path), data, mode)
-    try:
-        staged.commit()
-    finally:
-        staged.discard()
 
 
 def take_place(path: str) -> None:
@@ -287,15 +139,16 @@ def move_aside(path: str, when: str) -> str:
     raise FileExistsError(17, "exists", path)
 
 
-def make_directories(path: str, mode: t.Optional[int], owner: int = -1, group: int = -1) -> t.List[str]:
-    """Create a directory and those above it that are missing; returns those made, outermost first. Raises OSError."""
+def make_directories(path: str, protection: Protection) -> t.List[str]:
+    """Create a directory and those above it that are missing; returns those made, outermost first. Raises OSError, KeywardError."""
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
         os.mkdir(directory, 0o700)
-        set_owner_and_mode(directory, mode, owner, group, os.O_DIRECTORY)
+        label = expected_label(directory, stat.S_IFDIR)
+        protect_path(directory, replace(protection, label=label), os.O_DIRECTORY)
         sync_directory(os.path.dirname(directory))
     return missing[::-1]
 
@@ -303,6 +156,6 @@ def make_directories(path: str, mode: t.Optional[int], owner: int = -1, group: i
 def make_directory(path: str, mode: int) -> None:
     """A directory and those above it, where they are missing. Raises KeywardError."""
     try:
-        make_directories(path, mode)
+        make_directories(path, Protection(mode))
     except OSError as exc:
         raise KeywardError(f"the directory {path} was not made", os_cause(exc), "Put that right and run the task again") from exc

@@ -42,10 +42,11 @@ class Place:
     path: str
     owner: t.Optional[str] = None
     group: t.Optional[str] = None
-    mode: t.Optional[str] = None  # octal digits, "0600"
+    mode: t.Optional[str] = None  # octal digits, "0600"; with an ACL its group digit is the mask
     encrypted_at_rest: t.Optional[bool] = None
     encoding: str = "PEM"  # or DER
     container: t.Optional[str] = None  # PKCS#8, PKCS#1 or SEC1; None for a certificate
+    acl: t.Optional[str] = None  # as setfacl takes it, by names; None where there is none
 
 
 def _place_of(shape: t.Mapping[str, t.Any]) -> Place:

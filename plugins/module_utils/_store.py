@@ -23,13 +23,14 @@ import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     LARGEST_SET_MANIFEST,
     manifest_from_json,
     set_manifest_from_json,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, open_store, refuse_open_to_the_world
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 

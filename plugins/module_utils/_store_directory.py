@@ -10,16 +10,12 @@ import os
 import secrets
 import stat
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    StagedFile,
-    make_directories,
-    owner_numbers,
-    read_file,
-    set_owner_and_mode,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, owner_numbers, protect_path
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 
 MARKER = "keyward-store.json"
 KINDS = ("keys", "databases", "passwords")
@@ -159,8 +155,9 @@ def initialise(
     identity = marker["id"] if marker else None
     if changed and not check:
         try:
-            make_directories(path, None if accepted else wanted, uid, gid)
-            set_owner_and_mode(path, None if accepted else wanted, uid, gid, os.O_DIRECTORY)
+            protection = Protection(None if accepted else wanted, uid, gid)
+            make_directories(path, protection)
+            protect_path(path, protection, os.O_DIRECTORY)
             held = stat.S_IMODE(os.stat(path).st_mode)
             if held & ~wanted & 0o777 and not accepted:
                 raise KeywardError(
@@ -174,11 +171,9 @@ def initialise(
                 if accept_share_permissions:
                     content["share_permissions"] = "accepted"
                 text = json.dumps(content, indent=2).encode() + b"\n"
-                staged = StagedFile(os.path.join(path, MARKER), text, None if accepted else wanted & 0o660, uid, gid)
-                try:
+                own = replace(protection, mode=None if accepted else wanted & 0o660)
+                with StagedFile(os.path.join(path, MARKER), text, own) as staged:
                     staged.commit()
-                finally:
-                    staged.discard()
         except FileExistsError as exc:  # another run is making it at this moment
             if not attempts:
                 raise KeywardError(

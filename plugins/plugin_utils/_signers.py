@@ -21,13 +21,9 @@ from datetime import datetime, timezone
 
 from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    StagedFile,
-    make_directories,
-    read_file,
-    read_if_there,
-    write_new,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text, parse_time
 
 OF_THE_MACHINE, OF_THE_USER = "/etc/keyward", "~/.config/keyward"
@@ -263,9 +259,9 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
         )
     try:
         for path in (signers.key_path, signers.allowed_path):
-            make_directories(os.path.dirname(os.path.abspath(path)), 0o700)
+            make_directories(os.path.dirname(os.path.abspath(path)), Protection(0o700))
         key = _sshsig.new_private_key()
-        staged = StagedFile(signers.key_path, _sshsig.private_bytes(key), 0o600)
+        staged = StagedFile(signers.key_path, _sshsig.private_bytes(key), Protection(0o600))
         try:
             staged.commit()
         except FileExistsError:  # another run makes it at this moment

@@ -10,20 +10,22 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils import _files, _store_directory
+from ansible_collections.keyward.pki.plugins.module_utils import _staged, _store_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 
 
 @pytest.fixture(params=["nameless", "named", "no hard links"], autouse=True)
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     if request.param == "nameless":
-        stream = _files._nameless(str(tmp_path))
+        stream = _staged._nameless(str(tmp_path))
         if stream is None:
             pytest.skip("this file system holds no nameless files")
         stream.close()
     else:
-        monkeypatch.setattr(_files, "_nameless", lambda _directory: None)
+        monkeypatch.setattr(_staged, "_nameless", lambda _directory: None)
     if request.param == "no hard links":
 
         def refused(*_arguments: object, **_keywords: object) -> None:
@@ -35,7 +37,7 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
 
 def test_it_takes_its_place_whole_and_private(file_system: str, tmp_path: Path) -> None:
     path = tmp_path / "cakey.pem"
-    staged = StagedFile(str(path), b"the key", 0o640, os.getuid(), os.getgid())
+    staged = StagedFile(str(path), b"the key", Protection(0o640, os.getuid(), os.getgid()))
     assert not path.exists()
     there = list(tmp_path.iterdir())
     assert len(there) == (0 if file_system == "nameless" else 1) and all(stat.S_IMODE(one.stat().st_mode) == 0o640 for one in there)
@@ -47,7 +49,7 @@ def test_it_takes_its_place_whole_and_private(file_system: str, tmp_path: Path) 
 
 def test_it_never_takes_the_place_of_another(tmp_path: Path) -> None:
     path = tmp_path / "cakey.pem"
-    staged = StagedFile(str(path), b"the key", 0o600)
+    staged = StagedFile(str(path), b"the key", Protection(0o600))
     path.write_bytes(b"another key")
     with pytest.raises(FileExistsError):
         staged.commit()
@@ -56,7 +58,7 @@ def test_it_never_takes_the_place_of_another(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_one_that_was_given_up(tmp_path: Path) -> None:
-    StagedFile(str(tmp_path / "cakey.pem"), b"the key", 0o600).discard()
+    StagedFile(str(tmp_path / "cakey.pem"), b"the key", Protection(0o600)).discard()
     assert not list(tmp_path.iterdir())
 
 
@@ -74,7 +76,7 @@ def test_a_new_directory_that_is_swapped_for_a_link_changes_nothing_else(tmp_pat
     monkeypatch.setattr(os, "mkdir", swapped)
     before = victim.stat()
     with pytest.raises(OSError):
-        make_directories(str(tmp_path / "new"), 0o755, os.getuid() + 1, os.getgid())
+        make_directories(str(tmp_path / "new"), Protection(0o755, os.getuid() + 1, os.getgid()))
     after = victim.stat()
     assert (before.st_mode, before.st_uid, before.st_ctime_ns) == (after.st_mode, after.st_uid, after.st_ctime_ns)
 

@@ -19,8 +19,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._files import put_new, read_if_there, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, slug
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, short_subject
 
 if t.TYPE_CHECKING:

@@ -15,7 +15,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, put_new
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand

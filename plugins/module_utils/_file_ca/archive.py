@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the archive of a set, made without private keys, proved, and read; may change in any release.
 
-A member's name is its absolute path without the leading slash: C(tar -xzpf database.tar.gz -C /) puts everything back.
+A member's name is its absolute path without the leading slash: C(tar --acls -xzpf database.tar.gz -C /) puts everything back.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024
@@ -65,6 +66,8 @@ class Member:
     size: int
     sha256: t.Optional[str] = None
     target: t.Optional[str] = None
+    acl: t.Optional[str] = None  # as setfacl takes it, by names; default_acl: what a directory gives to files in it
+    default_acl: t.Optional[str] = None
 
 
 def _name(numbers: t.Callable[[int], t.Any], number: int) -> str:
@@ -140,7 +143,8 @@ def write_archive(
                     members.append(member)
             elif stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
                 target = os.readlink(member_path) if stat.S_ISLNK(status.st_mode) else None
-                member = _member(member_path, part, status, target=target)
+                acls = recorded_acls(member_path) if target is None else {}
+                member = _member(member_path, part, status, target=target, **acls)
                 archive.addfile(_tar_info(member))
                 members.append(member)
         archive.close()
@@ -177,7 +181,7 @@ def _add_file(archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[
         if why:
             return None, why
         stream.seek(0)
-        member = _member(path, part, os.fstat(descriptor), sha256=searched.hexdigest)
+        member = _member(path, part, os.fstat(descriptor), sha256=searched.hexdigest, **recorded_acls(descriptor))
         copied = _Digesting(stream)
         try:
             archive.addfile(_tar_info(member), t.cast(t.IO[bytes], copied))
@@ -220,6 +224,8 @@ def _tar_info(member: Member) -> tarfile.TarInfo:
     info.uname, info.gname = member.owner, member.group
     info.mtime, info.size = member.mtime / 10**9, member.size
     info.linkname = member.target or ""
+    acls = (("access", member.acl), ("default", member.default_acl))
+    info.pax_headers = {f"SCHILY.acl.{kind}": acl for kind, acl in acls if acl}  # what tar --acls reads
     return info
 
 
@@ -271,6 +277,7 @@ def _sound(member: Member) -> bool:
         and member.part in PARTS
         and member.type in ("file", "directory", "link")
         and isinstance(detail, str)
+        and all(acl is None or isinstance(acl, str) for acl in (member.acl, member.default_acl))
         and re.match(r"[0-7]{4}\Z", member.mode) is not None
         and all(0 <= number < 1 << 32 for number in (member.uid, member.gid))
         and member.size >= 0

@@ -20,13 +20,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_comma
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
     read_if_there,
-    stage_beside,
-    take_place,
-    write_new,
     writing,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, moment, pem, signed_by
 
@@ -167,8 +165,7 @@ class _Signing:
         for place, content in places:
             with writing(f"the CRL {place}"):
                 os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
-                stage_beside(place, content, 0o644)
-                take_place(place)
+                put(place, content, 0o644, like=place)
 
     def _path_of(self, generation: Generation) -> str:
         path = crl_path(self._files, self._ca.directory)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import stat
 import time
 import typing as t
@@ -52,13 +51,19 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     move_aside,
     read_file,
-    set_owner_and_mode,
-    sync_directory,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored, digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._protection import (
+    Protection,
+    acl_from_text,
+    expected_label,
+    protect_path,
+    protection_of,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, one_line, pem_certificates
 
@@ -308,14 +313,16 @@ class Restoration:
             path = self._core_path(part)
             if path not in [one.path for one in self._restored]:
                 self._restored.append(orders.BroughtBack(path, "database"))
+        protections = {item.path: _protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
         if self._check:
             self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._aside]
             return
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = ""
+        stack = contextlib.ExitStack()
         try:
-            late: t.List[t.Tuple[str, str, Member]] = []
-            directories = []
+            late: t.List[t.Tuple[StagedFile, str]] = []
+            directories: t.List[_Item] = []
             for member, stream in open_archive(self._archive, self._members) if wanted else ():
                 if member.path not in wanted:
                     continue
@@ -323,13 +330,11 @@ class Restoration:
                 path = item.path
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
-                    made = make_directories(path, int(member.mode, 8))
-                    if made:
-                        owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
-                        set_owner_and_mode(path, int(member.mode, 8), *owner, os.O_DIRECTORY)
+                    if make_directories(path, Protection(int(member.mode, 8))):
+                        protect_path(path, protections[path], os.O_DIRECTORY)
                         directories.append(item)
                     continue
-                make_directories(os.path.dirname(path), 0o755)
+                make_directories(os.path.dirname(path), Protection(0o755))
                 if item.there == "different" and self._aside:
                     self._set_aside.append(SetAside(path, move_aside(path, when)))
                 if member.type == "link":
@@ -337,19 +342,25 @@ class Restoration:
                     if os.geteuid() == 0:
                         os.chown(path, *_owner(member), follow_symlinks=False)
                     continue
-                staged = _staged(path, stream, member, changed.pop(member.part, None) if member.part in core else None)
                 if member.part in core:
-                    late.append((staged, path, member))
-                else:
-                    _take_place(staged, path, item.there in ("different", "shortened"))
+                    data = changed.pop(member.part, None)
+                    late.append((stack.enter_context(_staged(path, stream, member, protections[path], data)), member.part))
+                    continue
+                with _staged(path, stream, member, protections[path], None) as staged:
+                    if item.there in ("different", "shortened"):
+                        staged.replace()
+                    else:
+                        staged.commit()
             for part, data in changed.items():
                 path = self._core_path(part)
                 like = next(member for member in self._members if member.part == part)
-                late.append((_staged(path, None, like, data), path, like))
+                make_directories(os.path.dirname(path), Protection(0o755))
+                late.append((stack.enter_context(_staged(path, None, like, _protection(like, path), data)), part))
             order = {"index": 0, "crl_number": 1, "serial": 2}
             # The numbers go on before the rows do: a run killed in between hands out no number twice.
-            for staged, path, _member in sorted(late, key=lambda one: -order[one[2].part]):
-                _take_place(staged, path, True)
+            for staged, part in sorted(late, key=lambda one: -order[one[1]]):
+                path = self._core_path(part)
+                staged.replace()
             for item in reversed(directories):
                 os.utime(item.path, ns=(item.member.mtime, item.member.mtime), follow_symlinks=False)
         except OSError as exc:
@@ -358,6 +369,8 @@ class Restoration:
                 os_cause(exc),
                 "Put that right and run the task again: it goes on where it stopped, and what was set aside is still there",
             ) from exc
+        finally:
+            stack.close()
 
     def _core_path(self, part: str) -> str:
         return self._place(next(member.path for member in self._members if member.part == part))
@@ -436,33 +449,21 @@ def _issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
     return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
 
 
-def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, data: t.Optional[bytes]) -> str:
-    """A file whole beside its place; its name. Raises OSError."""
-    make_directories(os.path.dirname(path), 0o755)
-    staged = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{secrets.token_hex(4)}.new")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            if data is not None:
-                out.write(data)
-            else:
-                for piece in iter(lambda: t.cast(t.IO[bytes], stream).read(_CHUNK), b""):
-                    out.write(piece)
-            out.flush()
-            # Not by its name: whoever owns the directory may give that to another file meanwhile.
-            uid, gid = _owner(member)
-            if os.geteuid() == 0:
-                os.fchown(descriptor, uid, gid)
-            os.fchmod(descriptor, int(member.mode, 8) & 0o777)
-            if data is None:
-                os.utime(descriptor, ns=(member.mtime, member.mtime))
-            os.fsync(descriptor)
-        if data is None and digest_of(staged) != member.sha256:
-            raise OSError(5, "the file does not hold what was written")
-    except BaseException:
-        os.unlink(staged)
-        raise
-    return staged
+def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, recorded: Protection, data: t.Optional[bytes]) -> StagedFile:
+    """A file whole on the file system of its place: C(data), or what the set holds; protected as what lies there, else as recorded."""
+    protection = protection_of(path) if os.path.exists(path) else recorded
+    if data is not None or stream is None:
+        return StagedFile(path, data or b"", protection)
+    return StagedFile(path, iter(lambda: stream.read(_CHUNK), b""), protection, member.sha256, member.mtime)
+
+
+def _protection(member: Member, path: str) -> Protection:
+    """As the set records it, for a place on this host. Raises KeywardError where an ACL names somebody who is not here."""
+    what, mode = f"{path} was not restored", int(member.mode, 8) & (0o7777 if member.type == "directory" else 0o777)
+    owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
+    acl, default = acl_from_text(member.acl, what, mode), acl_from_text(member.default_acl, what)
+    kind = stat.S_IFDIR if member.type == "directory" else stat.S_IFREG
+    return Protection(mode, *owner, acl, default, expected_label(path, kind | mode))
 
 
 def _owner(member: Member) -> t.Tuple[int, int]:
@@ -475,17 +476,3 @@ def _owner(member: Member) -> t.Tuple[int, int]:
     with contextlib.suppress(KeyError):
         gid = grp.getgrnam(member.group).gr_gid
     return uid, gid
-
-
-def _take_place(staged: str, path: str, replacing: bool) -> None:
-    try:
-        if replacing:
-            os.replace(staged, path)
-        else:
-            os.link(staged, path, follow_symlinks=False)
-            os.unlink(staged)
-        sync_directory(os.path.dirname(path))
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged)
-        raise

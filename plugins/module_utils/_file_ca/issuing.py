@@ -15,9 +15,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory
-from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, stage_beside, take_place, write_new, writing
+from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem, pem_certificates, public_key_sha256
 
@@ -110,8 +111,7 @@ class _Issuing:
             if answer is None:
                 noted = self._next_request()
                 if noted:
-                    with writing(f"the request {noted}"):
-                        stage_beside(noted, data, 0o644)
+                    put(beside(noted), data, 0o644)
                 try:
                     self._have_issued(data, made, extensions, scratch, locks)
                 except KeywardError:
@@ -133,7 +133,7 @@ class _Issuing:
         kept = os.path.join(self._folder, answer.serial.upper() + _REQUEST)
         with writing(f"the request {kept}"):
             if not os.path.exists(beside(kept)):  # openssl chose another number than the one that was noted
-                stage_beside(kept, data, 0o644)
+                put(beside(kept), data, 0o644)
                 if noted:
                     os.unlink(beside(noted))
             take_place(kept)
@@ -154,9 +154,8 @@ class _Issuing:
     def _next_request(self) -> t.Optional[str]:
         """Where the request belongs that the next certificate answers. None where nobody knows its number before."""
         if self._files.random_serials and self._files.serial:
-            with writing(f"the serial number {self._files.serial}"):
-                stage_beside(self._files.serial, f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii"), 0o600)
-                take_place(self._files.serial)
+            chosen = f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii")
+            put(self._files.serial, chosen, 0o600, like=self._files.serial)
         try:
             number = int(read_file(self._files.serial or "", "the serial number", LARGEST_INPUT), 16)
         except (FileNotFoundError, ValueError):

@@ -14,6 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, public_key_sha256
 
 try:
@@ -56,7 +57,7 @@ def place_of(path: str, encoding: str, container: t.Optional[str] = None, encryp
     import pwd
 
     try:
-        status = os.stat(path)
+        status, acl = os.stat(path), recorded_acls(path)["acl"]
     except OSError:
         return None
     try:
@@ -67,7 +68,7 @@ def place_of(path: str, encoding: str, container: t.Optional[str] = None, encryp
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:
         group = str(status.st_gid)
-    return Place(path, owner, group, f"{stat.S_IMODE(status.st_mode):04o}", encrypted, encoding, container)
+    return Place(path, owner, group, f"{stat.S_IMODE(status.st_mode):04o}", encrypted, encoding, container, acl)
 
 
 def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]:

@@ -19,9 +19,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
-from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, make_directories, move_aside, owner_numbers, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, Imported, ImportKeys, PutBack, SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, recorded_protection
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
 
@@ -46,9 +48,12 @@ class Missing:
     clear_allowed: bool = False
     together: bool = False
 
-    @property
-    def mode(self) -> int:
-        return int(self.place.mode, 8) if self.place.mode else 0o600 if self.kind == "private_key" else 0o644
+    def protection(self) -> Protection:
+        place, private = self.place, self.kind == "private_key"
+        mode = int(place.mode, 8) if place.mode else 0o600 if private else 0o644
+        what = f"{place.path} was not restored"
+        recorded = recorded_protection(place.path, mode, place.owner, place.group, place.acl, what)
+        return recorded.closed_to_others() if private else recorded
 
     def content(self, keys: t.Mapping[str, t.Any]) -> bytes:
         certificate = self.generation.certificate
@@ -88,6 +93,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
             "under another name and the backup takes its place",
             [Finding("conflict", f"{file.place.path} holds something else", file.generation.sha256) for file in in_the_way],
         )
+    protections = [file.protection() for file in missing]
     restored = tuple(PutBack(file.kind, file.place.path, file.generation.sha256) for file in missing)
     if check:
         return Imported(bool(missing), restored, tuple(SetAside(file.place.path) for file in in_the_way))
@@ -95,7 +101,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
     lacking = {file.generation.public_key_sha256 for file in missing if file.kind == "private_key"}
     if lacking - keys.keys():
         return Imported(False, needs=tuple(sorted(lacking)))
-    return Imported(bool(missing), restored, tuple(_written(missing, keys)))
+    return Imported(bool(missing), restored, tuple(_written(missing, protections, keys)))
 
 
 def _keys_of(files: t.Sequence[GivenFile]) -> t.Dict[str, t.Any]:
@@ -147,17 +153,16 @@ def _holds_certificate(path: str, generation: Generation) -> bool:
     return parsed.public_bytes(serialization.Encoding.DER) == generation.certificate
 
 
-def _written(missing: t.Sequence[Missing], keys: t.Mapping[str, t.Any]) -> t.Iterator[SetAside]:
+def _written(missing: t.Sequence[Missing], protections: t.Sequence[Protection], keys: t.Mapping[str, t.Any]) -> t.Iterator[SetAside]:
     """Puts all files in their places; what was set aside for them."""
-    owners = {file.place.path: owner_numbers(file.place.owner, file.place.group, f"{file.place.path} was not restored") for file in missing}
     staged: t.List[StagedFile] = []
     path = ""
     try:
-        for file in missing:
+        for file, own in zip(missing, protections):
             path = file.place.path
-            uid, gid = owners[path]
-            make_directories(os.path.dirname(path), 0o700 if file.kind == "private_key" else 0o755, uid, gid)
-            staged.append(StagedFile(path, file.content(keys), file.mode, uid, gid))
+            folder = Protection(0o700 if file.kind == "private_key" else 0o755, own.owner, own.group)
+            make_directories(os.path.dirname(path), folder)
+            staged.append(StagedFile(path, file.content(keys), own))
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         for file, ready in zip(missing, staged):
             path = file.place.path

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
@@ -19,10 +18,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
-from ansible_collections.keyward.pki.plugins.module_utils._files import StagedFile, put_new, read_file, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
+from ansible_collections.keyward.pki.plugins.module_utils._protection import protection_of
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, is_root, lost_key, refuse_unusable_key
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, put_new
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
 try:
@@ -187,17 +188,17 @@ class _Renewal:
             return self._facts.private_keys[self._current.public_key_sha256]
         key = _x509.key_like(self._parsed.public_key())
         place = t.cast(Place, self._current.key_place)
-        self._put(self._next_private_key, key_bytes(key, place, self._passphrase), _mode(place, 0o600), place)
+        self._put(self._next_private_key, key_bytes(key, place, self._passphrase), 0o600, place)
         self._next_key = load_key_file(self._next_private_key, self._ca.selector.private_key_passphrase)
         return key
 
     def _write_certificate(self, certificate: bytes, chain: t.Sequence[bytes]) -> None:
         place = t.cast(Place, self._current.certificate_place)
         text = certificate if place.encoding == "DER" else "".join(map(pem, [certificate, *chain])).encode("ascii")
-        self._put(self._next_certificate, text, _mode(place, 0o644), place)
+        self._put(self._next_certificate, text, 0o644, place)
 
     def _put(self, path: str, data: bytes, mode: int, like: t.Optional[Place]) -> None:
-        put_new(path, data, mode, like.owner if like else None, like.group if like else None)
+        put_new(path, data, mode, like.path if like else None)
 
     def _switch(self) -> None:
         """Each step leaves every generation readable, and is left out where an earlier run took it."""
@@ -235,12 +236,8 @@ def _keep(path: str, number: int) -> None:
                 break
             number += 1
         except OSError:  # a file system without hard links
-            status = os.stat(path)
-            staged = StagedFile(kept, read_file(path, "the file"), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-            try:
+            with StagedFile(kept, read_file(path, "the file"), protection_of(path)) as staged:
                 staged.commit()
-            finally:
-                staged.discard()
         else:
             break
     sync_directory(os.path.dirname(path))
@@ -248,7 +245,3 @@ def _keep(path: str, number: int) -> None:
 
 def _same(one: str, other: str) -> bool:
     return os.path.samefile(one, other) or read_file(one, "the file") == read_file(other, "the file")
-
-
-def _mode(place: Place, otherwise: int) -> int:
-    return int(place.mode, 8) if place.mode else otherwise

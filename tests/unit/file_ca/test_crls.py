@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from support.acls import setfacl
 from support.killed import killed_at
 from support.lifecycle import SUBJECT, crl, install, refused, renew, sign, state, written
 from support.openssl_ca import openssl
@@ -123,3 +125,14 @@ def test_a_published_crl_whose_signing_again_is_killed_anywhere_gets_one_success
             break
         reached += 1
     assert reached >= 4
+
+
+def test_a_crl_has_the_readers_of_the_one_before(tmp_path: Path) -> None:
+    ca = tmp_path / "ca"
+    install(ca)
+    crl(ca)
+    path = ca / "crl" / "crl.pem"
+    setfacl(path, "--set", "user::rw-,user:daemon:r--,group::---,mask::r--,other::---")
+    before = path.read_bytes()
+    crl(ca, days=9, remaining_days=400)
+    assert path.read_bytes() != before and recorded_acls(str(path))["acl"] == "user::rw-,user:daemon:r--,group::---,mask::r--,other::---"

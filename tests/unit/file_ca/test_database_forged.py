@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import pwd
 import shutil
 import tarfile
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _staged
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
@@ -80,25 +80,35 @@ def test_a_forged_set_makes_no_program_of_root(ca: OpensslCa, tmp_path: Path) ->
     assert path.exists() and oct(path.stat().st_mode) == "0o100755"
 
 
-def test_what_is_swapped_while_it_is_restored_changes_nothing_else(ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("nameless", [True, False])
+def test_what_is_swapped_while_it_is_restored_changes_nothing_else(
+    ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
+) -> None:
     """The directory of issued certificates may belong to another user than root, who restores."""
     manifest, victim = make(ca, tmp_path / "set"), tmp_path / "victim"
     issued = ca.directory / "newcerts" / "1000.pem"
     issued.unlink()
     victim.write_text("of root")
     victim.chmod(0o600)
-    real = pwd.getpwnam
+    real, seen = os.fsync, list[Path]()
 
-    def swapped(name: str) -> Any:
+    def swapped(descriptor: int) -> None:
         for staged in issued.parent.glob(".*.new"):
+            seen.append(staged)
             staged.unlink()
             os.link(victim, staged)
-        return real(name)
+        real(descriptor)
 
-    monkeypatch.setattr(pwd, "getpwnam", swapped)
-    with pytest.raises(KeywardError):
+    monkeypatch.setattr(os, "fsync", swapped)
+    if nameless:
         restore(ca, tmp_path / "set", manifest)
-    assert oct(victim.stat().st_mode) == "0o100600" and not issued.exists()
+        assert issued.exists() and not seen, "a file without a name can't be swapped"
+    else:
+        monkeypatch.setattr(_staged, "_nameless", lambda _directory: None)
+        with pytest.raises(KeywardError, match="could not be put back"):
+            restore(ca, tmp_path / "set", manifest)
+        assert seen and not issued.exists()
+    assert oct(victim.stat().st_mode) == "0o100600"
 
 
 def test_a_forged_set_reaches_nothing_but_the_ca(ca: OpensslCa, tmp_path: Path) -> None:

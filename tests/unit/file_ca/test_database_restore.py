@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl impo
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from support.acls import setfacl
 from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl
 from support.sets import details, exact, lose_all_but_keys, make, published, refused, restore, which
@@ -180,3 +183,37 @@ def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> N
     restore(ca, tmp_path / "set", manifest, part="configuration")
     restore(ca, tmp_path / "set", manifest)
     assert OpensslBackend(which(ca)).facts().generations[0].private_key == "present"
+
+
+def test_a_set_keeps_who_may_read_what_it_holds(ca: OpensslCa, tmp_path: Path) -> None:
+    """With an ACL the group bits of a mode are its mask; a default ACL opens what is written into its directory."""
+    index, folder, issued = ca.directory / "index.txt", ca.directory / "newcerts", ca.directory / "newcerts" / "1000.pem"
+    kept_out, inherited = (
+        "user::rw-,user:daemon:r--,group::---,mask::r--,other::---",
+        "user::rwx,user:daemon:rwx,group::r-x,mask::rwx,other::---",
+    )
+    setfacl(index, "--set", kept_out)
+    setfacl(folder, "-d", "--set", inherited)
+    before = {path: (recorded_acls(str(path)), path.stat().st_mode) for path in (index, folder, issued)}
+    manifest = make(ca, tmp_path / "set")
+    unpacked = tmp_path / "by tar"
+    unpacked.mkdir()
+    subprocess.run(["tar", "--acls", "-xzpf", tmp_path / "set" / "database.tar.gz", "-C", unpacked], check=True)
+    for path, (acls, mode) in before.items():
+        there = unpacked / str(path).lstrip("/")
+        assert (recorded_acls(str(there)), there.stat().st_mode) == (acls, mode)
+    lose_all_but_keys(ca)
+    restore(ca, tmp_path / "set", manifest)
+    assert {path: (recorded_acls(str(path)), path.stat().st_mode) for path in before} == before
+    assert before[index][0]["acl"] == kept_out and before[folder][0]["default_acl"] == inherited
+
+
+def test_a_database_that_goes_on_keeps_its_readers(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    for name in ("index.txt", "serial"):
+        setfacl(ca.directory / name, "-m", "u:daemon:rw")
+        (ca.directory / name).chmod(0o660)
+    before = [recorded_acls(str(ca.directory / name)) for name in ("index.txt", "serial")]
+    answer = restore(ca, tmp_path / "set", manifest, published=published(0x1001), advance="auto")
+    assert answer.next_serial == "1002"
+    assert [recorded_acls(str(ca.directory / name)) for name in ("index.txt", "serial")] == before

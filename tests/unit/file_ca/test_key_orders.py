@@ -13,8 +13,11 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, RenewedMeanwhile, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import read
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from support.acls import setfacl
 from support.openssl_ca import OpensslCa
 from support.plays import public_key, tree
 
@@ -95,3 +98,41 @@ def test_what_was_decided_on_another_certificate_is_not_done(ca: OpensslCa) -> N
     with pytest.raises(NothingThere):
         backend(ca).import_keys(order, False)
     assert len(backend(ca).import_keys(replace(order, of=None), False).needs) == 1
+
+
+KEPT_OUT = "user::rw-,user:daemon:r--,group::---,mask::r--,other::---"
+
+
+@pytest.mark.parametrize("default", [False, True], ids=["", "in a directory with a default ACL"])
+def test_a_key_comes_back_to_its_readers_and_to_nobody_else(ca: OpensslCa, default: bool) -> None:
+    """With an ACL the group bits of the mode are its mask: the mode alone would let the owning group in."""
+    setfacl(ca.private_key, "--set", KEPT_OUT)
+    generations = backend(ca).facts().generations
+    assert generations[-1].key_place and generations[-1].key_place.acl == KEPT_OUT and generations[-1].key_place.mode == "0640"
+    assert Generation.from_json(generations[-1].as_json()) == generations[-1], "a manifest carries it"
+    (file,) = backend(ca).export_keys(ExportKeys(one_time_password=ONE_TIME), False).files
+    order = ImportKeys(generations, of=generations[-1].sha256, files=(GivenFile(ONE_TIME, file.content, file.name, ()),))
+    older = Path(str(generations[0].key_place and generations[0].key_place.path))
+    for path in (ca.private_key, older):
+        path.unlink()
+    if default:
+        setfacl(ca.private_key.parent, "-d", "-m", "u:daemon:rw,g:daemon:r")
+    assert backend(ca).import_keys(order, False).changed
+    assert recorded_acls(str(ca.private_key))["acl"] == KEPT_OUT and recorded_acls(str(older))["acl"] is None
+    ca.private_key.unlink()
+    gone = replace(generations[-1], key_place=replace(generations[-1].key_place, acl=KEPT_OUT.replace("daemon", "nobody-here")))
+    before = tree(ca.directory)
+    for check in (True, False):
+        with pytest.raises(KeywardError, match="was not restored: there is no user nobody-here here"):
+            backend(ca).import_keys(replace(order, generations=(generations[0], gone)), check)
+    assert tree(ca.directory) == before
+
+
+def test_a_key_never_comes_back_to_everybody(ca: OpensslCa) -> None:
+    setfacl(ca.private_key, "--set", KEPT_OUT.replace("other::---", "other::r--"))
+    generations = backend(ca).facts().generations
+    (file,) = backend(ca).export_keys(ExportKeys(one_time_password=ONE_TIME), False).files
+    ca.private_key.unlink()
+    order = ImportKeys(generations, of=generations[-1].sha256, files=(GivenFile(ONE_TIME, file.content, file.name, ()),))
+    assert backend(ca).import_keys(order, False).changed
+    assert recorded_acls(str(ca.private_key))["acl"] == KEPT_OUT

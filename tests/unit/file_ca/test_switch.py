@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import time
 from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from support.acls import setfacl
 from support.killed import killed_at
 from support.lifecycle import SUBJECT, crl, cuts, fingerprints, install, keys_present, refused, renew, sign, state, which
 from support.openssl_ca import OpensslCa, openssl
@@ -228,3 +232,27 @@ def test_an_answered_subordinate_that_is_killed_is_finished(tmp_path: Path) -> N
         renew(directory, certificate=signed["certificate"], remaining_days=None)
         assert len(fingerprints(directory)) == 2 and not list(directory.rglob("*next*")), number
     assert reached >= 8
+
+
+def test_a_renewed_key_and_certificate_have_the_readers_of_the_old_ones(tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    kept_out = "user::rw-,user:daemon:r--,group::---,mask::r--,other::---"
+    for path in (ca.private_key, ca.certificate):
+        setfacl(path, "--set", kept_out)
+    setfacl(ca.private_key.parent, "-d", "-m", "g:daemon:rw")
+    renew(ca, reuse_key=False)
+    for path in (ca.private_key, ca.certificate, ca.private_key.with_name("cakey.0.pem"), ca.certificate.with_name("cacert.0.pem")):
+        assert recorded_acls(str(path))["acl"] == kept_out, path
+
+
+def test_where_an_acl_can_not_be_kept_nothing_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    setfacl(ca.private_key, "-m", "u:daemon:r")
+    before = state(ca.directory)
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    assert "its file system can't hold one" in refused(lambda: renew(ca, reuse_key=False))
+    assert state(ca.directory) == before

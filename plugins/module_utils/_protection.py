@@ -1,0 +1,244 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: who may read a file: owner, group, mode, POSIX ACL and SELinux label; may change in any release.
+
+With an ACL the group bits of a mode are its mask: a file that is given the mode alone opens to a group that the ACL keeps out, and
+loses readers that only the ACL names. So a file that takes another's place gets all of it, or is not written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import struct
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
+_ACCESS, _DEFAULT, _LABEL = "system.posix_acl_access", "system.posix_acl_default", "security.selinux"
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
+_WORDS = {_USER_OBJ: "user", _USER: "user", _GROUP_OBJ: "group", _GROUP: "group", _MASK: "mask", _OTHER: "other"}
+_NOBODY = 0xFFFFFFFF  # the number in an entry that names none
+_ENTRY = re.compile(r"(user|group|mask|other):([^:,]*):([r-])([w-])([x-])\Z")
+LONGEST_ACL = 16 * 1024  # characters
+
+Entry = t.Tuple[int, int, int]  # tag, permissions, number
+
+
+@dataclass(frozen=True)
+class Protection:
+    """Of a file or directory. C(mode) None and C(acl) None: what its share or directory gives it; an empty C(acl): none; -1: the writer.
+
+    C(default_acl): what a directory gives to files in it. C(label): None leaves the one that it was born with.
+    """
+
+    mode: t.Optional[int]
+    owner: int = -1
+    group: int = -1
+    acl: t.Optional[t.Tuple[Entry, ...]] = None
+    default_acl: t.Optional[t.Tuple[Entry, ...]] = None
+    label: t.Optional[bytes] = None
+
+    def closed_to_others(self) -> Protection:
+        """The same, without access for those whom neither owner, group nor ACL names."""
+        acl = self.acl and tuple((tag, 0 if tag == _OTHER else rights, number) for tag, rights, number in self.acl)
+        return replace(self, mode=None if self.mode is None else self.mode & ~0o007, acl=acl)
+
+
+def protection_of(path: str) -> Protection:
+    """That of a file which lies there; of what it leads to, where it is a link. Raises OSError."""
+    status = os.stat(path)
+    entries, label = _entries(_attribute(path, _ACCESS)), _attribute(path, _LABEL)
+    return Protection(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, entries, label=label)
+
+
+def recorded_protection(
+    path: str, mode: int, owner: t.Optional[str], group: t.Optional[str], acl: t.Optional[str], what: str
+) -> Protection:
+    """That of a file as a manifest records it, by names, for a file that is to lie at C(path). Raises KeywardError; C(what) fails then."""
+    uid, gid = owner_numbers(owner, group, what)
+    return Protection(mode, uid, gid, acl_from_text(acl, what, mode), label=expected_label(path, stat.S_IFREG | mode))
+
+
+def owner_numbers(owner: t.Optional[str], group: t.Optional[str], what: str) -> t.Tuple[int, int]:
+    """The numbers of a user and a group, given as name or number; -1 for None, which keeps what is.
+
+    Raises KeywardError where there is none; C(what) says what fails then.
+    """
+    import grp
+    import pwd
+
+    try:
+        uid = -1 if owner is None else int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        raise KeywardError(what, f"there is no user {owner} here", "Create the user, or give another owner") from None
+    try:
+        gid = -1 if group is None else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise KeywardError(what, f"there is no group {group} here", "Create the group, or give another one") from None
+    return uid, gid
+
+
+def expected_label(path: str, mode: int) -> t.Optional[bytes]:
+    """The SELinux label that C(restorecon) would give to a file at this path; None where there is no SELinux, or no rule."""
+    try:
+        from ansible.module_utils.compat import selinux
+    except ImportError:
+        return None
+    if not selinux.is_selinux_enabled():
+        return None
+    code, label = selinux.matchpathcon(path, mode)
+    return str(label).encode("utf-8") + b"\0" if code == 0 and label else None
+
+
+# --- giving it ---
+
+
+def protect_path(path: str, wanted: Protection, kind: int = 0) -> None:
+    """C(protect) of a file, or with O_DIRECTORY of a directory; never through a link that took its place meanwhile. Raises as it does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | kind)
+    try:
+        protect(descriptor, wanted, path)
+    finally:
+        os.close(descriptor)
+
+
+def protect(descriptor: int, wanted: Protection, path: str) -> None:
+    """Give an open file, which nobody but its writer may read so far, its protection; then look whether that is what it has.
+
+    A default ACL of the directory would open what a chmod unmasks: it goes first. Raises OSError, and KeywardError where the file
+    would have readers that it must not have, or lack some.
+    """
+    if wanted.acl is not None and _attribute(descriptor, _ACCESS) is not None:
+        os.removexattr(descriptor, _ACCESS)
+    if wanted.owner != -1 or wanted.group != -1:
+        os.fchown(descriptor, wanted.owner, wanted.group)
+    if wanted.acl:
+        _set_acl(descriptor, _ACCESS, wanted.acl, path)
+    if wanted.mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
+        os.fchmod(descriptor, wanted.mode)
+    if wanted.default_acl:
+        _set_acl(descriptor, _DEFAULT, wanted.default_acl, path)
+    if wanted.label is not None and _attribute(descriptor, _LABEL) not in (None, wanted.label):
+        os.setxattr(descriptor, _LABEL, wanted.label)
+    _refuse_otherwise(descriptor, wanted, path)
+
+
+def _set_acl(descriptor: int, name: str, entries: t.Tuple[Entry, ...], path: str) -> None:
+    raw = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(descriptor, name, raw)
+    except (AttributeError, OSError) as exc:
+        if isinstance(exc, OSError) and exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
+        raise KeywardError(
+            f"{path} was not written",
+            "it is to have an ACL, and its file system can't hold one: others could read it, or some no more",
+            f"Mount that file system with ACLs. The ACL is {acl_text(entries)}",
+        ) from exc
+
+
+def _refuse_otherwise(descriptor: int, wanted: Protection, path: str) -> None:
+    held = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if wanted.mode is not None and held & ~wanted.mode & 0o077:
+        raise KeywardError(
+            f"{path} was not written",
+            f"its file system does not hold modes: it shows {held:04o} where {wanted.mode:04o} was set, so others could read it",
+            "Use a file system that does, or restrict that one by its mount options",
+        )
+    if wanted.acl is not None and set(_entries(_attribute(descriptor, _ACCESS)) or ()) != set(wanted.acl):
+        raise KeywardError(
+            f"{path} was not written",
+            "its file system shows another ACL than the one that was set, so others could read it",
+            "Look at the directory with getfacl, and at how its file system is mounted",
+        )
+
+
+def _attribute(file: t.Union[str, int], name: str) -> t.Optional[bytes]:
+    """An extended attribute; None where there is none, or where there can be none."""
+    try:
+        return os.getxattr(file, name)
+    except AttributeError:  # not Linux
+        return None
+    except OSError as exc:
+        if exc.errno in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            return None
+        raise
+
+
+# --- ACLs ---
+
+
+def recorded_acls(file: t.Union[str, int]) -> t.Dict[str, t.Optional[str]]:
+    """The ACLs of a file or directory in the text of C(setfacl), by names, as manifests record them. Raises OSError."""
+    return {"acl": acl_text(_entries(_attribute(file, _ACCESS))), "default_acl": acl_text(_all_entries(_attribute(file, _DEFAULT)))}
+
+
+def acl_text(entries: t.Optional[t.Tuple[Entry, ...]]) -> t.Optional[str]:
+    """C(user::rw-,user:bob:r--,group::---,mask::r--,other::---); None for none."""
+    import grp
+    import pwd
+
+    said = []
+    for tag, rights, number in entries or ():
+        name = ""
+        if tag in (_USER, _GROUP):
+            try:
+                name = pwd.getpwuid(number).pw_name if tag == _USER else grp.getgrgid(number).gr_name
+            except KeyError:
+                name = str(number)
+            name = str(number) if set(name) & set(":,") else name
+        said.append(f"{_WORDS[tag]}:{name}:{_rights(rights)}")
+    return ",".join(said) or None
+
+
+def _rights(rights: int) -> str:
+    return "".join(letter if rights & bit else "-" for letter, bit in zip("rwx", (4, 2, 1)))
+
+
+def acl_from_text(text: t.Optional[str], what: str, mode: t.Optional[int] = None) -> t.Tuple[Entry, ...]:
+    """The other way. C(mode): that of the same file, which says the same. Raises KeywardError where it does not, or names nobody here."""
+    if text is None:
+        return ()
+    entries: t.List[Entry] = []
+    for part in text.split(",") if isinstance(text, str) and len(text) <= LONGEST_ACL else [""]:
+        match = _ENTRY.match(part)
+        if match is None:
+            raise _misrecorded(what)
+        word, name, *letters = match.groups()
+        rights = sum(bit for letter, bit in zip(letters, (4, 2, 1)) if letter != "-")
+        if not name:
+            entries.append(({"user": _USER_OBJ, "group": _GROUP_OBJ, "mask": _MASK, "other": _OTHER}[word], rights, _NOBODY))
+        elif word in ("user", "group"):
+            user, group = owner_numbers(name if word == "user" else None, name if word == "group" else None, what)
+            entries.append((_USER, rights, user) if word == "user" else (_GROUP, rights, group))
+        else:
+            raise _misrecorded(what)
+    entries.sort()
+    tags = [tag for tag, _rights_, _number in entries]
+    bits = {tag: rights for tag, rights, number in entries if number == _NOBODY}
+    whole = all(tags.count(tag) == 1 for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER)) and tags.count(_MASK) == (len(tags) > 3)
+    if not whole or (mode is not None and mode & 0o777 != bits[_USER_OBJ] << 6 | bits.get(_MASK, 0) << 3 | bits[_OTHER]):
+        raise _misrecorded(what)
+    return tuple(entries)
+
+
+def _misrecorded(what: str) -> KeywardError:
+    why = "the ACL that was recorded is none, or does not fit the mode that was recorded with it"
+    return KeywardError(what, why, "Use another backup or set, and find out how that came into this one")
+
+
+def _entries(raw: t.Optional[bytes]) -> t.Tuple[Entry, ...]:
+    """Those of an ACL that says more than a mode does."""
+    entries = _all_entries(raw)
+    return entries if any(tag == _MASK for tag, _rights_, _number in entries) else ()
+
+
+def _all_entries(raw: t.Optional[bytes]) -> t.Tuple[Entry, ...]:
+    if not raw or len(raw) < 4 or struct.unpack_from("<I", raw)[0] != 2 or (len(raw) - 4) % 8:
+        return ()
+    return tuple(t.cast(Entry, struct.unpack_from("<HHI", raw, at)) for at in range(4, len(raw), 8))
