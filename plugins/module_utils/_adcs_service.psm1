@@ -110,17 +110,25 @@ function Get-AdcsRunDirectory {
 
 function Enter-AdcsLock {
     # Two plays at once would renew twice. The lock goes with its process, however that ends.
-    param([string]$What)
+    param([string]$What, [int]$Seconds = 60)
     $path = Join-Path -Path (Get-AdcsRunDirectory) -ChildPath 'keyward.lock'
-    try {
-        New-Object -TypeName IO.FileStream -ArgumentList @(
-            $path, [IO.FileMode]::OpenOrCreate, [IO.FileAccess]::ReadWrite, [IO.FileShare]::None, 1, [IO.FileOptions]::DeleteOnClose
-        )
-    }
-    catch {
-        if ((Get-AdcsHResult $_) -eq '0x80070005') { throw (New-AdcsPathError -What $What -Path $path -Thrown $_) }
-        $remedy = 'Wait for it, and run the task again'
-        throw (New-AdcsError -What $What -Why 'another task is at work on this CA' -Remedy $remedy)
+    $waited = [Diagnostics.Stopwatch]::StartNew()
+    while ($true) {
+        try {
+            return New-Object -TypeName IO.FileStream -ArgumentList @(
+                $path, [IO.FileMode]::OpenOrCreate, [IO.FileAccess]::ReadWrite, [IO.FileShare]::None, 1, [IO.FileOptions]::DeleteOnClose
+            )
+        }
+        catch {
+            # Denied is also, for a moment, a file that its last holder has given up.
+            $denied = (Get-AdcsHResult $_) -eq '0x80070005'
+            if ($denied -and $waited.Elapsed.TotalSeconds -gt 2) { throw (New-AdcsPathError -What $What -Path $path -Thrown $_) }
+            if ($waited.Elapsed.TotalSeconds -gt $Seconds) {
+                $why = "another task has been at work on this CA for more than $Seconds seconds (it holds $path)"
+                throw (New-AdcsError -What $What -Why $why -Remedy 'Wait until it has ended, or end it, and run the task again')
+            }
+        }
+        Start-Sleep -Milliseconds 200
     }
 }
 

@@ -1,14 +1,13 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: bounded reads, directories and locks; may change in any release."""
+"""Private to keyward.pki: bounded reads, and directories; may change in any release."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-import time
 import typing as t
 from dataclasses import replace
 
@@ -16,7 +15,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, protect_path
 
 LARGEST_FILE = 16 * 1024 * 1024
-LONGEST_WAIT = 60  # seconds, for a lock
 
 
 def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
@@ -49,52 +47,6 @@ def read_if_there(path: str, what: str, limit: int = LARGEST_FILE) -> t.Optional
         return read_file(path, what, limit)
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def locked(directories: t.Iterable[str], what: str) -> t.Iterator[t.Tuple[int, ...]]:
-    """Keeps other runs from changing what is in these directories; those that don't exist are left out. C(what) says what fails.
-
-    Waits C(LONGEST_WAIT) at most. Yields the descriptors: a program that inherits them holds the locks until it ends, too.
-    """
-    import fcntl
-
-    held: t.List[int] = []
-    deadline = time.monotonic() + LONGEST_WAIT
-    try:
-        # Each once, in one order for all runs: none waits for a lock while it holds one that the other waits for.
-        for directory in sorted({os.path.realpath(directory) for directory in directories}):
-            try:
-                held.append(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                remedy = "Let the user that runs this task read it (become)"
-                raise KeywardError(what, f"the directory {directory} can't be locked: {os_cause(exc)}", remedy) from exc
-            while True:
-                try:
-                    fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    pass
-                if time.monotonic() > deadline:
-                    why = f"another run has been at work in {directory} for more than {LONGEST_WAIT} seconds"
-                    raise KeywardError(what, why, "Wait until it has ended, and run the task again")
-                time.sleep(0.1)
-        yield tuple(held)
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-
-
-def wait_until_gone(path: t.Optional[str], what: str) -> None:
-    """Wait for the lock file of another program, C(LONGEST_WAIT) at most. Raises KeywardError where it stays."""
-    deadline = time.monotonic() + LONGEST_WAIT
-    while path and os.path.lexists(path):
-        if time.monotonic() > deadline:
-            why = f"another program is at work: {path} has been there for more than {LONGEST_WAIT} seconds"
-            raise KeywardError(what, why, "Wait until it has ended, and run the task again. If there is none, remove that file")
-        time.sleep(0.1)
 
 
 def sync_directory(path: str) -> None:

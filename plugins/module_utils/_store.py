@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -25,13 +24,14 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
+from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     LARGEST_SET_MANIFEST,
     manifest_from_json,
     set_manifest_from_json,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
-from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, open_store, refuse_open_to_the_world
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import open_store, refuse_open_to_the_world
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 
 MANIFEST = "manifest.json"
@@ -259,16 +259,9 @@ class Store:
                 "Run the play as a user that may, or change the store's owner (ca_store)",
             )
 
-    @contextlib.contextmanager
-    def locked(self) -> t.Iterator[None]:
-        """Keeps other runs from storing at the same time; on shares without locks the rename alone decides."""
-        with open(os.path.join(self.path, MARKER), "rb") as marker:
-            try:
-                fcntl.flock(marker, fcntl.LOCK_EX)
-            except OSError as exc:
-                if exc.errno not in (errno.EBADF, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.EACCES):
-                    raise
-            yield
+    def locked(self) -> t.ContextManager[t.Any]:
+        """Keeps other runs from storing at the same time; on shares without locks, where that was accepted, the rename alone decides."""
+        return locked([self.path], f"nothing was stored in {self.path}", self.directory.share_permissions_accepted)
 
     def stage(self) -> Staged:
         return Staged(self)

@@ -42,6 +42,7 @@ options:
   share_permissions:
     description:
       - Say V(accepted) for a share that can not hold modes, such as CIFS, when access is restricted on the share itself.
+      - Such a share need not be able to lock files either; then two runs at once are kept apart by names alone.
     type: str
     choices: [accepted]
   host:

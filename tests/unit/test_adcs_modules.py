@@ -146,3 +146,19 @@ def test_each_file_names_what_it_calls_and_nothing_is_there_twice_or_for_nobody(
         shared = set(re.findall(r"'([A-Za-z]+-[A-Za-z]+)'", exported)) if name in home.values() else set()
         assert shared == {function for function in defined[name] if any(function in calls[other] for other in calls if other != name)}, name
         assert set(defined[name]) - shared <= calls[name], name
+
+
+def test_a_task_waits_for_another_and_not_for_ever(host: AdcsHost, tmp_path: Path) -> None:
+    (host.system_root / "System32").mkdir(parents=True, exist_ok=True)
+    script = """
+        $held = Enter-AdcsLock -What 'nothing was done'
+        $waited = [Diagnostics.Stopwatch]::StartNew()
+        try { $null = Enter-AdcsLock -What 'nothing was done' -Seconds 1; 'taken' } catch { $_.Exception.Message }
+        [string]($waited.Elapsed.TotalSeconds -gt 1)
+        $held.Dispose()
+        $again = Enter-AdcsLock -What 'nothing was done' -Seconds 1
+        [string]$again.CanWrite
+        $again.Dispose()"""
+    said, waited, again = run(host, tmp_path, "_adcs_service", script)
+    assert "another task has been at work on this CA for more than 1 seconds (it holds " in said
+    assert (waited, again) == ("True", "True")

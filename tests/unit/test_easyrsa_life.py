@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils import _files
+from ansible_collections.keyward.pki.plugins.module_utils import _lock
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends import easyrsa
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
@@ -246,7 +246,7 @@ def test_a_pki_whose_configuration_names_no_days(tmp_path: Path) -> None:
 
 def test_nothing_is_signed_while_easyrsa_is_at_work(make_ca: MakeCa, monkeypatch: pytest.MonkeyPatch) -> None:
     ca = make_ca()
-    monkeypatch.setattr(_files, "LONGEST_WAIT", 0)
+    monkeypatch.setattr(_lock, "LONGEST_WAIT", 0)
     (ca.directory / "lock.file").write_text("4711\n")
     for order in (lambda: sign_crls(ca), lambda: renew(ca)):
         with pytest.raises(KeywardError, match="lock.file"):

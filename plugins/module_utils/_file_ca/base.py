@@ -24,8 +24,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
-from ansible_collections.keyward.pki.plugins.module_utils._files import locked, read_file, read_if_there, wait_until_gone
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
+from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, wait_until_gone
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
 

@@ -18,8 +18,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
-from ansible_collections.keyward.pki.plugins.module_utils._files import locked, make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Install
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates

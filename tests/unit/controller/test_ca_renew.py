@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
-from ansible_collections.keyward.pki.plugins.module_utils import _files
+from ansible_collections.keyward.pki.plugins.module_utils import _lock
 from support.meanwhile import Meanwhile
 from support.openssl_ca import OpensslCa, openssl
 
@@ -103,8 +103,8 @@ def test_a_subordinate_is_requested_and_answered_once(tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_another_and_not_for_ever(ca: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_files, "LONGEST_WAIT", 0.2)
-    with _files.locked([str(ca.directory)], "test"):
+    monkeypatch.setattr(_lock, "LONGEST_WAIT", 0.2)
+    with _lock.locked([str(ca.directory)], "test"):
         result = host_of(ca).does(CaRenew, **DUE)
         assert host_of(ca).does(CaRenew, check=True, **DUE)["renewed"]
     assert result["failed"] and "another run has been at work in" in result["msg"] and certificates(ca) == 1
