@@ -9,11 +9,19 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Attribute, Changed, Install
-from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, lost_key, refuse_wrong_answer
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
+    answer_among,
+    asked_of_parent,
+    given_certificates,
+    in_order,
+    lost_key,
+    refuse_wrong_answer,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import differences
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
@@ -56,9 +64,11 @@ class ActionModule(BackupTask):
         if given is None:
             state = Changed(False, told.authority, pending=True, request=waiting.request, request_file=waiting.path)
             return self._result(replace(state, advisories=told.advisories))
-        answer = generation_of(given_certificates(given)[0])
-        refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, waiting.subject or answer.subject)
-        return self._result(self.send(Answer(None, given), Changed))
+        certificates, asked = given_certificates(given), asked_of_parent(waiting.request)
+        answer = t.cast(Generation, answer_among(certificates, waiting.public_key_sha256))
+        refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, asked)
+        text = "".join(map(_x509.pem, in_order(answer, certificates)))
+        return self._result(self.send(Answer(None, text), Changed), differences(answer, asked))
 
     def _new(self, abilities: Abilities) -> Result:
         chosen = self._lost()

@@ -4,25 +4,28 @@
 
 from __future__ import annotations
 
-import typing as t
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
+    answer_among,
+    asked_of_parent,
     given_certificates,
+    in_order,
     is_root,
     lost_key,
     refuse_endless,
     refuse_short_answer,
     refuse_unusable_key,
+    refuse_weak_key,
     refuse_wrong_answer,
     renewal_reasons,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, differences
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
@@ -46,7 +49,7 @@ class ActionModule(Task):
         return result
 
     def _renewed_if_due(self) -> Result:
-        told = self.look()
+        told, self._different = self.look(), list[Finding]()
         if told.abilities.keys_in_hand:
             refuse_unusable_key(told.generations[-1])
         if self.options["days"] is not None and not told.abilities.takes_days:
@@ -69,9 +72,11 @@ class ActionModule(Task):
         renewed = done.changed and not done.pending
         if renewed and not self._check and not told.abilities.takes_days:
             _adcs.refuse_endless(renewal_reasons(done.generations[-1], self.options, _adcs.backdated(told)))
+        if renewed and not self._check and not self._different:
+            self._different = differences(done.generations[-1], Asked(_x509.load(told.generations[-1].certificate)))
         return {
             "changed": done.changed,
-            **self.shown(done),
+            **self.shown(replace(done, advisories=(*done.advisories, *self._different))),
             "due": True,
             "renewed": renewed,
             "pending": done.pending,
@@ -84,11 +89,12 @@ class ActionModule(Task):
         """What the host is to do, and why; None where nothing is due. Raises KeywardError."""
         current, given = told.generations[-1], self.options["certificate"]
         renew = Renew(current.sha256, self.options["reuse_key"], self.options["days"])
-        answer = None if given is None or root else generation_of(given_certificates(given)[0])
-        known = answer is not None and answer.sha256 in {generation.sha256 for generation in told.generations}
+        certificates = [] if given is None or root else given_certificates(given)
+        there = {generation.sha256 for generation in told.generations}
+        answer = answer_among(certificates, waiting.public_key_sha256 if waiting else None, there) if certificates else None
         complete = next((generation for generation in told.generations if generation.index > current.index), None)
         # A certificate that was put in place, and of which the CA does not know yet, needs no other answer.
-        if told.unfinished and (answer is None or known or complete or not waiting):
+        if told.unfinished and (answer is None or complete or not waiting):
             text = f"{complete.label} was complete and not in its place" if complete else ""
             text = text or f"a renewal of {current.label} was begun and not finished"
             return replace(renew, finish=True), [Finding("unfinished_renewal", text, (complete or current).sha256)]
@@ -98,23 +104,28 @@ class ActionModule(Task):
                 "a certificate was given, and this is a root: it signs its own",
                 "Leave certificate out",
             )
-        if answer and not known:
+        if answer:
             if waiting is None:
                 raise KeywardError(
                     "the certificate was not put in place",
                     "this CA has no pending request that it could answer",
                     "Run ca_renew without it first",
                 )
-            refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, waiting.subject or current.subject)
+            asked = asked_of_parent(waiting.request, current)
+            refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, asked)
             refuse_short_answer(answer, self.options["remaining_days"])
-            return Answer(current.sha256, t.cast(str, given)), [Finding("answered", f"{answer.label} answers the request", answer.sha256)]
-        if answer or waiting:
-            if waiting and waiting.lacks_key and not answer:
+            self._different = differences(answer, asked)
+            text = "".join(map(_x509.pem, in_order(answer, certificates)))
+            return Answer(current.sha256, text), [Finding("answered", f"{answer.label} answers the request", answer.sha256)]
+        if certificates or waiting:
+            if waiting and waiting.lacks_key and not certificates:
                 raise lost_key(current.subject, str(waiting.path), waiting.lacks_key)
             return None, []
         reasons = renewal_reasons(current, self.options, _adcs.backdated(told))
         if not reasons:
             return None, []
+        if self.options["reuse_key"]:
+            refuse_weak_key(current, _x509.load(current.certificate).public_key(), same=True)
         begin, (start, end) = now(), _x509.validity(_x509.load(current.certificate))
         days = self.options["days"]
         known_end = root and told.abilities.takes_days

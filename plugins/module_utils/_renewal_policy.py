@@ -13,15 +13,16 @@ import re
 import typing as t
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
-from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, fault
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -103,7 +104,7 @@ def _time(text: str) -> datetime:
 
 
 def given_certificates(text: str) -> t.List[bytes]:
-    """The certificates (DER) in the answer of a parent CA, its own first. Raises KeywardError where there is none."""
+    """The certificates (DER) in the answer of a parent CA, in their order. Raises KeywardError where there is none."""
     found = pem_certificates(text.encode("utf-8"))
     for certificate in found:
         with contextlib.suppress(ValueError):
@@ -120,18 +121,46 @@ def given_certificates(text: str) -> t.List[bytes]:
     return found
 
 
-def refuse_wrong_answer(answer: Generation, key: str, subject: str) -> None:
-    """Raise KeywardError unless the answer certifies the waiting key (C(key): its public_key_sha256) as this CA."""
+def answer_among(certificates: t.Sequence[bytes], key: t.Optional[str], known: t.Collection[str] = ()) -> t.Optional[Generation]:
+    """The certificate that answers, wherever it stands among those given. None where the CA has it already.
+
+    C(key): public_key_sha256 of the one that waits. C(known): SHA-256 of the certificates that the CA has. Where none is for that key,
+    it is the first one, of which is said what is wrong with it.
+    """
+    given = [generation_of(certificate) for certificate in certificates]
+    fitting = [one for one in given if one.public_key_sha256 == key and one.sha256 not in known]
+    if fitting:
+        return max(fitting, key=lambda one: one.not_before)
+    return None if any(one.sha256 in known for one in given) else given[0]
+
+
+def in_order(answer: Generation, certificates: t.Sequence[bytes]) -> t.List[bytes]:
+    """All that was given, the answer before the others."""
+    return [answer.certificate, *(one for one in dict.fromkeys(certificates) if one != answer.certificate)]
+
+
+def refuse_weak_key(current: Generation, public_key: t.Any, same: bool, where: str = "") -> None:
+    """Raise KeywardError for a key for which no CA should get a certificate any more. C(where): a new one that waits."""
+    why = _ca_certificate.weakness(public_key)
+    if why:
+        remedy = "Renew it with a new key (reuse_key: false)" if same else f"Move {where} away, and a new one is made"
+        raise KeywardError(f"the CA {current.subject} can't be renewed", why, remedy)
+
+
+def asked_of_parent(request: t.Optional[str], old: t.Optional[Generation] = None) -> Asked:
+    """What an answer is held against. C(request): PEM; what can't be read is left out."""
+    parsed = None
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+        parsed = x509.load_pem_x509_csr((request or "").encode("utf-8"))
+    return Asked(_x509.load(old.certificate) if old else None, parsed)
+
+
+def refuse_wrong_answer(answer: Generation, key: str, asked: Asked) -> None:
+    """Raise KeywardError unless the answer certifies the waiting key (C(key): its public_key_sha256) as this CA, for its work."""
     parsed = x509.load_der_x509_certificate(answer.certificate)
     start, end = _x509.validity(parsed)
-    why = None
-    if answer.public_key_sha256 != key:
-        why = "it is for another key than the one that waits"
-    elif printable(answer.subject) != printable(subject):
-        why = f"its subject is {answer.subject}, and the CA's is {subject}"
-    elif not _x509.is_ca(parsed):
-        why = "it is no CA certificate (basicConstraints)"
-    elif not start <= now() + timedelta(minutes=5) or end <= now():
+    why = "it is for another key than the one that waits" if answer.public_key_sha256 != key else fault(parsed, asked, root=False)
+    if why is None and (not start <= now() + timedelta(minutes=5) or end <= now()):
         why = f"it is valid from {answer.not_before} to {answer.not_after}"
     if why:
         raise KeywardError(

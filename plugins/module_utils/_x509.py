@@ -10,60 +10,23 @@ import binascii
 import hashlib
 import re
 import typing as t
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
-    from cryptography.x509.oid import AttributeOID, NameOID
+    from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 except ImportError:  # the modules say which library is missing
     pass
 
-CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_SIGNED = ("tbs_certificate_bytes", "tbs_certrequest_bytes", "tbs_certlist_bytes")
 _SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
-
-
-def new_key(key_type: str, key_size: int, curve: str) -> t.Any:
-    """A private key: RSA of C(key_size) bits, EC on C(curve), or Ed25519."""
-    if key_type == "RSA":
-        return rsa.generate_private_key(public_exponent=65537, key_size=key_size)
-    if key_type == "EC":
-        return ec.generate_private_key(getattr(ec, curve.upper())())
-    return ed25519.Ed25519PrivateKey.generate()
-
-
-def key_like(public_key: t.Any) -> t.Any:
-    """A private key of the same algorithm and size. Raises KeywardError for algorithms that no new CA key should have."""
-    if isinstance(public_key, rsa.RSAPublicKey):
-        return rsa.generate_private_key(public_exponent=65537, key_size=public_key.key_size)
-    if isinstance(public_key, ec.EllipticCurvePublicKey):
-        return ec.generate_private_key(public_key.curve)
-    if isinstance(public_key, ed25519.Ed25519PublicKey):
-        return ed25519.Ed25519PrivateKey.generate()
-    if isinstance(public_key, ed448.Ed448PublicKey):
-        return ed448.Ed448PrivateKey.generate()
-    raise KeywardError(
-        "the CA was not renewed",
-        f"no new key is made of the kind that it has ({type(public_key).__name__.replace('PublicKey', '')})",
-        "Make the new key and certificate with the tool that made the old ones, beside them as an older generation",
-    )
-
-
-def _hash_for(key: t.Any, before: t.Any = None) -> t.Any:
-    """The hash to sign with: as before, but never one that can be forged; None where the algorithm has its own."""
-    if isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)):
-        return None
-    if before is not None and not isinstance(before, (hashes.MD5, hashes.SHA1, hashes.SHA224)):
-        return before
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > 256:
-        return hashes.SHA384() if key.curve.key_size <= 384 else hashes.SHA512()
-    return hashes.SHA256()
 
 
 def moment(thing: t.Any, name: str) -> t.Any:
@@ -108,37 +71,9 @@ def _camel_case(constant: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def _ca_extensions(path_length: t.Optional[int]) -> t.List[t.Tuple[x509.ExtensionType, bool]]:
-    usage = dict.fromkeys(
-        (
-            "digital_signature",
-            "content_commitment",
-            "key_encipherment",
-            "data_encipherment",
-            "key_agreement",
-            "encipher_only",
-            "decipher_only",
-        ),
-        False,
-    )
-    return [
-        (x509.BasicConstraints(True, path_length), True),
-        (x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), True),
-    ]
-
-
-def root_certificate(key: t.Any, subject: x509.Name, days: int, path_length: t.Optional[int]) -> x509.Certificate:
-    """A self-signed CA certificate (RFC 5280, 4.2)."""
-    start = now()
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), start, start + timedelta(days=days))
-    for extension, critical in _ca_extensions(path_length):
-        builder = builder.add_extension(extension, critical)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-    return builder.sign(key, _hash_for(key))
-
-
 def is_self_signed(certificate: x509.Certificate) -> bool:
-    return certificate.subject == certificate.issuer
+    """Whether its own key signed it. Where that can't be told here, equal names count."""
+    return bool(certificate.subject == certificate.issuer) and verified(certificate, certificate.public_key()) is not False
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
@@ -146,77 +81,6 @@ def is_ca(certificate: x509.Certificate) -> bool:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, ValueError):
         return False
-
-
-def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> x509.Certificate:
-    """A self-signed certificate after the template of an older one: its subject and extensions, a new time, serial number and key."""
-    start, end = validity(old)
-    begin = now()
-    builder = x509.CertificateBuilder(
-        old.subject,
-        old.subject,
-        key.public_key(),
-        x509.random_serial_number(),
-        begin,
-        begin + (timedelta(days=days) if days else end - start),
-    )
-    identifier = _identifier_like(old, key)
-    for extension in _extensions(old):
-        value: t.Any = extension.value
-        if isinstance(value, x509.SubjectKeyIdentifier):
-            value = identifier
-        elif isinstance(value, x509.AuthorityKeyIdentifier):
-            value = x509.AuthorityKeyIdentifier(identifier.digest, None, None)
-        builder = builder.add_extension(value, extension.critical)
-    made = builder.sign(key, _hash_for(key, old.signature_hash_algorithm))
-    if _subject_of(made) != _subject_of(old):
-        raise KeywardError(
-            "the CA was not renewed",
-            "its subject is encoded in a way that can't be made again byte by byte, so what it issued would not chain to the new one",
-            "Make the new certificate with the tool that made the old one",
-        )
-    return made
-
-
-def _extensions(certificate: x509.Certificate) -> t.List[t.Any]:
-    try:
-        return list(certificate.extensions)
-    except (ValueError, x509.DuplicateExtension) as exc:
-        raise KeywardError(
-            "the CA was not renewed",
-            "the extensions of its certificate can't be read, so the new certificate could not have the same",
-            "Make the new certificate with the tool that made the old one",
-        ) from exc
-
-
-def _identifier_like(old: x509.Certificate, key: t.Any) -> x509.SubjectKeyIdentifier:
-    """The subject key identifier of a key: the old one where the key is the same, however it was made."""
-    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    if x509.SubjectKeyIdentifier.from_public_key(old.public_key()) == own:
-        try:
-            return old.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        except x509.ExtensionNotFound:
-            pass
-    return own
-
-
-def _subject_of(certificate: x509.Certificate) -> bytes:
-    """The subject as it stands in the certificate: the sixth field of a self-signed TBSCertificate (RFC 5280, 4.1)."""
-    fields = _der.members(_der.first(certificate.tbs_certificate_bytes), 6)
-    return fields[5 if fields[0].tag == _der.CONSTRUCTED_0 else 4].whole
-
-
-def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None) -> t.Any:
-    """A PKCS #10 request of a CA; each is unique, so that an answered one is known by its bytes (RFC 2985, 5.4.2: unstructuredName)."""
-    builder = x509.CertificateSigningRequestBuilder(like.subject if like else subject)
-    extensions: t.List[t.Tuple[x509.ExtensionType, bool]] = _ca_extensions(path_length)
-    if like:
-        extensions = [(e.value, e.critical) for e in _extensions(like) if isinstance(e.value, (x509.BasicConstraints, x509.KeyUsage))]
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    unique = f"{now():%Y%m%dT%H%M%SZ}-{x509.random_serial_number() & 0xFFFFFFFF:08x}"
-    builder = builder.add_attribute(AttributeOID.UNSTRUCTURED_NAME, unique.encode("ascii"))
-    return builder.sign(key, _hash_for(key, like.signature_hash_algorithm if like else None))
 
 
 def load(data: bytes) -> x509.Certificate:
@@ -254,21 +118,34 @@ def is_certificate(der: bytes) -> bool:
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the issuer's key signed it."""
-    if certificate.issuer != issuer.subject:
-        return False
-    key, signature, body = issuer.public_key(), certificate.signature, certificate.tbs_certificate_bytes
+    return bool(certificate.issuer == issuer.subject) and verified(certificate, issuer.public_key()) is True
+
+
+def verified(signed: t.Any, key: t.Any) -> t.Optional[bool]:
+    """Whether a public key verifies the signature of a certificate, request or CRL. None where that can't be told here."""
+    body = next(getattr(signed, name) for name in _SIGNED if hasattr(signed, name))
     try:
         if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signature, body, padding.PKCS1v15(), t.cast(hashes.HashAlgorithm, certificate.signature_hash_algorithm))
+            key.verify(signed.signature, body, _padding(signed), signed.signature_hash_algorithm)
         elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, body, ec.ECDSA(t.cast(hashes.HashAlgorithm, certificate.signature_hash_algorithm)))
+            key.verify(signed.signature, body, ec.ECDSA(signed.signature_hash_algorithm))
+        elif isinstance(key, dsa.DSAPublicKey):
+            key.verify(signed.signature, body, signed.signature_hash_algorithm)
         elif isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-            key.verify(signature, body)
+            key.verify(signed.signature, body)
         else:
-            return False
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
+            return None
+    except InvalidSignature:
         return False
+    except (UnsupportedAlgorithm, ValueError, TypeError, AttributeError):
+        return None
     return True
+
+
+def _padding(signed: t.Any) -> t.Any:
+    if signed.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
+        return signed.signature_algorithm_parameters  # cryptography 41
+    return padding.PKCS1v15()
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

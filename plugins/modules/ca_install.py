@@ -56,7 +56,10 @@ options:
     type: int
   certificate:
     description:
-      - The certificate (PEM) that answers the pending request of a subordinate CA. The certificates of the CAs above it may follow.
+      - The certificate (PEM) that answers the pending request of a subordinate CA. It may stand among those of the CAs above it, which
+        are put into O(chain_file), where it is given, and otherwise behind it.
+      - It is held against the request. It must be that of a CA, for this subject byte by byte and for this key. What the parent has made
+        stricter is shown.
     type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
@@ -148,7 +151,7 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(pending_key).
+    - Codes are, among others, V(pending_key), and of an answer V(stricter_certificate) and V(may_not_sign_crls).
   returned: success
   type: list
   elements: dict

@@ -12,15 +12,20 @@ description:
   - Renews the certificate of a CA with the same key or with a new one, and keeps every older generation. The old certificate
     stays beside the new one as C(<stem>.<n><suffix>), such as C(cacert.0.pem), the old key likewise.
   - A root signs its new certificate itself, after the template of the old one. Subject and extensions stay as they are, byte by byte.
+    What that of a CA must say, and the old one does not, is added and shown.
   - For a subordinate CA a request is made, and the task ends well with RV(pending=true). Given its answer as O(certificate), the task
     puts that in place.
+  - Before it takes its place, a new certificate is held against the old one and, where a parent signed it, against the request. It must
+    be that of a CA that may sign certificates and the CRLs that the old one may sign, for this subject byte by byte and for a key that
+    is not weak, and what the CA has issued must verify under it. What is stricter or missing, and is a judgement, is shown.
   - The new key and certificate are completed beside the old ones, as C(cakey.next.pem) and C(cacert.next.pem), and then take
     their places. A run that was killed is finished by the next one, with the same pair, whatever the conditions say then.
   - A renewal makes a key backup due. The role P(keyward.pki.renewal#role) takes it.
 options:
   reuse_key:
     description:
-      - Whether the new certificate is for the same key (there is no default).
+      - Whether the new certificate is for the same key (there is no default). A weak key gets no new certificate. A new key is of the same
+        kind and size, and RSA of at least 2048 bits.
     type: bool
     required: true
   remaining_days:
@@ -37,8 +42,9 @@ options:
     type: int
   certificate:
     description:
-      - The certificate (PEM) that answers the pending request of a subordinate CA. The certificates of the CAs above it may follow.
-        Where none follow, those in the present file are kept.
+      - The certificate (PEM) that answers the pending request of a subordinate CA. It may stand among those of the CAs above it.
+      - These are put into O(chain_file), where it is given. Behind the certificate they stand only where some stand behind the present
+        one. Where none are given, those stay.
     type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
@@ -104,7 +110,7 @@ pending:
   type: bool
 
 request:
-  description: The pending request (PEM). V(null) where there is none.
+  description: The pending request (PEM). In check mode, one like the request that would be made. V(null) where there is none.
   returned: success
   type: str
 
@@ -125,6 +131,9 @@ advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(pending_key) and V(unfinished_renewal).
+    - Of the new certificate, held against the old one and its request, V(extension_added), V(extension_lost), V(extension_changed),
+      V(stricter_certificate), V(wider_certificate), V(may_not_sign_crls), V(issued_not_verified), and V(needs_older_certificate) where
+      issued certificates name the serial number of the older one.
   returned: success
   type: list
   elements: dict

@@ -69,6 +69,7 @@ def test_easyrsa_goes_on_with_either_generation(make_ca: MakeCa, reuse_key: bool
     assert renew(ca, reuse_key=reuse_key, check=True).changed and fingerprint(ca.certificate) == old
     done = renew(ca, reuse_key=reuse_key)
     assert [generation.private_key for generation in done.generations] == ["present", "present"] and not done.pending
+    assert old in {advisory.certificate for advisory in done.advisories if advisory.code == "needs_older_certificate"}
     kept, kept_key = ca.directory / "ca.0.crt", ca.private_key.with_name("ca.0.key")
     assert fingerprint(kept) == old != fingerprint(ca.certificate) and kept_key.exists() is not reuse_key
     assert public_key(ca.private_key if reuse_key else kept_key, ca.passphrase) == old_key

@@ -13,17 +13,24 @@ import os
 import secrets
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, RenewedMeanwhile
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Place, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Install
-from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
+    answer_among,
+    asked_of_parent,
+    given_certificates,
+    in_order,
+    refuse_wrong_answer,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
 
@@ -67,10 +74,16 @@ def answer_first(ca: FileCa, order: Answer, check: bool) -> Changed:
         waiting = read_if_there(request_path(files.certificate), "the request", LARGEST_INPUT)
         key = load_key_file(files.private_key or "", ca.selector.private_key_passphrase)
         certificates = given_certificates(order.certificate)
-        if waiting is None or key is None or generation_of(certificates[0]).public_key_sha256 != key.digest:
+        new = answer_among(certificates, key.digest if key else None)
+        if waiting is None or new is None or key is None or new.public_key_sha256 != key.digest:
             raise KeywardError(what, "it is for another key than the one that waits", "Run the task again: it says which request waits")
+        refuse_wrong_answer(new, new.public_key_sha256, asked_of_parent(waiting.decode("ascii", "replace")))
+        certificates = in_order(new, certificates)
         if check:
             return Changed(True)
+        if ca.selector.chain_file and certificates[1:]:
+            put_chain(ca.stated_path(ca.selector.chain_file), certificates[1:])
+            certificates = certificates[:1]
         return _put_certificate(ca, files, "".join(map(pem, certificates)).encode("ascii"))
 
 
@@ -145,15 +158,15 @@ def _make(ca: FileCa, files: Files, order: Install, changed: bool, check: bool) 
     if there:
         key = there.key
     else:
-        key = _x509.new_key(order.key_type, order.key_size, order.curve)
+        key = _ca_certificate.new_key(order.key_type, order.key_size, order.curve)
         place = Place(private_key, mode="0600", encrypted_at_rest=bool(passphrase))
         put_new(private_key, key_bytes(key, place, passphrase, False), 0o600)
     subject = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(one.oid), one.value) for one in order.subject])
     if root:
-        certificate = _x509.root_certificate(key, subject, order.days, order.path_length)
+        certificate = _ca_certificate.root_certificate(key, subject, order.days, order.path_length)
         return _put_certificate(ca, files, certificate.public_bytes(serialization.Encoding.PEM))
     if waiting is None:
-        waiting = _x509.ca_request(key, subject, order.path_length).public_bytes(serialization.Encoding.PEM)
+        waiting = _ca_certificate.ca_request(key, subject, order.path_length).public_bytes(serialization.Encoding.PEM)
         put_new(path, waiting, 0o644)
         changed = True
     facts = ca.again().waiting(files)

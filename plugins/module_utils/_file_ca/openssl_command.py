@@ -72,6 +72,30 @@ def run_openssl(
     C(locks): descriptors of locks that openssl is to hold, too: it goes on to its end where this process is killed.
     Raises KeywardError where it fails; C(what) says what fails then.
     """
+    done = _ended(arguments, what, cwd, passphrase, locks, environment)
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace")
+        why = next((clause for text, clause in _CAUSES if text in said), f"openssl {arguments[0]} refuses it")
+        raise KeywardError(what, why, f"Correct that; openssl {arguments[0]} with the same configuration, run by hand, says more")
+    return done.stdout.decode("utf-8", "replace")
+
+
+def verified_under(trusted: str, certificates: t.Sequence[str]) -> t.Set[str]:
+    """Those of the certificates (files) that clients verify under a trusted one (a file), whatever the time is. Raises KeywardError."""
+    arguments = ["verify", "-partial_chain", "-no_check_time", "-trusted", trusted, *certificates]
+    said = _ended(arguments, "what was issued was not verified").stdout.decode("utf-8", "replace").splitlines()
+    return {path for path in certificates if f"{path}: OK" in said}
+
+
+def _ended(
+    arguments: t.Sequence[str],
+    what: str,
+    cwd: t.Optional[str] = None,
+    passphrase: t.Optional[str] = None,
+    locks: t.Sequence[int] = (),
+    environment: t.Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.CompletedProcess[bytes]:
+    """openssl, when it has ended. Raises KeywardError where there is none, or where it does not end."""
     program = shutil.which("openssl")
     if program is None:
         raise KeywardError(what, "there is no openssl command on this host", "Install the package openssl")
@@ -83,7 +107,7 @@ def run_openssl(
                 stream.write(passphrase.encode("utf-8") + b"\n")
             command += ["-passin", f"fd:{readable}"]
         # AnsibleModule.run_command knows no timeout.
-        done = subprocess.run(  # pylint: disable=ansible-bad-function
+        return subprocess.run(  # pylint: disable=ansible-bad-function
             command,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -98,8 +122,3 @@ def run_openssl(
     finally:
         if readable != -1:
             os.close(readable)
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace")
-        why = next((clause for text, clause in _CAUSES if text in said), f"openssl {arguments[0]} refuses it")
-        raise KeywardError(what, why, f"Correct that; openssl {arguments[0]} with the same configuration, run by hand, says more")
-    return done.stdout.decode("utf-8", "replace")

@@ -13,17 +13,30 @@ import contextlib
 import os
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import chain_like, put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import judge_by_issued
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
 from ansible_collections.keyward.pki.plugins.module_utils._protection import protection_of
-from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import given_certificates, is_root, lost_key, refuse_unusable_key
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
+    answer_among,
+    asked_of_parent,
+    given_certificates,
+    in_order,
+    is_root,
+    lost_key,
+    refuse_unusable_key,
+    refuse_weak_key,
+    refuse_wrong_answer,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, put_new
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, fault
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
 
 try:
@@ -54,7 +67,7 @@ class _Renewal:
     """Of a CA as it was read under its lock."""
 
     def __init__(self, ca: FileCa, files: Files, facts: Facts, check: bool) -> None:
-        self._ca, self._facts, self._check = ca, facts, check
+        self._ca, self._files, self._facts, self._check = ca, files, facts, check
         self._current = facts.generations[-1]
         refuse_unusable_key(self._current)
         self._certificate, self._private_key = files.certificate, t.cast(str, files.private_key)
@@ -87,20 +100,39 @@ class _Renewal:
         self._refuse_stated()
         certificates = given_certificates(order.certificate)
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
-        if not os.path.lexists(self._request) or generation_of(certificates[0]).public_key_sha256 != expected:
+        there = {generation.sha256 for generation in self._facts.generations}
+        new = answer_among(certificates, expected, there)
+        waiting = read_if_there(self._request, "the request", LARGEST_INPUT)
+        if new is None or waiting is None or new.public_key_sha256 != expected:
             raise KeywardError(
                 "the certificate was not put in place",
                 "it is for another key than the one that waits",
                 "Run the task again: it says which request waits",
             )
+        asked = asked_of_parent(waiting.decode("ascii", "replace"), self._current)
+        refuse_wrong_answer(new, expected, asked)
+        found = self._judged(new, asked, root=False)
         if not self._check:
-            self._write_certificate(certificates[0], certificates[1:] or self._chain_in_place())
+            chain = self._place_chain(in_order(new, certificates)[1:])
+            self._write_certificate(new.certificate, chain)
             self._switch()
-        return self._changed(True)
+        return self._changed(True, found)
 
-    def _changed(self, changed: bool, **more: t.Any) -> Changed:
+    def _place_chain(self, given: t.Sequence[bytes]) -> t.List[bytes]:
+        """Puts a parent's chain where the chain belongs; returns what belongs behind the certificate.
+
+        Where chain_file is stated, it is there.
+        """
+        there = self._chain_in_place()
+        if not given:
+            return there
+        if self._ca.selector.chain_file:
+            put_chain(self._ca.stated_path(self._ca.selector.chain_file), given)
+        return chain_like(there, given)
+
+    def _changed(self, changed: bool, found: t.Sequence[Finding] = (), **more: t.Any) -> Changed:
         facts = self._ca.again().facts() if changed and not self._check else self._facts
-        return Changed(changed, facts.authority, facts.generations, advisories=facts.advisories, **more)
+        return Changed(changed, facts.authority, facts.generations, advisories=(*facts.advisories, *found), **more)
 
     def _refusal(self, why: str, remedy: str) -> KeywardError:
         return KeywardError(f"the CA {self._current.subject} can't be renewed", why, remedy)
@@ -150,24 +182,40 @@ class _Renewal:
         return self._changed(True)
 
     def _renew_root(self, order: Renew) -> Changed:
+        key = self._new_key(order.reuse_key)
+        made, added = _ca_certificate.renewed_root(self._parsed, key, order.days)
+        der = made.public_bytes(serialization.Encoding.DER)
+        found = self._judged(generation_of(der), Asked(self._parsed), root=True)
+        if added:
+            text = f"the new certificate says what the old one did not, and that of a CA must: {'; '.join(added)}"
+            found.append(Finding("extension_added", text))
         if not self._check:
-            certificate = _x509.renewed_root(self._parsed, self._new_key(order.reuse_key), order.days)
-            self._write_certificate(certificate.public_bytes(serialization.Encoding.DER), [])
+            self._keep_new_key(key)
+            self._write_certificate(der, [])
             self._switch()
-        return self._changed(True)
+        return self._changed(True, found)
+
+    def _judged(self, new: Generation, asked: Asked, root: bool) -> t.List[Finding]:
+        """What must be said of a certificate that can do the work of the old one. Raises KeywardError for any other."""
+        why = fault(_x509.load(new.certificate), asked, root)
+        if why:
+            raise self._refusal(
+                f"the new certificate can't do the work of the old one: {why}", "Make it with the tool that made the old one"
+            )
+        what = f"the CA {self._current.subject} can't be renewed"
+        return judge_by_issued(self._files, self._facts.generations, new, asked, what)
 
     def _request_certificate(self, order: Renew) -> Changed:
         waiting = read_if_there(self._request, "the request", LARGEST_INPUT)
         if waiting:
             self._refuse_lost_key(waiting)
             return self._changed(False, pending=True, request=waiting.decode("ascii", "replace"), request_file=self._request)
-        text = None
+        key = self._new_key(order.reuse_key)
+        data = _ca_certificate.ca_request(key, self._parsed.subject, None, self._parsed).public_bytes(serialization.Encoding.PEM)
         if not self._check:
-            made = _x509.ca_request(self._new_key(order.reuse_key), self._parsed.subject, None, self._parsed)
-            data = made.public_bytes(serialization.Encoding.PEM)
+            self._keep_new_key(key)
             self._put(self._request, data, 0o644, self._current.certificate_place)
-            text = data.decode("ascii")
-        return self._changed(True, pending=True, request=text, request_file=self._request)
+        return self._changed(True, pending=True, request=data.decode("ascii"), request_file=self._request)
 
     def _refuse_lost_key(self, waiting: bytes) -> None:
         try:
@@ -181,16 +229,24 @@ class _Renewal:
         return pem_certificates(read_file(self._certificate, "the CA certificate", LARGEST_INPUT))[1:]
 
     def _new_key(self, reuse: bool) -> t.Any:
-        """The key of the next generation: the same, the one that waits already, or a new one, which waits from now on."""
-        if self._next_key:
-            return self._next_key.key
-        if reuse:
-            return self._facts.private_keys[self._current.public_key_sha256]
-        key = _x509.key_like(self._parsed.public_key())
+        """The key of the next generation: the same, the one that waits already, or a new one, which no file has yet.
+
+        In check mode an RSA key is not made, which takes long: what is made with the present one is the same but for the key.
+        """
+        present = self._facts.private_keys[self._current.public_key_sha256]
+        weak = _ca_certificate.weakness(self._parsed.public_key())
+        same = not self._next_key and (reuse or (self._check and self._current.key_algorithm.startswith("RSA") and not weak))
+        key = self._next_key.key if self._next_key else present if same else _ca_certificate.key_like(self._parsed.public_key())
+        refuse_weak_key(self._current, key.public_key(), same, self._next_private_key)
+        return key
+
+    def _keep_new_key(self, key: t.Any) -> None:
+        """Puts a new key beside the present one, where it waits from now on."""
+        if self._next_key or key is self._facts.private_keys[self._current.public_key_sha256]:
+            return
         place = t.cast(Place, self._current.key_place)
         self._put(self._next_private_key, key_bytes(key, place, self._passphrase), 0o600, place)
         self._next_key = load_key_file(self._next_private_key, self._ca.selector.private_key_passphrase)
-        return key
 
     def _write_certificate(self, certificate: bytes, chain: t.Sequence[bytes]) -> None:
         place = t.cast(Place, self._current.certificate_place)

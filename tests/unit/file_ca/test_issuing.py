@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import ca_request, subject_name
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import ca_request
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import subject_name
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

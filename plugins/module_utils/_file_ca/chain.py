@@ -1,0 +1,42 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: where the certificates of the CAs above a CA of files stand; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_self_signed, load, pem, pem_certificates
+
+
+def chain_like(there: t.Sequence[bytes], given: t.Sequence[bytes]) -> t.List[bytes]:
+    """What of a parent's chain stands behind a certificate: none where it stood alone, a root only where one stood.
+
+    C(there): what stands behind the present one.
+    """
+    if not any(map(_is_root, there)):
+        given = [each for each in given if not _is_root(each)]
+    return list(given) if there else []
+
+
+def put_chain(path: str, given: t.Sequence[bytes]) -> None:
+    """Put a parent's chain into the chain file, before what it has. Raises KeywardError."""
+    path = os.path.realpath(path)
+    data = read_if_there(path, "the chain", LARGEST_INPUT)
+    there = pem_certificates(data or b"")
+    if set(given) <= set(there):
+        return
+    text = "".join(map(pem, dict.fromkeys([*given, *there]))).encode("ascii")
+    put(path, text, 0o644, like=path)
+
+
+def _is_root(certificate: bytes) -> bool:
+    try:
+        return is_self_signed(load(certificate))
+    except ValueError:
+        return False

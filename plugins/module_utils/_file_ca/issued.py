@@ -1,0 +1,96 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: whether what a CA has issued verifies under its renewed certificate; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory, verified_under
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, leaning, narrower
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+SAMPLE = 50  # certificates, spread evenly over the directory
+
+
+def judge_by_issued(files: Files, generations: t.Sequence[Generation], new: Generation, asked: Asked, what: str) -> t.List[Finding]:
+    """What must be said of a new generation because of what the CA has issued. Raises KeywardError where that would not verify any more."""
+    issued = [each for each in sample(files.new_certificates) if _by_any(each, generations)]
+    found, why = leaning(issued, generations, new)
+    older = {int(generation.serial, 16) for generation in generations}
+    lost = [] if why else [each for each in _lost(issued, generations, new) if _serial_named(each) not in older]  # those are in found
+    if lost:
+        example = _x509.even_hex(lost[0].serial_number)
+        why = f"{len(lost)} of {len(issued)} certificates that were looked at, such as {example}, do not verify under it"
+        stricter = narrower(_x509.load(new.certificate), asked)
+        if stricter:
+            text = f"the new certificate allows less than the old one ({', '.join(stricter)}): {why}"
+            return [*found, Finding("issued_not_verified", text, new.sha256)]
+    if why:
+        remedy = "Have a certificate made that keeps that. Or renew with a new key: the old certificate goes on for what it issued"
+        raise KeywardError(what, f"the new certificate can't do the work of the old one: {why}", remedy)
+    return found
+
+
+def sample(folder: t.Optional[str]) -> t.List[x509.Certificate]:
+    """Some of the certificates in a directory that have not expired. What can't be read is passed over: others may write there."""
+    try:
+        names = sorted(name for name in os.listdir(folder or "") if name.endswith((".pem", ".crt")))
+    except OSError:
+        return []
+    step, found = max(1, len(names) // SAMPLE), []
+    for name in names[::-step][: SAMPLE + 1]:
+        try:
+            ders = _x509.pem_certificates(read_file(os.path.join(t.cast(str, folder), name), "the certificate", LARGEST_INPUT))
+            parsed = x509.load_der_x509_certificate(ders[0])
+            parsed.public_key()
+        except (FileNotFoundError, KeywardError, IndexError, ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+        if _x509.validity(parsed)[1] > now():
+            found.append(parsed)
+    return found
+
+
+def _by_any(certificate: x509.Certificate, generations: t.Sequence[Generation]) -> bool:
+    return any(_x509.is_issued_by(certificate, _x509.load(generation.certificate)) for generation in generations)
+
+
+def _serial_named(certificate: x509.Certificate) -> t.Optional[int]:
+    names = extension(certificate, x509.AuthorityKeyIdentifier)
+    return names.authority_cert_serial_number if names is not None else None
+
+
+def _lost(issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation) -> t.List[x509.Certificate]:
+    """What verifies under an older certificate for the same key, and not under the new one."""
+    older = [one for one in generations if one.public_key_sha256 == new.public_key_sha256 and one.sha256 != new.sha256]
+    if not issued or not older:
+        return []
+    with scratch_directory() as scratch:
+        paths = {os.path.join(scratch, f"{number}.pem"): each for number, each in enumerate(issued)}
+        for path, each in paths.items():
+            write_new(path, each.public_bytes(serialization.Encoding.PEM), 0o600)
+
+        def good(generation: Generation) -> t.Set[str]:
+            trusted = os.path.join(scratch, f"{generation.sha256}.pem")
+            write_new(trusted, _x509.pem(generation.certificate).encode("ascii"), 0o600)
+            return verified_under(trusted, list(paths))
+
+        before = set().union(*map(good, older))
+        return [paths[path] for path in sorted(before - good(new))]

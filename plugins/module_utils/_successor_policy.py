@@ -1,0 +1,201 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: whether a new CA certificate does the work of the old one and of its request; may change in any release.
+
+No files and no Ansible here. Whoever signed the certificate, it is held against both before it takes its place.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import (
+    extension,
+    may,
+    raw_extensions,
+    requested_subject,
+    subject_bytes,
+    uses,
+    weakness,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+
+try:
+    from cryptography import x509
+except ImportError:  # the modules say which library is missing
+    pass
+
+# Extensions by the names that people know; what is missing here is told by its number.
+_NAMES = {
+    "2.5.29.30": "name constraints",
+    "2.5.29.31": "CRL distribution points",
+    "2.5.29.32": "certificate policies",
+    "2.5.29.33": "policy mappings",
+    "2.5.29.36": "policy constraints",
+    "2.5.29.37": "extended key usage",
+    "2.5.29.54": "inhibit any policy",
+    "2.5.29.17": "subject alternative names",
+    "2.5.29.18": "issuer alternative names",
+    "2.5.29.46": "a freshest CRL",
+    "1.3.6.1.5.5.7.1.1": "authority information access",
+    "2.5.29.15": "key usage",
+}
+# What each certificate has its own of; the rest is judged by its meaning.
+_OWN = {"2.5.29.14", "2.5.29.35", "2.5.29.19", "2.5.29.15"}
+_NARROWING = {"2.5.29.30", "2.5.29.37", "2.5.29.36", "2.5.29.54"}
+_USE_NAMES = {"key_cert_sign": "keyCertSign", "crl_sign": "cRLSign", "digital_signature": "digitalSignature"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a certificate is held against. C(old): the one whose work it takes over. C(request): what a parent was asked to sign."""
+
+    old: t.Optional[x509.Certificate] = None
+    request: t.Optional[x509.CertificateSigningRequest] = None
+
+    @property
+    def subject(self) -> t.Optional[bytes]:
+        if self.old is not None:
+            return subject_bytes(self.old)
+        return requested_subject(self.request) if self.request is not None else None
+
+
+def fault(new: x509.Certificate, asked: Asked, root: bool) -> t.Optional[str]:
+    """Why a certificate can't do the work, as a clause."""
+    if asked.subject is not None and subject_bytes(new) != asked.subject:
+        return _other_subject(new, asked)
+    if root and not (_x509.is_self_signed(new) and _x509.verified(new, new.public_key())):
+        return "it is not signed by its own key, as that of a root is"
+    if not _x509.is_ca(new):
+        return "it is no CA certificate (basicConstraints)"
+    if not may(new, "key_cert_sign"):
+        return "it may not sign certificates (its keyUsage lacks keyCertSign)"
+    if asked.old is not None and may(asked.old, "crl_sign") and not may(new, "crl_sign"):
+        return "it may not sign CRLs (its keyUsage lacks cRLSign), and the old one may"
+    return weakness(new.public_key())
+
+
+def _other_subject(new: x509.Certificate, asked: Asked) -> str:
+    wanted = t.cast(t.Any, asked.old if asked.old is not None else asked.request).subject
+    if new.subject == wanted:
+        return f"its subject, {new.subject.rfc4514_string()}, is encoded in other bytes than the CA's: what it issued would not chain to it"
+    return f"its subject is {new.subject.rfc4514_string()}, and the CA's is {wanted.rfc4514_string()}"
+
+
+# --- what is different, and stops nothing ------------------------------------------------------------------------
+
+
+def differences(new: Generation, asked: Asked) -> t.List[Finding]:
+    """What a person should know of a certificate that does the work."""
+    parsed = _x509.load(new.certificate)
+    found = []
+    lost = sorted(lost_extensions(parsed, asked.old)) if asked.old is not None else []
+    if lost:
+        text = f"the new certificate has no {', '.join(lost)}, which the old certificate has"
+        found.append(Finding("extension_lost", text, new.sha256))
+    other = sorted(_other_places(parsed, asked.old)) if asked.old is not None else []
+    if other:
+        text = f"the new certificate has other {', '.join(other)} than the old certificate"
+        found.append(Finding("extension_changed", text, new.sha256))
+    stricter = narrower(parsed, asked)
+    if stricter:
+        text = f"the new certificate allows less than was asked for: {', '.join(stricter)}"
+        found.append(Finding("stricter_certificate", text, new.sha256))
+    if asked.old is not None and _longer(parsed, asked.old):
+        text = f"the new certificate allows more CAs below it than the old certificate: {_path(parsed)}, and it was {_path(asked.old)}"
+        found.append(Finding("wider_certificate", text, new.sha256))
+    if not may(parsed, "crl_sign"):
+        text = "the new certificate may not sign CRLs (its keyUsage lacks cRLSign): clients that look at that reject them"
+        found.append(Finding("may_not_sign_crls", text, new.sha256))
+    return found
+
+
+def lost_extensions(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
+    has = {each.oid for each in raw_extensions(new)}
+    return {_NAMES.get(each.oid, f"extension {each.oid}") for each in raw_extensions(old) if each.oid not in has | _OWN}
+
+
+def _other_places(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
+    """Software counts its certificates in extensions of its own: only those that clients look at matter."""
+    before = {each.oid: each.value for each in raw_extensions(old) if each.oid in _NAMES and each.oid not in _OWN}
+    return {_NAMES[each.oid] for each in raw_extensions(new) if each.value != before.get(each.oid, each.value)}
+
+
+def narrower(new: x509.Certificate, asked: Asked) -> t.List[str]:
+    """What a certificate forbids that neither its request nor the old one forbids."""
+    found = []
+    before = asked.old if asked.old is not None else asked.request
+    if before is None:
+        return []
+    length, limit = path_length(new), path_length(before)
+    if length is not None and (limit is None or length < limit):
+        found.append(_path(new))
+    allowed, wanted = uses(new), uses(before)
+    if allowed is not None and wanted is not None and wanted - allowed:
+        found.append("no " + ", ".join(sorted(_USE_NAMES.get(name, name) for name in wanted - allowed)))
+    has = {each.oid.dotted_string for each in before.extensions}
+    found += [_NAMES[each.oid] for each in raw_extensions(new) if each.oid in _NARROWING and each.oid not in has]
+    return found
+
+
+def path_length(thing: t.Any) -> t.Optional[int]:
+    """How many CAs may follow below a certificate or request; None for any number."""
+    constraints = extension(thing, x509.BasicConstraints)
+    return constraints.path_length if constraints is not None and constraints.ca else None
+
+
+def _path(certificate: x509.Certificate) -> str:
+    length = path_length(certificate)
+    return "no limit of the path length" if length is None else f"path length {length}"
+
+
+def _longer(new: x509.Certificate, old: x509.Certificate) -> bool:
+    before, after = path_length(old), path_length(new)
+    return before is not None and (after is None or after > before)
+
+
+# --- what was issued ---------------------------------------------------------------------------------------------
+
+
+def leaning(
+    issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation
+) -> t.Tuple[t.List[Finding], t.Optional[str]]:
+    """What issued certificates name of their issuer, held against a new generation: what must be said, and why it can't take its place.
+
+    C(issued): a sample of what earlier generations issued and what has not expired.
+    """
+    own = _x509.load(new.certificate)
+    identifier = extension(own, x509.SubjectKeyIdentifier)
+    older = {int(generation.serial, 16): generation for generation in generations if generation.sha256 != new.sha256}
+    named: t.Dict[int, int] = {}
+    others: t.Set[str] = set()
+    for each in issued:
+        names = extension(each, x509.AuthorityKeyIdentifier)
+        if names is None:
+            continue
+        serial = names.authority_cert_serial_number
+        if serial in older:
+            named[serial] = named.get(serial, 0) + 1
+        if identifier is not None and names.key_identifier not in (None, identifier.digest) and _by(each, own):
+            others.add(names.key_identifier.hex())
+    found = [
+        Finding(
+            "needs_older_certificate",
+            f"{count} of {len(issued)} certificates that were looked at name the issuer and serial number of {older[serial].label} "
+            "(authorityKeyIdentifier): until they have expired, who checks them needs that certificate beside the new one",
+            older[serial].sha256,
+        )
+        for serial, count in sorted(named.items())
+    ]
+    why = None
+    if others:
+        why = f"its subject key identifier is {t.cast(t.Any, identifier).digest.hex()}, and what its key issued names {min(others)}"
+    return found, why
+
+
+def _by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    return bool(certificate.issuer == issuer.subject) and _x509.verified(certificate, issuer.public_key()) is not False
