@@ -23,11 +23,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import differences
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._homes import SHOWN_DIGITS
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
     ChosenBackup,
     known_authorities,
-    named,
     one_time_password,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result
@@ -99,11 +99,18 @@ class ActionModule(BackupTask):
         raise KeywardError("the CA can't be installed", *why)
 
     def _lost(self) -> ChosenBackup | None:
-        """The backup of the CA that was in this place, where there is one: it is brought back, and no new one is made."""
-        nothing_known = not self.options.get("stores") or named(known_authorities(self.stores)[0], self._host, self.options) is None
-        if self.options.get("backup") is None and nothing_known:
+        """The backup that a person names: it is brought back, and no new CA is made. Raises KeywardError where one was lost here."""
+        if not self._names_one():
+            lost = self.lost(known_authorities(self.stores)[0], "backup") if self.options.get("stores") else None
+            if lost:
+                raise KeywardError(
+                    "nothing was installed",
+                    f"{lost.name} lived in this place, the stores hold its keys, and nothing of it is left on {self._host}",
+                    f"Restore it (keyward.pki.restore, or ca_key_restore). To install it from its backup, say authority_id: "
+                    f"{lost.id[:SHOWN_DIGITS]}. For another CA name another place",
+                )
             return None
-        self._required("password", "A backup of the CA that was here exists. Give its password, and the CA is brought back from it")
+        self._required("password", "The backup of the CA is named. Give its password, and the CA is brought back from it")
         chosen = self.choose(None)
         chosen.refuse_unless_restorable("nothing was installed")
         return chosen

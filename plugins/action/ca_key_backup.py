@@ -20,6 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     generation_advisories,
     merge_generations,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, ExportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, password_fault, seal
@@ -46,7 +47,6 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     next_sequence,
     one_time_password,
     opens,
-    recognise,
     refuse_unless_restorable,
     same_name,
 )
@@ -61,6 +61,7 @@ class Plan(t.NamedTuple):
     expected: list[Generation]  # every generation that is or was there
     due_for: list[Generation]  # those that no backup covers
     covered: frozenset[str]
+    home: HomeChange | None  # what a person says of it
     why: str | None  # install, renewal, password_change or forced; None where nothing is due
     copies: list[tuple[Stored, Store]]
 
@@ -77,18 +78,23 @@ class ActionModule(BackupTask):
             store.refuse_if_not_writable()
         known, damaged = known_authorities(self.stores)
         told = self._first_look(known)
-        match = recognise(known, told)
+        found = self.stand(known, told)
+        self.refuse_elsewhere("nothing was backed up", found, told)
+        match = found.known
         plan = self._plan(told, match, self._prove(match) if match else "password")
-        return self._carry_out(plan, [*told.advisories, *damaged, *(match.advisories if match else ()), *same_name(known, told)])
+        advisories = [*told.advisories, *damaged, *found.advisories, *(match.advisories if match else ()), *same_name(known, match, told)]
+        return self._carry_out(plan, advisories)
 
     # --- the host ---
 
     def _first_look(self, known: t.Sequence[KnownAuthority]) -> Exported:
         """One execution: the authority as it is and, where a backup seems due, its keys.
 
-        Of a host that no backup names, every authority is told: one that only moved has nothing to hand over.
+        Of a host that is nobody's home, every authority is told: nothing of one that only moved there is to be stored.
         """
-        here = [candidate for candidate in known if candidate.authority.host == self._host]
+        one, said = self.named(known), self.said
+        here = [candidate for candidate in known if any(home.host == self._host for home in candidate.homes)]
+        here = [one] if one and (said or one not in here) else here
         covered: set[str] = set()
         for candidate in [] if self.options["force"] else here:
             covered |= set() if self._changes_password_of(candidate) else candidate.covered(self.stores)
@@ -142,12 +148,13 @@ class ActionModule(BackupTask):
             why = "password_change"
         elif self.options["force"]:
             why = "forced"
-        return Plan(told, match, expected, due_for, covered, why, match.copies(self.stores) if match else [])
+        home = match.change_home(self.said, told.authority.home) if match else None
+        return Plan(told, match, expected, due_for, covered, home, why, match.copies(self.stores) if match else [])
 
     def _carry_out(self, plan: Plan, advisories: list[Finding]) -> Result:
         advisories += [*lost_on_host(plan.expected, plan.told), *generation_advisories(plan.expected, now_text())]
         result: Result = {
-            "changed": bool(plan.why or plan.copies),
+            "changed": bool(plan.why or plan.copies or plan.home),
             "authority": self.authority_result(plan.told.authority, plan.match),
             "backup": None,
             "due": bool(plan.why),
@@ -162,9 +169,12 @@ class ActionModule(BackupTask):
             password = self._password_to_write_with()
         if not self._check:
             self._copy(plan)
-            if plan.why:
-                sealed = self._sealed(plan, password)
-                backup, paths, result["changed"] = self._store(plan, sealed, password)
+            sealed = self._sealed(plan, password) if plan.why else None
+            if plan.match and plan.home:
+                self.say_home(self.stores, plan.match, plan.home)
+            if sealed:
+                backup, paths, stored = self._store(plan, sealed, password)
+                result["changed"] = stored or bool(plan.home)
                 advisories += sealed.advisories
                 result["backup"] = backup_result(backup, paths)
                 result["restorable"] = True
@@ -276,7 +286,7 @@ class ActionModule(BackupTask):
             sequence=next_sequence(self.stores, directory),
             previous=plan.newest.manifest.id if plan.newest else None,
             authority=authority,
-            homes=plan.match.homes if plan.match else (authority.home,),
+            homes=plan.home.homes if plan.home else plan.match.homes if plan.match else (authority.home,),
             made_at=authority.home,
             created=now_text(),
             proved_at=now_text(),

@@ -9,6 +9,7 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations
+from ansible_collections.keyward.pki.plugins.module_utils._home import Standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
@@ -19,9 +20,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     backup_result,
     known_authorities,
     lost_on_host,
-    named,
     opened,
-    recognise,
     same_name,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
@@ -33,7 +32,8 @@ class ActionModule(BackupTask):
     def perform(self) -> Result:
         known, damaged = known_authorities(self.stores)
         told, unreadable = self._told()
-        match = recognise(known, told) if told else named(known, self._host, self.options)
+        found = self.stand(known, told) if told else Standing(self.lost(known, "backup"))
+        match, elsewhere = found.known, [self.not_at_home(found, told)] if told and found.elsewhere else []
         earlier = match.generations if match else []
         covered = match.covered(self.stores) if match else frozenset()
         expected = merge_generations(earlier, told.generations if told else [])
@@ -49,9 +49,11 @@ class ActionModule(BackupTask):
             "newest": backup_result(newest, match.paths(newest)) if match and newest else None,
             "superseded": _superseded(match) if match else [],
             "under_previous_password": _under_previous_password(match) if match else [],
-            "due": bool(due_for or not newest) if told or match else None,
+            "homes": [home.as_json() for home in match.homes] if match else [],
+            "due": bool(due_for or not newest or elsewhere) if told or match else None,
             "age": int((now() - parse_time(newest.manifest.created)).total_seconds()) if newest else None,
             "reasons": findings(
+                elsewhere,
                 (reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in due_for),
                 verdict.reasons if verdict else (),
             ),
@@ -59,8 +61,9 @@ class ActionModule(BackupTask):
                 unreadable,
                 told.advisories if told else (),
                 damaged,
+                found.advisories,
                 match.advisories if match else (),
-                same_name(known, told) if told else (),
+                same_name(known, match, told) if told else (),
                 lost_on_host(expected, told) if told else (),
                 (
                     Finding("missing_in_store", f"{store.path} lacks {backup.name}")

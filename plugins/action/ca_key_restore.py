@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
@@ -48,19 +49,24 @@ class ActionModule(BackupTask):
         except NothingOnHost as exc:
             abilities = exc.abilities
         chosen = chosen or self.choose(told)
+        if self.said and chosen.known is None:
+            why = "the backup lies in no store, and so nothing can be recorded of where its CA lives"
+            raise KeywardError("nothing was restored", why, "Give authority_id and stores instead of backup")
         advisories = [*(told.advisories if told else ()), *chosen.refuse_unless_restorable("nothing was restored")]
-        if told:  # before any key travels
-            refuse_foreign(told.authority, told.generations, chosen.authority, chosen.generations)
+        if told and not chosen.is_of(told, self.said is not None):  # before any key travels
+            raise foreign(told.authority, chosen.authority, chosen.generations)
         outcome = self._put_back(chosen, told, abilities)
         if not abilities.keys_in_hand:
             advisories += _adcs.not_as_before(chosen, outcome, self._trial_password)
         authority = told.authority if told else chosen.authority
+        home = self._said_home(chosen)
         result: Result = {
-            "changed": outcome.changed,
+            "changed": outcome.changed or home is not None,
             "restorable": True,
             "authority": replace(authority, id=chosen.authority.id if chosen.authority else None).as_result() if authority else None,
             "generations": [generation.as_result("backup") for generation in chosen.generations],
             "backup": chosen.as_result(),
+            "homes": [each.as_json() for each in (home.homes if home else chosen.known.homes if chosen.known else ())],
             "restored": [dict(vars(each)) for each in outcome.restored],
             "set_aside": [dict(vars(each)) for each in outcome.set_aside],
             "reasons": [],
@@ -68,12 +74,24 @@ class ActionModule(BackupTask):
         }
         if outcome.changed and not self._check:
             self._record(chosen, result)
+        if home and chosen.known and not self._check:
+            self.say_home([Store(path, BACKUPS) for path in chosen.known.holdings], chosen.known, home)
         if self._task.diff:
             result["diff"] = {
                 "before": "".join(f"{each.path}: missing\n" for each in outcome.restored),
                 "after": "".join(f"{each.path}: {each.kind}\n" for each in outcome.restored),
             }
         return result
+
+    def _said_home(self, chosen: ChosenBackup) -> HomeChange | None:
+        """What a person says of the homes. Where nothing of the CA was there before, it lives in the place that it was put back to."""
+        if self.said is None or chosen.known is None:
+            return None
+        try:
+            here = self.look(self._place).authority.home
+        except NothingOnHost:  # in check mode
+            here = Home(self._host, {**chosen.known.authority.home.place, **self.stated_home.place})
+        return chosen.known.change_home(self.said, here)
 
     # --- the keys ---
 

@@ -12,7 +12,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     generation_advisories,
     generation_of,
-    is_backup_of,
     merge_generations,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
@@ -27,13 +26,13 @@ class ActionModule(BackupTask):
 
     def perform(self) -> Result:
         told = self.look() if self.names_an_authority else None
-        chosen = self.choose(told)
+        chosen = self.choose(told, to_send=False)
         recorded = chosen.authority
         expected = chosen.generations
         if told:
-            own = is_backup_of(told.authority, told.generations, recorded, chosen.generations)
-            expected = merge_generations(chosen.generations if own else [], told.generations)
+            expected = merge_generations(chosen.generations if chosen.is_of(told) else [], told.generations)
         verdict = judge(chosen.bundles, expected)
+        advisories = [*(told.advisories if told else ()), *([chosen.elsewhere] if chosen.elsewhere else [])]
         contents = [bundle.contents for bundle in chosen.bundles if bundle.contents]
         result: Result = {
             "changed": False,
@@ -47,7 +46,7 @@ class ActionModule(BackupTask):
             ],
             "encryption": _encryption_result(contents),
             "reasons": findings(verdict.reasons),
-            "advisories": findings(told.advisories if told else (), verdict.advisories, generation_advisories(expected, now_text())),
+            "advisories": findings(advisories, verdict.advisories, generation_advisories(expected, now_text())),
         }
         if not verdict.restorable:
             error = KeywardError(

@@ -40,6 +40,32 @@ options:
     type: path
 """
 
+    AUTHORITY_ID = r"""
+options:
+  authority_id:
+    description:
+      - The id of the authority that is meant, or its first digits, at least 8, where no other authority begins so. A person says it,
+        in one task. Never put it into an inventory, where it would be believed every night.
+      - Without it a host is believed only where its CA is at home. That is where the newest record has this inventory host and place.
+    type: str
+"""
+
+    HOME = r"""
+options:
+  move:
+    description:
+      - Whether the authority lives in this place from now on, instead of where it lived before. O(authority_id) says which one.
+      - It is recorded in every store that is given. The old host is not at home then, and its nightly runs fail.
+    type: bool
+    default: false
+  twin:
+    description:
+      - Whether the authority lives in this place, too, such as a standby or a clone that is to be backed up. O(authority_id) says
+        which one.
+    type: bool
+    default: false
+"""
+
     PASSWORD = r"""
 options:
   password:

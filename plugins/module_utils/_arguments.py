@@ -49,6 +49,8 @@ def stated_place(options: t.Mapping[str, t.Any]) -> t.Dict[str, str]:
 # Those of them without a secret: they travel as a module's own arguments, the others beside the order.
 SELECTING = tuple(name for name in WHICH_AUTHORITY if name not in ("private_key_passphrase", "older"))
 
+AUTHORITY_ID: Spec = {"authority_id": {"type": "str"}}
+HOME: Spec = {"move": {"type": "bool", "default": False}, "twin": {"type": "bool", "default": False}}
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
 BACKUP: Spec = {"backup": {"type": "path"}}
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
@@ -66,6 +68,8 @@ CA_STORE: Spec = {
 }
 CA_KEY_BACKUP: Spec = {
     **WHICH_AUTHORITY,
+    **AUTHORITY_ID,
+    **HOME,
     **STORES,
     **PASSWORD,
     **PREVIOUS_PASSWORD,
@@ -73,10 +77,12 @@ CA_KEY_BACKUP: Spec = {
     "force": {"type": "bool", "default": False},
     **CONTROLLER,
 }
-CA_KEY_BACKUP_INFO: Spec = {**WHICH_AUTHORITY, **STORES, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
+CA_KEY_BACKUP_INFO: Spec = {**WHICH_AUTHORITY, **AUTHORITY_ID, **STORES, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
 CA_KEY_VERIFY: Spec = {**WHICH_AUTHORITY, **STORES, **BACKUP, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
 CA_KEY_RESTORE: Spec = {
     **WHICH_AUTHORITY,
+    **AUTHORITY_ID,
+    **HOME,
     **STORES,
     **BACKUP,
     **PASSWORD,
@@ -95,6 +101,7 @@ CA_INSTALL: Spec = {
     "days": {"type": "int", "default": 3650},
     "path_length": {"type": "int"},
     "certificate": {"type": "str"},
+    **AUTHORITY_ID,
     **STORES,
     **BACKUP,
     **PASSWORD,

@@ -24,6 +24,7 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
+from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
     LARGEST_SET_MANIFEST,
@@ -34,7 +35,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._staged import write_n
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import open_store, refuse_open_to_the_world
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 
-MANIFEST = "manifest.json"
+MANIFEST, EVENTS = "manifest.json", "events"
+_HOME_CHANGE = re.compile(f"-({MOVED}|{TWIN})-")
+_LARGEST_EVENT = 1024 * 1024
 _NAME = re.compile(r"[0-9]{6,}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
 _CHUNK = 1024 * 1024
 
@@ -105,6 +108,11 @@ class Stored:
     @property
     def manifest_file(self) -> bytes:
         return self._content(MANIFEST)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of its manifest, by which what comes after names it."""
+        return hashlib.sha256(self.manifest_file).hexdigest()
 
     def files(self) -> t.Dict[str, bytes]:
         """The bytes of its files, which are small. Raises KeywardError where one is gone."""
@@ -210,6 +218,18 @@ class AuthorityDirectory:
         """The newest one whose files have the recorded digests."""
         return next((one for one in self.all if one.damage is None), None)
 
+    @functools.cached_property
+    def home_changes(self) -> t.List[HomeChange]:
+        """What persons said of its homes, in no order. What does not read is passed over."""
+        found, directory = [], os.path.join(self.path, EVENTS)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(directory)):
+                if _HOME_CHANGE.search(name):
+                    with contextlib.suppress(KeywardError, OSError, ValueError, KeyError, TypeError, RecursionError):
+                        content = read_file(os.path.join(directory, name), "the event", _LARGEST_EVENT)
+                        found.append(HomeChange.from_json(json.loads(content)))
+        return found
+
     @property
     def advisories(self) -> t.List[Finding]:
         """What is damaged: of bundles each, of large files those that are newer than the newest sound one."""
@@ -302,7 +322,7 @@ class Store:
 
     def record(self, authority_directory: str, event: t.Mapping[str, t.Any]) -> None:
         """Write one event, once, into the authority's C(events/)."""
-        directory = os.path.join(self.path, authority_directory, "events")
+        directory = os.path.join(self.path, authority_directory, EVENTS)
         stamp = str(event["at"]).replace("-", "").replace(":", "")
         try:
             with contextlib.suppress(FileExistsError):

@@ -49,11 +49,15 @@ def reason(code: str, about: str, detail: str = "", certificate: t.Optional[str]
 def refuse_foreign(
     live: Authority, live_generations: t.Sequence[Generation], known: t.Optional[Authority], generations: t.Sequence[Generation]
 ) -> None:
-    """Raise KeywardError unless the backup (of C(known), with C(generations)) is the live authority's."""
-    if is_backup_of(live, live_generations, known, generations):
-        return
+    """Raise KeywardError unless the set (of C(known), with C(generations)) is the live authority's."""
+    if not is_backup_of(live, live_generations, known, generations):
+        raise foreign(live, known, generations)
+
+
+def foreign(live: Authority, known: t.Optional[Authority], generations: t.Sequence[Generation]) -> KeywardError:
+    """The error where a backup or set (of C(known), with C(generations)) is not the live authority's."""
     whose = known.subject if known else generations[-1].subject
-    raise KeywardError(
+    return KeywardError(
         "nothing was restored",
         f"the backup is of another authority ({whose}); the one on this host is {live.subject} and shares no key with it",
         "Give this authority's own backup, or name the place of the authority that the backup belongs to",

@@ -13,7 +13,8 @@ description:
   - A root signs its own certificate. For a subordinate CA a request is made, and the task ends well with
     RV(pending=true). Given its answer as O(certificate), the task puts that in place.
   - A CA that is there is never touched. A run that was killed is finished by the next one, with the same key.
-  - Where O(stores) or O(backup) hold the keys of the CA that was in this place, no new CA is made. That one is brought back.
+  - Where O(stores) hold the keys of a CA that lived in this place, the task fails and names the restore. A host is not believed
+    when it says that a CA is gone. Where O(authority_id) or O(backup) name the CA, it is brought back.
   - Where a database with entries lies, and no CA certificate, no CA is made either.
 options:
   kind:
@@ -64,6 +65,7 @@ options:
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._backups.authority_id
   - keyward.pki._backups.stores
   - keyward.pki._backups.backup
   - keyward.pki._backups.password
@@ -83,8 +85,8 @@ notes:
   - With O(backend=easyrsa), O(directory) is required instead. The PKI is laid out as C(init-pki) and C(build-ca) do, and nothing of
     easy-rsa is run. Where easy-rsa is installed, its C(openssl-easyrsa.cnf) is copied into the PKI.
   - On Windows the feature C(ADCS-Cert-Authority) is added where it is absent, and a standalone CA is configured. Where a backup of the CA
-    exists, its keys are imported and the CA is configured on top of them; its database comes back with M(keyward.pki.ca_database_restore),
-    which also brings back enterprise CAs. A path length is written into C(CAPolicy.inf) by its owner. Ed25519 is not to be had.
+    is named, its keys are imported and the CA is configured on top of them; its database comes back with
+    M(keyward.pki.ca_database_restore), which also brings back enterprise CAs. A path length is written into C(CAPolicy.inf) by its owner. Ed25519 is not to be had.
   - With O(private_key_passphrase) the private key is encrypted at rest.
   - An installation makes a key backup due. The role P(keyward.pki.install#role) takes it.
 seealso:

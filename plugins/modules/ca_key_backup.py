@@ -14,6 +14,8 @@ description:
     or with the same. At every other time this task changes nothing.
   - When it is due, all generations of the CA, each certificate with its private key, are written into one PKCS#12 file,
     which is opened again and judged on the controller before it is stored in every store.
+  - Of a known authority a backup is made only at home, which is an inventory host and place that its newest record names, or where
+    O(authority_id) names it. Elsewhere, such as on a clone, the task fails with V(not_at_home) until a person says what is right.
   - Generations that earlier backups hold and the host has lost are carried into the new backup.
   - A key that no earlier backup holds and that is missing, does not open, or can not leave its token makes the task fail. There is
     no partial backup.
@@ -36,6 +38,8 @@ options:
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._backups.authority_id
+  - keyward.pki._backups.home
   - keyward.pki._backups.stores
   - keyward.pki._backups.password
 attributes:
@@ -81,6 +85,17 @@ EXAMPLES = r"""
       - /mnt/vault2/keys
     password: "{{ keyward_password }}"
     previous_password: "{{ keyward_previous_password }}"
+  become: true
+
+- name: Say once that a CA lives on this host from now on
+  keyward.pki.ca_key_backup:
+    config_file: /etc/pki/CA/openssl.cnf
+    authority_id: 0123456789abcdef
+    move: true
+    stores:
+      - /srv/keyward/keys
+      - /mnt/vault2/keys
+    password: "{{ keyward_password }}"
   become: true
 """
 
@@ -143,7 +158,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(generation_lost_on_host), V(expired_generation), V(digest_mismatch) and V(same_name_other_keys).
+    - Codes are, among others, V(another_ca_at_home), V(generation_lost_on_host), V(expired_generation), V(digest_mismatch) and
+      V(same_name_other_keys).
   returned: success
   type: list
   elements: dict

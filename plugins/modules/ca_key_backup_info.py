@@ -17,12 +17,13 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._attributes.info_module
   - keyward.pki._authority
+  - keyward.pki._backups.authority_id
   - keyward.pki._backups.stores
   - keyward.pki._backups.password
 notes:
   - O(stores) is required.
-  - Without an option that names the place of the CA, the backups that name this inventory host are listed, and the host is not
-    contacted.
+  - Without an option that names the place of the CA, the backups of the authority that lives on this inventory host are listed,
+    and the host is not contacted.
 author:
   - keyward.pki contributors (@keyward)
 """
@@ -91,8 +92,24 @@ under_previous_password:
   returned: success
   type: list
   elements: str
+homes:
+  description:
+    - Where the authority lives, by its newest backup and what a person said since (O(keyward.pki.ca_key_backup#module:move),
+      O(keyward.pki.ca_key_backup#module:twin)).
+    - A host is believed where it has this inventory name and this place.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    host:
+      description: The inventory name of the host.
+      type: str
+    place:
+      description: The software, and the options that say which CA of that host, as far as they are known.
+      type: dict
 due:
-  description: Whether a backup is due. V(null) where neither the host nor a store tells of the CA.
+  description:
+    - Whether a backup is due, or can't be made since the CA is not at home. V(null) where neither the host nor a store tells of it.
   returned: success
   type: bool
 age:

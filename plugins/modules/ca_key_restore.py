@@ -13,8 +13,9 @@ description:
   - Puts back what is missing, with the path, owner, group and mode that the backup recorded. What is right is not touched.
   - A backup of another authority is refused, and a different key in the place is never overwritten. With O(on_conflict=set_aside)
     it is renamed first.
-  - On a bare host, on which nothing of the CA is left, the newest backup that names this inventory host and place is used, or the
-    one that O(backup) names.
+  - Keys go out only to a home of the authority, which is an inventory host and place that its newest record names, or where
+    O(authority_id) or O(backup) name it. On a bare host, on which nothing of the CA is left, that place alone tells which one it is.
+  - Put back elsewhere it is a copy. With O(move) it lives there from now on, with O(twin) there too.
   - Only keys that the host lacks leave the controller, encrypted under a password that is made for this one task; none in check mode. On
     Windows the files of the backup that hold them go as they are, with O(password).
   - The database of the CA is not touched. Restore it by itself, before the CA issues anything.
@@ -34,6 +35,8 @@ options:
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._backups.authority_id
+  - keyward.pki._backups.home
   - keyward.pki._backups.stores
   - keyward.pki._backups.backup
   - keyward.pki._backups.password
@@ -84,6 +87,12 @@ backup:
   description: The backup that was used, as in RV(keyward.pki.ca_key_backup#module:backup).
   returned: success
   type: dict
+
+homes:
+  description: Where it lives after the task, as in RV(keyward.pki.ca_key_backup_info#module:homes). Empty where no store tells.
+  returned: success
+  type: list
+  elements: dict
 
 restored:
   description: The files that were put back, or would be in check mode.

@@ -110,6 +110,7 @@ reasons:
     - Why it is not restorable, or why the task failed, in the shape of RV(keyward.pki.ca_info#module:advisories).
     - The codes are V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
       V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported) and V(limit_exceeded).
+    - Or V(not_at_home), where a host shows a known authority that lives elsewhere; the message has the command that settles it.
   returned: always
   type: list
   elements: dict
@@ -117,7 +118,7 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(weak_encryption), V(trailing_bytes) and V(expired_generation).
+    - Codes are, among others, V(weak_encryption), V(trailing_bytes), V(expired_generation) and V(not_at_home).
   returned: when a backup was judged
   type: list
   elements: dict

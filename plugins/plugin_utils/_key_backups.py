@@ -17,7 +17,8 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, belongs, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, is_of, shared
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
@@ -25,7 +26,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TI
 from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, AuthorityDirectory, Store, Stored, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, bundle_generations, held_keys, judge, open_bundle
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
+from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 BUNDLE_NAME = "authority.p12"
 
@@ -48,8 +50,21 @@ class KnownAuthority:
         return t.cast(Authority, self.latest.manifest.authority)
 
     @property
+    def subject(self) -> str:
+        return self.authority.subject
+
+    @property
     def homes(self) -> tuple[Home, ...]:
-        return t.cast("tuple[Home, ...]", self.latest.manifest.homes)
+        """Where it lives, by its newest manifest and what a person said since."""
+        return homes_after(self.latest.manifest.homes, self.latest.digest, self.home_changes)
+
+    @functools.cached_property
+    def home_changes(self) -> list[HomeChange]:
+        return [change for directory in self.holdings.values() for change in directory.home_changes]
+
+    def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
+        """What is to be recorded of what a person says (C(kind)); None where nothing is new in it."""
+        return change_home(kind, self.homes, here, self.latest.digest, self.home_changes) if kind else None
 
     @property
     def public_keys(self) -> frozenset[str]:
@@ -195,21 +210,11 @@ def backup_result(backup: Stored, paths: t.Sequence[str]) -> Result:
 # --- which authority, which backup -----------------------------------------------------------------------------------
 
 
-def recognise(known: t.Sequence[KnownAuthority], told: Told) -> KnownAuthority | None:
-    """The known authority that the host's is: by a shared key before the same place."""
-    for why in ("key", "place"):
-        for candidate in known:
-            if belongs(told.authority, told.generations, candidate.authority, candidate.public_keys) == why:
-                return candidate
-    return None
-
-
-def same_name(known: t.Sequence[KnownAuthority], told: Told) -> list[Finding]:
+def same_name(known: t.Sequence[KnownAuthority], match: KnownAuthority | None, told: Told) -> list[Finding]:
     return [
         Finding("same_name_other_keys", f"{other.name} has the same subject and other keys: it is another authority")
         for other in known
-        if other.authority.subject == told.authority.subject
-        and not belongs(told.authority, told.generations, other.authority, other.public_keys)
+        if other is not match and other.subject == told.authority.subject and not shared(told.generations, other.public_keys)
     ]
 
 
@@ -217,25 +222,6 @@ def lost_on_host(expected: t.Sequence[Generation], told: Told) -> list[Finding]:
     there = {generation.sha256 for generation in told.generations}
     lost = [generation for generation in expected if generation.sha256 not in there]
     return [Finding("generation_lost_on_host", f"{g.label} is no longer on the host; the backup keeps it", g.sha256) for g in lost]
-
-
-def named(known: t.Sequence[KnownAuthority], host: str, options: t.Mapping[str, t.Any]) -> KnownAuthority | None:
-    """Where nothing of a CA is left on the host: the one whose newest backup names this host and the place that the task states."""
-    place, backend = _arguments.stated_place(options), options["backend"]
-    found = [
-        candidate
-        for candidate in known
-        if candidate.authority.host == host
-        and same_place(place, candidate.authority.place)
-        and backend in ("auto", candidate.authority.backend)
-    ]
-    if len(found) > 1:
-        raise KeywardError(
-            f"it can't be told which authority of {host} is meant",
-            "its stores hold " + " and ".join(sorted(candidate.name for candidate in found)),
-            "Name one: give its directory in the store as backup, or the options that say which CA it is",
-        )
-    return found[0] if found else None
 
 
 def recorded_place(authority: Authority) -> Result:
@@ -300,6 +286,15 @@ class ChosenBackup(t.NamedTuple):
     files: dict[str, bytes]
     bundles: list[Bundle]
     generations: list[Generation]
+    known: KnownAuthority | None = None  # all that the stores hold of it
+    elsewhere: Finding | None = None  # why the host is not its home
+
+    def is_of(self, told: Told, moving: bool = False) -> bool:
+        """Whether a host shows the authority that it is of."""
+        known = self.known or (KnownAuthority(self.stored) if self.stored else None)
+        if known is None:
+            return bool(shared(told.generations, {generation.public_key_sha256 for generation in self.generations}))
+        return is_of(known, told.authority.home, told.generations, moving)
 
     @property
     def authority(self) -> Authority | None:
@@ -341,8 +336,10 @@ class ChosenBackup(t.NamedTuple):
         return {"id": None, "paths": self.paths, "created": None, "proved_at": None, "files": files}
 
 
-class BackupTask(Task):
+class BackupTask(HomeTask):
     """What tasks share that look into stores of key backups."""
+
+    ROLE = "key_backup"
 
     @functools.cached_property
     def stores(self) -> list[Store]:
@@ -350,25 +347,40 @@ class BackupTask(Task):
         found = {store.path: store for store in (Store(path, BACKUPS) for path in paths)}
         return list(found.values())
 
-    def choose(self, told: Told | None) -> ChosenBackup:
-        """The one backup that is meant, opened: the one that is given, or in the stores the newest of the host's authority."""
+    def _names_one(self) -> bool:
+        return super()._names_one() or self.options.get("backup") is not None
+
+    def choose(self, told: Told | None, to_send: bool = True) -> ChosenBackup:
+        """The one backup that is meant, opened: the one that is given, or in the stores the newest of the host's authority.
+
+        C(to_send): something of it is to go out to the host, which then must be its home.
+        """
         given, stores = self.options.get("backup"), self.options.get("stores")
         if (given is None) == (not stores):
             raise KeywardError(
                 f"{self.NAME} can't run", "it needs either backup or stores", "Give the backup's path, or the stores to look in"
             )
         if given is not None:
-            found = GivenBackup(given)
-            return self._opened(found.stored, [found.path], found.files)
+            one = GivenBackup(given)
+            place = store_of(one.stored) if one.stored else None
+            known = known_authorities([place[0]])[0] if place else []
+            match = next((each for each in known if each.name == place[1]), None) if place else None
+            return self._opened(one.stored, [one.path], one.files, match)
         known, _damaged = known_authorities(self.stores)
-        match = recognise(known, told) if told else named(known, self._host, self.options)
+        if told:
+            found = self.stand(known, told)
+            if to_send:
+                self.refuse_elsewhere("nothing was restored", found, told)
+            match, elsewhere = found.known, self.not_at_home(found, told) if found.elsewhere else None
+        else:
+            match, elsewhere = self.lost(known, "backup"), None
         if match is None:
-            whose = f"{told.authority.subject} on {self._host}" if told else f"an authority on {self._host}"
+            whose = f"{told.authority.subject} on {self._host}" if told else f"an authority that lives on {self._host}"
             names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
             raise KeywardError(
                 "no backup was found",
                 f"the stores hold none of {whose}",
-                f"They hold: {names}. Give the right one's directory as backup, or mount the right store",
+                f"They hold: {names}. Give the id of the right one as authority_id, or mount the right store",
             )
         newest = match.newest
         if newest is None:
@@ -378,18 +390,26 @@ class BackupTask(Task):
                 "Mount another copy of the store, or give a PKCS #12 file of this authority as backup",
                 match.advisories,
             )
-        return self._opened(newest, match.paths(newest), newest.files())
+        return self._opened(newest, match.paths(newest), newest.files(), match)._replace(elsewhere=elsewhere)
 
-    def _opened(self, stored: Stored | None, paths: list[str], files: dict[str, bytes]) -> ChosenBackup:
+    def _opened(
+        self, stored: Stored | None, paths: list[str], files: dict[str, bytes], known: KnownAuthority | None = None
+    ) -> ChosenBackup:
         self._required("password", "Give the password of the backup")
         recorded = {file.name: file.sha256 for file in stored.manifest.files} if stored else {}
         bundles = [open_bundle(name, data, self._passwords, recorded.get(name)) for name, data in files.items()]
         generations = list(stored.manifest.generations) if stored else bundle_generations(bundles)
-        return ChosenBackup(stored, paths, files, bundles, generations)
+        return ChosenBackup(stored, paths, files, bundles, generations, known)
 
     def event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
         """What an authority's events/ keep of a task. No secret in it."""
         return {"event": event, "at": now_text(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
+
+    def say_home(self, stores: t.Sequence[Store], known: KnownAuthority, change: HomeChange) -> None:
+        """Record in each store what a person said of the homes. Raises KeywardError."""
+        for store in stores:
+            if os.path.isdir(os.path.join(store.path, known.name)):
+                store.record(known.name, self.event(change.kind, known.latest.manifest, **change.as_json()))
 
     @staticmethod
     def authority_result(authority: Authority, known: KnownAuthority | None) -> Result:

@@ -15,7 +15,17 @@ from support.pythons import ROOT
 OURS = "ansible_collections.keyward.pki.plugins.module_utils"
 FOLDER = ROOT / "plugins" / "module_utils"
 CODEC = {"_der", "_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sshsig", "_x509", "_ca_certificate"}
-DOMAIN = {"_generation", "_verdict", "_sealing", "_manifest", "_renewal_policy", "_successor_policy", "_crl_policy", "_database_policy"}
+DOMAIN = {
+    "_generation",
+    "_verdict",
+    "_sealing",
+    "_manifest",
+    "_renewal_policy",
+    "_successor_policy",
+    "_crl_policy",
+    "_database_policy",
+    "_home",
+}
 BELOW = {"_errors", "_printable", "_time"}
 
 

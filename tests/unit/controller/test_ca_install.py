@@ -64,7 +64,7 @@ def test_a_certificate_that_answers_nothing_makes_nothing(host: Meanwhile, tmp_p
     assert result["failed"] and why in result["msg"] and not (tmp_path / "ca").exists()
 
 
-def test_a_ca_whose_keys_are_in_a_store_is_brought_back(host: Meanwhile, tmp_path: Path) -> None:
+def test_a_ca_whose_keys_are_in_a_store_is_brought_back_where_a_person_names_it(host: Meanwhile, tmp_path: Path) -> None:
     initialise(str(tmp_path / "keys"), "keys")
     password = "correct horse battery staple 1"
     kept = {"stores": [str(tmp_path / "keys")], "password": password}
@@ -73,6 +73,10 @@ def test_a_ca_whose_keys_are_in_a_store_is_brought_back(host: Meanwhile, tmp_pat
     lost = tmp_path / "lost"
     (tmp_path / "ca").rename(lost)
     host.sent.clear()
+    refused = host.does(CaInstall, **ROOT, **kept)
+    assert "nothing was installed" in refused["msg"] and "keyward.pki.restore" in refused["msg"] and host.orders() == ["look"]
+    kept["authority_id"] = next(path.name for path in (tmp_path / "keys").iterdir() if path.is_dir())[-16:]
+    assert kept["authority_id"] in refused["msg"]
     assert "Give its password" in host.does(CaInstall, **{**ROOT, **kept, "password": None})["msg"]
     assert host.does(CaInstall, check=True, **ROOT, **kept)["changed"] and not (tmp_path / "ca").exists()
     back = host.does(CaInstall, **ROOT, **kept)
