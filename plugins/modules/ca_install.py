@@ -84,9 +84,10 @@ notes:
   - Without a Windows host, O(config_file) is required. An C(openssl.cnf) that is there is used as it is, and never changed.
   - With O(backend=easyrsa), O(directory) is required instead. The PKI is laid out as C(init-pki) and C(build-ca) do, and nothing of
     easy-rsa is run. Where easy-rsa is installed, its C(openssl-easyrsa.cnf) is copied into the PKI.
-  - On Windows the feature C(ADCS-Cert-Authority) is added where it is absent, and a standalone CA is configured. Where a backup of the CA
-    is named, its keys are imported and the CA is configured on top of them; its database comes back with
-    M(keyward.pki.ca_database_restore), which also brings back enterprise CAs. A path length is written into C(CAPolicy.inf) by its owner. Ed25519 is not to be had.
+  - On Windows the feature C(ADCS-Cert-Authority) is added where it is absent, and a standalone CA is configured. Where a backup of
+    the CA is named, its keys are imported and the CA is configured on top of them; its database comes back with
+    M(keyward.pki.ca_database_restore), which also brings back enterprise CAs. A path length is written into C(CAPolicy.inf) by its
+    owner. Ed25519 is not to be had.
   - With O(private_key_passphrase) the private key is encrypted at rest.
   - An installation makes a key backup due. The role P(keyward.pki.install#role) takes it.
 seealso:

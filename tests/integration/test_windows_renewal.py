@@ -203,17 +203,19 @@ def test_a_ca_without_a_set_comes_back_from_its_keys(windows: WindowsAnsible, ho
     host.install_by_hand()
     host.renew_by_hand()
     stored = {"stores": [str(keys)], "password": PASSWORD}
-    play(windows, [new_store(keys), step("ca_key_backup", "keys", **stored)], hosts=inventory({"one": host}))
+    made = play(windows, [new_store(keys), step("ca_key_backup", "keys", **stored)], hosts=inventory({"one": host}))
+    named = {"authority_id": made.task("keys", "one")["authority"]["id"]}
     before = host.generations
     host.lose()
     tasks = [
-        step("ca_install", "without its password", kind="root", **EC, stores=[str(keys)], fails=True),
-        step("ca_install", "brought back", kind="root", **EC, **stored),
+        step("ca_install", "not named", kind="root", **EC, **stored, fails=True),
+        step("ca_install", "without its password", kind="root", **EC, stores=[str(keys)], **named, fails=True),
+        step("ca_install", "brought back", kind="root", **EC, **stored, **named),
         step("ca_install", "again", kind="root", **EC, **stored),
         step("ca_key_backup", "nothing is due", **stored),
     ]
     result = play(windows, tasks, hosts=inventory({"one": host}))
-    assert "Give its password" in failure(result, "without its password")
+    assert "lived in this place" in failure(result, "not named") and "Give its password" in failure(result, "without its password")
     assert [result.task(title)["changed"] for title in ("brought back", "again", "nothing is due")] == [True, False, False]
     assert len(result.task("brought back")["restored"]) == 4
     assert host.generations == before and installations(host)[-1]["CertificateID"] == before[-1]
