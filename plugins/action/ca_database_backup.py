@@ -204,10 +204,11 @@ class ActionModule(DatabaseTask):
         with self._remote_directory() as folder:
             copied = self._copied(told, folder=folder)
             self._finished(told, draft, copied)  # before a name of it becomes a path here
+            self._refuse_too_large(copied.files, staged.path)
             for file in copied.files:
                 staged.write(file.name, b"")
                 local = staged.place_of(file.name)
-                self._transfer(self._connection.fetch_file, file.path or self._on_host_path(folder, file.name), local)
+                self._fetch(file.path or self._on_host_path(folder, file.name), local, file.size)
                 if digest_of(local) != file.sha256:
                     raise KeywardError(
                         "nothing was stored",

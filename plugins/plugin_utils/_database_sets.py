@@ -9,13 +9,14 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Held, HeldSet, ReadStore, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, Held, HeldSet, ReadStore, StateTold
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
     MANIFEST,
     SETS,
@@ -28,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
+from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
 
 
@@ -165,13 +167,34 @@ class DatabaseTask(Task):
         finally:
             self._remove_tmp_path(path, force=True)
 
+    def _fetch(self, source: str, target: str, size: int) -> None:
+        """A file of the host, which ends at the size that was announced. Raises KeywardError."""
+        with file_size_limited(size):
+            self._transfer(self._connection.fetch_file, source, target)
+        if os.stat(target).st_size != size:
+            raise KeywardError(
+                f"{os.path.basename(source)} was not transferred",
+                f"it is not as long as the host {self._host} had said",
+                "Check the connection; if it is sound, look into that host",
+            )
+
+    def _refuse_too_large(self, files: t.Sequence[CopiedFile], folder: str) -> None:
+        """Before anything is fetched. Raises KeywardError."""
+        total, free = sum(file.size for file in files), shutil.disk_usage(folder).free
+        if any(file.size < 0 for file in files) or total > free:
+            raise KeywardError(
+                "nothing was stored",
+                f"the set of the host {self._host} has {total} bytes, and {free} are free in {folder}",
+                "Make room there, or look into that host if its database can't be as large",
+            )
+
     def _transfer(self, transfer: t.Callable[[str, str], t.Any], source: str, target: str) -> None:
         try:
             transfer(source, target)
         except AnsibleConnectionFailure:
             raise
-        except AnsibleError as exc:
-            cause = exc.__cause__ or getattr(exc, "orig_exc", None)
+        except (AnsibleError, OSError) as exc:
+            cause = exc if isinstance(exc, OSError) else exc.__cause__ or getattr(exc, "orig_exc", None)
             why = os_cause(cause) if isinstance(cause, OSError) else "the connection's file transfer failed"
             raise KeywardError(
                 f"{os.path.basename(source)} was not transferred", why, f"Check the room and the permissions of {os.path.dirname(target)}"

@@ -25,11 +25,12 @@ from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, dump, parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import ROOM, Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.plugin_utils._limits import memory_limited
 
 try:
     from cryptography import x509
@@ -175,12 +176,27 @@ class Task(ActionBase):  # type: ignore[misc]
 
         C(module): another than that of the task, for one that not every platform has.
         """
-        answer = self._executed(order, place, module or self.NAME)
+        try:
+            with self._room_for(answers):
+                answer = self._executed(order, place, module or self.NAME)
+        except MemoryError:
+            answer = None
+        if answer is None:
+            raise KeywardError(
+                f"{self.NAME} can't go on",
+                f"the host {self._host} answers more than fits into the memory that an answer may take",
+                "Look into that host: no release of the collection answers so",
+            )
         self._pass_on(answer)
         with self.reading():
             if answer.get("failed"):
                 raise self._said(answer)
             return parse(answers, answer)
+
+    def _room_for(self, answers: type[t.Any]) -> t.ContextManager[None]:
+        # A local module is a program of this process, and has its limits. What needs much memory there is not the answer.
+        local = getattr(self._connection, "transport", None) == "local"
+        return contextlib.nullcontext() if local else memory_limited(getattr(answers, "ROOM", ROOM))
 
     def _pass_on(self, answer: Result) -> None:
         """The Python that core found on the host, and what core warns of it. Facts come before what an inventory says, so that a host

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import LARGEST_SET_MANIFEST, State
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Lines, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
 
@@ -36,6 +36,8 @@ class TellState:
 @dataclass(frozen=True)
 class StateTold(Told):
     """C(own_state): of software whose state only its own judgement can tell; then C(state) is None."""
+
+    ROOM: t.ClassVar[int] = MUCH_ROOM
 
     state: t.Optional[State] = None
     own_state: Own = None
@@ -94,6 +96,8 @@ class LeftOut:
 class Copied:
     """C(members): of archives, how many files, directories and links they hold. C(stored_at), C(removed): in the store of the host."""
 
+    ROOM: t.ClassVar[int] = MUCH_ROOM
+
     files: t.Annotated[t.Tuple[CopiedFile, ...], Most(100_000)]
     as_of: Name
     members: t.Optional[int] = None
@@ -140,6 +144,8 @@ class HeldSet:
 @dataclass(frozen=True)
 class Held:
     """C(local_disk): what destroys the host destroys the store, too."""
+
+    ROOM: t.ClassVar[int] = MUCH_ROOM
 
     sets: t.Annotated[t.Tuple[HeldSet, ...], Most(100_000)]
     local_disk: bool = False
@@ -250,6 +256,8 @@ class Restored:
 
     C(advanced): those that went beyond what the set had.
     """
+
+    ROOM: t.ClassVar[int] = MUCH_ROOM
 
     changed: bool
     restored: t.Annotated[t.Tuple[BroughtBack, ...], Most(MOST_FILES)] = ()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Lines, Most, Name, OneOf, Path
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
 
@@ -155,6 +155,8 @@ class Crl:
 @dataclass(frozen=True)
 class Crled(Told):
     """C(crls): in no order."""
+
+    ROOM: t.ClassVar[int] = MUCH_ROOM
 
     changed: bool = False
     crls: t.Annotated[t.Tuple[Crl, ...], Most(1000)] = ()
