@@ -107,8 +107,9 @@ class ActionModule(DatabaseTask):
             ),
         }
         if self._task.diff:
-            after = f"{state.entries} entries, next serial {state.next_serial}, next CRL number {state.next_crl_number}\n"
-            result["diff"] = {"before": "" if reasons else after, "after": after}
+            after = _numbers(state)
+            before = after if not reasons else _numbers(newest.manifest.state) if newest else ""
+            result["diff"] = {"before": before, "after": after}
         return result
 
     def _draft(self, told: StateTold, state: State, reason: Finding) -> SetManifest:
@@ -216,6 +217,10 @@ class ActionModule(DatabaseTask):
                         "Check the connection and the disks",
                     )
         return copied
+
+
+def _numbers(state: State) -> str:
+    return f"{state.entries} entries, next serial {state.next_serial}, next CRL number {state.next_crl_number}\n"
 
 
 def _has(directory: AuthorityDirectory | None, one: Stored) -> bool:

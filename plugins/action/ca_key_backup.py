@@ -166,7 +166,7 @@ class ActionModule(BackupTask):
             result["backup"] = backup_result(newest, [*plan.match.paths(newest), *copied])
         if plan.why:
             self._refuse_what_can_not_be_sealed(plan)
-            password = self._password_to_write_with()
+            password = self._password_to_write_with(plan)
         if not self._check:
             self._copy(plan)
             sealed = self._sealed(plan, password) if plan.why else None
@@ -190,31 +190,41 @@ class ActionModule(BackupTask):
     def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
         """Before any secret is asked for: a partial backup is a failure."""
         carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
-        faults = []
+        told_why = {advisory.certificate: advisory.message for advisory in plan.told.advisories if advisory.code == "key_inaccessible"}
+        faults, remedies = [], []
         for generation in plan.told.generations:
             if generation.public_key_sha256 in carried:
                 continue
             if generation.exportable is False:
                 faults.append(reason("not_exportable", generation.label, certificate=generation.sha256))
+                remedies.append("A key in a token or HSM: back it up by the means of that token")
+            elif generation.sha256 in told_why:
+                faults.append(Finding("key_missing", told_why[generation.sha256], generation.sha256))
+                remedies.append("Then run the task again")
             elif generation.private_key != "present":
                 faults.append(reason("key_missing", generation.label, f"on the host it is {generation.private_key}", generation.sha256))
+                remedies.append("A key that is missing: put it back, or state the generation's files (option older)")
         there = {generation.sha256 for generation in plan.told.generations}
         stated = [advisory for advisory in plan.told.advisories if advisory.code == "certificate_missing_on_host"]
         if len(stated) > len([generation for generation in plan.expected if generation.sha256 not in there]):
             faults += [Finding("generation_missing", advisory.message) for advisory in stated]
+            remedies.append("Correct the option older, or put the certificate back")
         if faults:
             raise KeywardError(
                 "nothing was backed up",
                 "; ".join(fault.message for fault in faults),
-                "A key that is missing: put it back, or state the generation's files (option older). One that is encrypted: give "
-                "private_key_passphrase. One in a token or HSM: back it up by the means of that token",
+                ". ".join(dict.fromkeys(remedies)),
                 faults,
             )
 
-    def _password_to_write_with(self) -> str:
+    def _password_to_write_with(self, plan: Plan) -> str:
         password = self._secret("password")
         if password is None:
-            raise KeywardError("nothing was backed up", "a backup is due, and no password was given to protect it", "Give password")
+            raise KeywardError(
+                "nothing was backed up",
+                f"a backup is due, and no password was given to protect it ({_why_due(plan)})",
+                "Give password",
+            )
         fault = password_fault(password)
         if fault:
             raise KeywardError(
@@ -333,6 +343,14 @@ class ActionModule(BackupTask):
             directory = os.path.basename(os.path.dirname(backup.path))
             store.copy(backup, directory)
             store.record(directory, self.event("copy", backup.manifest, source=backup.path))
+
+
+def _why_due(plan: Plan) -> str:
+    """The first cause: what is damaged explains what is not covered."""
+    if plan.match is None:
+        return "the stores hold no backup of this CA"
+    damaged = [advisory.message for advisory in plan.match.advisories]
+    return "; ".join(damaged or [f"the newest backup does not hold {generation.label}" for generation in plan.due_for])
 
 
 def _coverage(generations: t.Sequence[Generation], covered: t.Collection[str]) -> str:

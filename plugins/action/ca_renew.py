@@ -44,12 +44,14 @@ class ActionModule(Task):
         result = self.decided_anew(self._renewed_if_due)
         if self._task.diff:
             now = "".join(f"generation {one['index']}: {one['fingerprints']['sha256']}\n" for one in result["generations"])
-            what = "renewed\n" if result["renewed"] else "a request is pending\n" if result["pending"] else ""
-            result["diff"] = {"before": "" if result["changed"] and not self._check else now, "after": now + (what if self._check else "")}
+            if result["changed"] and self._check:
+                now += "a request to the parent\n" if result["pending"] else "a new generation\n"
+            result["diff"] = {"before": self._before, "after": now}
         return result
 
     def _renewed_if_due(self) -> Result:
         told, self._different = self.look(), list[Finding]()
+        self._before = "".join(f"generation {one.index}: {one.sha256}\n" for one in told.generations)
         if told.abilities.keys_in_hand:
             refuse_unusable_key(told.generations[-1])
         if self.options["days"] is not None and not told.abilities.takes_days:

@@ -15,7 +15,7 @@ options:
   stores:
     description:
       - The stores of kind V(keys) to use. They are directories on the controller that M(keyward.pki.ca_store) initialised.
-      - Stored means stored in all of them.
+      - Stored means stored in all of them. One that is named twice is an error, for it would be one copy.
     type: list
     elements: path
 """
@@ -25,7 +25,7 @@ options:
   stores:
     description:
       - The stores of kind V(databases) to use. They are directories on the controller that M(keyward.pki.ca_store) initialised.
-      - Stored means stored in all of them.
+      - Stored means stored in all of them. One that is named twice is an error, for it would be one copy.
     type: list
     elements: path
 """

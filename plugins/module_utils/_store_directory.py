@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, owner_numbers, protect_path
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 
@@ -103,6 +104,18 @@ def _neighbours(path: str) -> t.Optional[t.Tuple[str, str]]:
     return None
 
 
+def _others(path: str) -> t.List[str]:
+    """What lies in a directory that is no store yet. An empty file system has its lost+found, and another run
+    may be making the marker."""
+    try:
+        names = sorted(os.listdir(path))
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise KeywardError(f"{path} can't become a store", os_cause(exc), "Check the path and its permissions") from exc
+    return [printable(name) for name in names if name not in (MARKER, "lost+found") and not name.startswith(f".{MARKER}.")]
+
+
 def initialise(
     path: str,
     kind: str,
@@ -138,6 +151,14 @@ def initialise(
     if neighbour:
         raise KeywardError(
             f"{path} can't become a store", f"it lies {neighbour[0]} the store {neighbour[1]}", "Give a path apart from every other store"
+        )
+
+    others = [] if marker else _others(path)
+    if others:
+        raise KeywardError(
+            f"{path} can't become a store",
+            f"other files lie in it ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''})",
+            "Give an empty directory, or one to be made",
         )
 
     existing = os.stat(path) if os.path.isdir(path) else None

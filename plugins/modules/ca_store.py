@@ -18,7 +18,7 @@ description:
 options:
   path:
     description:
-      - The directory. It is made where it is missing.
+      - The directory. It is made where it is missing. One with other files in it never becomes a store.
       - No store may lie inside another.
     type: path
     required: true

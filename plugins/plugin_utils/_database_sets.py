@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import (
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
+from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
 
 
@@ -139,8 +140,8 @@ class DatabaseTask(Task):
             raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
 
     def _stores(self) -> list[Store]:
-        """Those on the controller, each once."""
-        return list({store.path: store for store in (Store(path, SETS) for path in self.options["stores"] or ())}.values())
+        """Those on the controller."""
+        return named_stores(self.options["stores"] or (), SETS)
 
     def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
         path, keys = self.options["host_store"], {generation.public_key_sha256 for generation in generations}

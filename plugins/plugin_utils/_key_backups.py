@@ -27,6 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS,
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, bundle_generations, held_keys, judge, open_bundle
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 BUNDLE_NAME = "authority.p12"
@@ -343,9 +344,7 @@ class BackupTask(HomeTask):
 
     @functools.cached_property
     def stores(self) -> list[Store]:
-        paths = self._required("stores", "Give the directories on the controller that hold the key backups")
-        found = {store.path: store for store in (Store(path, BACKUPS) for path in paths)}
-        return list(found.values())
+        return named_stores(self._required("stores", "Give the directories on the controller that hold the key backups"), BACKUPS)
 
     def _names_one(self) -> bool:
         return super()._names_one() or self.options.get("backup") is not None

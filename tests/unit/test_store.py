@@ -96,6 +96,16 @@ def test_no_store_inside_another_or_around_one(tmp_path):
         initialise(str(tmp_path / "link" / "x"), "databases")
 
 
+def test_a_directory_with_other_files_stays_what_it_is(tmp_path):
+    (tmp_path / "srv").mkdir(mode=0o755)
+    (tmp_path / "srv" / "website").touch()
+    with pytest.raises(KeywardError, match="other files lie in it .website"):
+        initialise(str(tmp_path / "srv"), "keys")
+    assert os.listdir(tmp_path / "srv") == ["website"] and mode(tmp_path / "srv") == 0o755
+    (tmp_path / "share" / "lost+found").mkdir(parents=True)
+    assert initialise(str(tmp_path / "share"), "keys")["changed"]
+
+
 def test_a_store_keeps_its_kind(store):
     with pytest.raises(KeywardError, match="it is a store for keys"):
         initialise(store.path, "passwords")
