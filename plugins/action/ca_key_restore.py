@@ -62,7 +62,7 @@ class ActionModule(BackupTask):
         home = self._said_home(chosen)
         result: Result = {
             "changed": outcome.changed or home is not None,
-            "restorable": True,
+            "restorable": all(advisory.code != "opens_without_password" for advisory in advisories),
             "authority": replace(authority, id=chosen.authority.id if chosen.authority else None).as_result() if authority else None,
             "generations": [generation.as_result("backup") for generation in chosen.generations],
             "backup": chosen.as_result(),

@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import FROM_AN_OPEN_ONE, BackupTask, unprotected
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings
 
 
@@ -52,7 +52,9 @@ class ActionModule(BackupTask):
             error = KeywardError(
                 f"{chosen.paths[0]} is not restorable",
                 "; ".join(fault.message for fault in verdict.reasons),
-                "Give the password that it was made with; where it has been changed, the old one as previous_password"
+                FROM_AN_OPEN_ONE
+                if unprotected(verdict)
+                else "Give the password that it was made with; where it has been changed, the old one as previous_password"
                 if all(fault.code == "password_wrong" for fault in verdict.reasons)
                 else "Make a new backup while the CA's keys are still there (ca_key_backup), or find another one (ca_key_backup_info)",
             )

@@ -70,8 +70,10 @@ options:
 options:
   password:
     description:
-      - The password of the key backups. Keep it apart from the stores.
+      - The password of the key backups, in quotes. Keep it apart from the stores.
       - Use C(ansible-vault) or a lookup, never a plain variable.
+      - What YAML makes a number, a date or a boolean of is refused, since it would be another
+        password than the one on paper.
     type: str
   previous_password:
     description:

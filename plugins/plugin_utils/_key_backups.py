@@ -25,7 +25,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Gi
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
 from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, AuthorityDirectory, Store, Stored, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, bundle_generations, held_keys, judge, open_bundle
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, Verdict, bundle_generations, held_keys, judge, open_bundle
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
@@ -279,6 +279,16 @@ def refuse_unless_restorable(bundles: t.Sequence[Bundle], expected: t.Sequence[G
         )
 
 
+FROM_AN_OPEN_ONE = (
+    "Find out who could read it. To restore from it all the same, give the empty password (password: ''); then renew the CA with a new key"
+)
+
+
+def unprotected(verdict: Verdict) -> bool:
+    """Whether nothing is wrong with a backup but that it opens without a password."""
+    return bool(verdict.reasons) and all(fault.code == "opens_without_password" for fault in verdict.reasons)
+
+
 class ChosenBackup(t.NamedTuple):
     """The backup that a task is about, opened and with what it must bring back."""
 
@@ -289,6 +299,7 @@ class ChosenBackup(t.NamedTuple):
     generations: list[Generation]
     known: KnownAuthority | None = None  # all that the stores hold of it
     elsewhere: Finding | None = None  # why the host is not its home
+    open_accepted: bool = False  # the password that was given is the empty one
 
     def is_of(self, told: Told, moving: bool = False) -> bool:
         """Whether a host shows the authority that it is of."""
@@ -307,10 +318,12 @@ class ChosenBackup(t.NamedTuple):
         verdict = judge(self.bundles, self.generations)
         if verdict.restorable:
             return verdict.advisories
+        if self.open_accepted and unprotected(verdict):
+            return (*verdict.advisories, *verdict.reasons)
         raise KeywardError(
             what,
             f"{self.paths[0]} is not restorable: " + "; ".join(fault.message for fault in verdict.reasons),
-            "Give another backup (ca_key_backup_info lists them), or the right password",
+            FROM_AN_OPEN_ONE if unprotected(verdict) else "Give another backup (ca_key_backup_info lists them), or the right password",
             verdict.reasons,
         )
 
@@ -398,7 +411,8 @@ class BackupTask(HomeTask):
         recorded = {file.name: file.sha256 for file in stored.manifest.files} if stored else {}
         bundles = [open_bundle(name, data, self._passwords, recorded.get(name)) for name, data in files.items()]
         generations = list(stored.manifest.generations) if stored else bundle_generations(bundles)
-        return ChosenBackup(stored, paths, files, bundles, generations, known)
+        accepted = self._secret("password") == ""
+        return ChosenBackup(stored, paths, files, bundles, generations, known, open_accepted=accepted)
 
     def event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
         """What an authority's events/ keep of a task. No secret in it."""

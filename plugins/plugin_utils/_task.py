@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.plugin_utils import _secrets
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import memory_limited
 
 try:
@@ -65,7 +66,7 @@ class Task(ActionBase):  # type: ignore[misc]
     ARGUMENTS: t.ClassVar[_arguments.Spec]
 
     # They travel to the host in one opaque value, see module_utils/_execute.py.
-    SECRETS = ("password", "previous_password", "private_key_passphrase", "older")
+    SECRETS = (*_secrets.SECRETS, "older")
 
     def run(self, tmp: None = None, task_vars: Result | None = None) -> Result:
         result: Result = super().run(tmp, task_vars)
@@ -76,6 +77,9 @@ class Task(ActionBase):  # type: ignore[misc]
             outcome = self.perform()
         except KeywardError as exc:
             outcome = self.refusal(exc)
+        newline = _secrets.newline_at_the_end(self._task.args) if outcome.get("failed") else None
+        if newline:
+            outcome["msg"] = f"{outcome['msg']} {newline}"
         result.update(self._passed_on)
         result.update(outcome)
         return result
@@ -91,6 +95,9 @@ class Task(ActionBase):  # type: ignore[misc]
     def _validated(self) -> Result:
         if "controller" in self._task.args:
             raise KeywardError("the option controller can't be set", "the action plugin fills it in", "Leave it out")
+        written = (getattr(self._task, "_ds", None) or {}).get(self._task.action)
+        before = written if isinstance(written, dict) else {}
+        _secrets.refuse_other_than_text(self.NAME, self._task.args, before, self._task_vars)
         validation = ArgumentSpecValidator(self.ARGUMENTS).validate(dict(self._task.args))
         if validation.unsupported_parameters:
             unknown = ", ".join(sorted(path if isinstance(path, str) else ".".join(path) for path in validation.unsupported_parameters))
@@ -110,7 +117,7 @@ class Task(ActionBase):  # type: ignore[misc]
 
     def _required(self, name: str, why: str) -> t.Any:
         value = self.options.get(name)
-        if value in (None, "", []):
+        if value is None or (value in ("", []) and name not in self.SECRETS):  # an empty password is a password
             raise KeywardError(f"{self.NAME} can't run", f"no {name} was given", why)
         return value
 
