@@ -54,10 +54,29 @@ class ActionModule(BackupTask):
                 f"there is a CA in this place, and private keys of it are missing: {', '.join(lost)}",
                 "Put them back (ca_key_restore)",
             )
+        self._refuse_lost_database(told)
         return self._result(Changed(False, told.authority, told.generations, advisories=told.advisories))
+
+    def _refuse_lost_database(self, told: Told) -> None:
+        """Raise KeywardError where the database of a known CA is gone: it would begin anew, with numbers that were given out."""
+        if not self.options.get("stores") or not told.database.path or told.database.exists:
+            return
+        found = self.stand(known_authorities(self.stores)[0], told)
+        if found.known:
+            raise KeywardError(
+                "nothing was installed",
+                f"the CA in this place is {found.known.name}, and its database {told.database.path} is missing",
+                "Restore it (keyward.pki.restore, or ca_database_restore)",
+            )
 
     def _answered(self, told: Told) -> Result:
         """A subordinate that waits for its first certificate."""
+        if self.options["kind"] == "root":
+            raise KeywardError(
+                "nothing was installed",
+                f"the CA on {self._host} waits for a certificate of a CA above it, and kind is root",
+                "Give kind: subordinate, or find out who made a request there",
+            )
         waiting, given = t.cast(PendingRequest, told.pending_request), self.options["certificate"]
         if waiting.lacks_key:
             raise lost_key(told.authority.subject, str(waiting.path), waiting.lacks_key, "installed")

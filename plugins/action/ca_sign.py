@@ -9,9 +9,12 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._home import of_id
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, Task, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 try:
     from cryptography import x509
@@ -21,13 +24,42 @@ except ImportError:  # the modules say which library is missing
     pass
 
 LEAST_RSA = 2048
+Folded = t.Sequence[tuple[str, str]]
 
 
-class ActionModule(Task):
+class ActionModule(BackupTask):
     NAME, ARGUMENTS = "ca_sign", _arguments.CA_SIGN
 
     def perform(self) -> Result:
+        self._expected = self._of_record() if self.options["requested_by"] is not None else self._as_stated()
         return self.decided_anew(self._signed)
+
+    # --- whose request it may be ---
+
+    def _as_stated(self) -> x509.Name | None:
+        if self.options["subject"] == {}:
+            raise KeywardError("the request was not signed", "the subject that is to be signed for is empty", "Give the subject of the CA")
+        return None if self.options["subject"] is None else _x509.subject_name(self.options["subject"])
+
+    def _of_record(self) -> x509.Name:
+        """The subject of the authority that asks, by its newest backup. Raises KeywardError where no CA above it signs for it.
+
+        Its host is believed about nothing here: a compromised one asks in the name of another CA.
+        """
+        if self.options["subject"] is not None:
+            raise KeywardError("ca_sign can't run", "subject and requested_by exclude each other", "Give one of them")
+        known, _damaged = known_authorities(self.stores)
+        one = of_id(self.options["requested_by"], known, "requested_by")
+        generations = one.latest.manifest.generations
+        subjects = {tuple(sorted(_folded(_x509.load(generation.certificate).subject))) for generation in generations}
+        why = None
+        if is_root(generations):
+            why = f"{one.name} is a root: it signs its own certificate"
+        elif len(subjects) > 1:
+            why = f"the subject of {one.name} has changed, and nobody but a person can say which one is right"
+        if why:
+            raise KeywardError("the request was not signed", why, "Look at the request, and sign it in a task of its own, with subject")
+        return _x509.load(generations[-1].certificate).subject
 
     def _signed(self) -> Result:
         try:
@@ -74,6 +106,8 @@ class ActionModule(Task):
             return "its signature is not that of the key in it"
         if not list(asked.subject):
             return "its subject is empty"
+        if self._expected is not None and sorted(_folded(asked.subject)) != sorted(_folded(self._expected)):
+            return f"it asks for the subject {asked.subject.rfc4514_string()}, and {self._expected.rfc4514_string()} is to be signed"
         key = asked.public_key()
         if isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA:
             return f"its RSA key has {key.key_size} bits, fewer than {LEAST_RSA}"
@@ -87,6 +121,6 @@ class ActionModule(Task):
                 yield Finding("outlives_issuer", text, answer.sha256)
 
 
-def _folded(name: x509.Name) -> list[tuple[str, str]]:
+def _folded(name: x509.Name) -> Folded:
     """As names are compared (RFC 5280, 7.1): neither case nor the number of spaces counts."""
     return [(attribute.oid.dotted_string, " ".join(str(attribute.value).split()).casefold()) for attribute in name]

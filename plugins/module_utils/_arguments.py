@@ -122,6 +122,9 @@ CA_SIGN: Spec = {
     "request": {"type": "str", "required": True},
     "days": {"type": "int"},
     "extensions": {"type": "str"},
+    "subject": {"type": "dict"},
+    "requested_by": {"type": "str"},
+    **STORES,
     **CONTROLLER,
 }
 CA_CRL: Spec = {

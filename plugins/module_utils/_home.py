@@ -107,13 +107,11 @@ def at_home(here: Home, known: t.Sequence[K]) -> t.List[K]:
     return [each for each in known if lives(each.homes, here)]
 
 
-def of_id(beginning: str, known: t.Sequence[K]) -> K:
-    """The authority that a person names. Raises KeywardError."""
+def of_id(beginning: str, known: t.Sequence[K], option: str = "authority_id") -> K:
+    """The authority that a task names. Raises KeywardError."""
     what, there = f"the authority {beginning[:64]} can't be told", ", ".join(f"{each.name} ({each.id})" for each in known) or "none"
     if not re.match(f"[0-9a-f]{{{LEAST_DIGITS},64}}\\Z", beginning):
-        raise KeywardError(
-            what, f"authority_id is no id, and not the first {LEAST_DIGITS} or more digits of one", f"The stores hold {there}"
-        )
+        raise KeywardError(what, f"{option} is no id, and not the first {LEAST_DIGITS} or more digits of one", f"The stores hold {there}")
     found = [each for each in known if each.id.startswith(beginning)]
     if len(found) == 1:
         return found[0]

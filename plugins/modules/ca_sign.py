@@ -30,9 +30,22 @@ options:
       - The section of the configuration with the extensions of a CA certificate. The default is V(v3_subordinate_ca).
       - With O(backend=easyrsa) a file of its C(x509-types). The default is V(ca).
     type: str
+  subject:
+    description:
+      - The only subject that is signed for, in the form of O(keyward.pki.ca_install#module:subject). The order of its attributes does
+        not count.
+      - Give it where the request comes from a host, such as in a play. A compromised host asks in the name of another CA.
+    type: dict
+  requested_by:
+    description:
+      - The id of the authority that asks, as RV(keyward.pki.ca_key_backup#module:authority) has it, in place of O(subject). Its request is
+        signed only for the subject that its newest backup in O(stores) has, and never that of a root.
+      - Where the subject of that authority has changed in the past, nothing is signed. Give O(subject), then.
+    type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._backups.stores
 attributes:
   platform:
     platforms: posix

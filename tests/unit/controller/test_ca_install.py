@@ -86,3 +86,19 @@ def test_a_ca_whose_keys_are_in_a_store_is_brought_back_where_a_person_names_it(
         assert (tmp_path / "ca" / name).read_bytes() == (lost / name).read_bytes()
     again = host.does(CaInstall, **ROOT, **kept)
     assert not again["changed"] and again["restored"] == [] and again["generations"] == back["generations"]
+
+
+def test_a_known_ca_whose_database_is_gone_is_restored_not_begun_anew(host: Meanwhile, tmp_path: Path) -> None:
+    initialise(str(tmp_path / "keys"), "keys")
+    kept = {"stores": [str(tmp_path / "keys")]}
+    host.does(CaInstall, **ROOT)
+    index = tmp_path / "ca" / "index.txt"
+    content = index.read_bytes()
+    index.unlink()
+    assert not host.does(CaInstall, **ROOT, **kept).get("failed"), "nobody knows it yet"
+    index.write_bytes(content)
+    assert host.does(CaKeyBackup, **kept, password="correct horse battery staple 1")["changed"]
+    assert not host.does(CaInstall, **ROOT, **kept)["changed"]
+    index.unlink()
+    refused = host.does(CaInstall, **ROOT, **kept)["msg"]
+    assert "index.txt is missing" in refused and "Restore it (keyward.pki.restore" in refused and not index.exists()
