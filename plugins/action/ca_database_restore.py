@@ -37,6 +37,9 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import 
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import recorded_place
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
+# Advisories on what a set decides, where it takes the place of what is lost: in the diff, too.
+DECIDING = (_adcs_sets.DECIDES, "configuration_loads_code")
+
 
 class ActionModule(DatabaseTask):
     NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
@@ -199,8 +202,9 @@ class ActionModule(DatabaseTask):
             "advisories": findings(done.advisories),
         }
         if self._task.diff:
+            telling = [one.message for one in done.advisories if one.code in DECIDING]
             result["diff"] = {
                 "before": "".join(f"{one.path}\n" for one in done.set_aside),
-                "after": "".join(f"{one.path}: {one.part}\n" for one in done.restored),
+                "after": "".join(f"{one.path}: {one.part}\n" for one in done.restored) + "".join(f"{text}\n" for text in telling),
             }
         return result

@@ -60,11 +60,30 @@ _OF_THE_HOST = {
         "SetupStatus",
     )
 }
+DECIDES = "configuration_decides"  # code of a finding
 _CONFIGURATION = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration"
-_TEXT = r'"((?:[^"\\\r\n\0]|\\[^\r\n\0])*)"'
+# What decides whom the CA serves and obeys, what it issues, and where SYSTEM writes.
+_DECIDING = {
+    "auditfilter": "what is logged",
+    "cacerthash": "which certificates are the CA's own",
+    "cacertpublicationurls": "where the CA writes, and what certificates point to",
+    "crlpublicationurls": "where the CA writes, and what certificates point to",
+    "editflags": "what requesters may choose",
+    "enrollmentagentrights": "who may request for others",
+    "interfaceflags": "how requests must be protected",
+    "kracerthash": "for whom keys are archived",
+    "officerrights": "who may issue what",
+    "provider": "which program holds the keys",
+    "requestdisposition": "whether somebody must approve",
+    "security": "who may manage the CA",
+}
+_LONGEST_SHOWN = 100
+# No end of a line that any reader knows, and nothing that is no text.
+_ODD = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+_TEXT = rf'"((?:[^"\\{_ODD}]|\\[^{_ODD}])*)"'
 _VALUE = re.compile(_TEXT + "=")
 # What reg.exe export writes below its heading, and nothing else: whatever else a file says, reg.exe would carry out.
-_KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"(?:\\[^\r\n\0]+)?\]\Z", re.IGNORECASE)
+_KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"" + rf"(?:\\(?!\.+[\\\]])[^\\\[\]{_ODD}]+)*\]\Z", re.IGNORECASE)
 _CONTENT = re.compile(rf"(?:{_TEXT}|@)=(?:{_TEXT}|dword:[0-9a-f]{{8}}|hex(?:\([0-9a-f]+\))?:[0-9a-f, ]*)\Z", re.IGNORECASE)
 
 
@@ -259,7 +278,8 @@ class Restoration:
 def for_another_host(
     exported: bytes, old_computer: str, new_computer: str, kept_there: t.Collection[str] = ()
 ) -> tuple[bytes, list[Finding]]:
-    """An exported registry (UTF-16 with BOM) without what belongs to the host it came from, and what still names that host.
+    """An exported registry (UTF-16 with BOM) without what belongs to the host it came from; what of it hands the CA over where it is
+    forged, and what still names the old host.
 
     C(kept_there): further values that stay as the host has them. Raises KeywardError where it is no such file, or one that reaches
     beyond the configuration of a CA.
@@ -279,6 +299,7 @@ def for_another_host(
     of_the_host = _OF_THE_HOST | {name.lower() for name in kept_there}
     kept = [heading]
     named: list[str] = []
+    findings: list[Finding] = []
     left_out = False
     section = ""
     for line in lines:
@@ -289,9 +310,14 @@ def for_another_host(
         if left_out or (value and value.group(1).lower() in of_the_host):
             continue
         kept.append(line)
+        decides = _DECIDING.get(value.group(1).lower()) if value else None
+        if value and decides:
+            name = f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}"
+            text = f"{name} decides {decides}; the set has {_readable(line[value.end() :])[:_LONGEST_SHOWN]}"
+            findings.append(Finding(DECIDES, f"the registry value {text}"))
         if value and old_computer.lower() != new_computer.lower() and old_computer.lower() in _readable(line[value.end() :]).lower():
             named.append(f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}")
-    findings = [
+    findings += [
         Finding("names_old_host", f"the registry value {name} still names the host {old_computer}; it was left as it is") for name in named
     ]
     return b"\xff\xfe" + "\r\n".join(kept).encode("utf-16-le"), findings
@@ -309,8 +335,12 @@ def _logical_lines(text: str) -> t.Iterator[str]:
 
 
 def _readable(data: str) -> str:
-    """The text of a value, also of one that is written as hex."""
-    match = re.match(r"hex(?:\([0-9a-f]+\))?:([0-9a-fA-F, ]*)", data)
+    """A value as text, also where it is written as hex."""
+    match = re.match(r"hex(\([0-9a-f]+\))?:([0-9a-fA-F, ]*)", data)
     if not match:
         return data
-    return bytes(int(octet, 16) for octet in match.group(1).replace(" ", "").split(",") if octet).decode("utf-16-le", "replace")
+    octets = bytes(int(octet, 16) for octet in match.group(2).replace(" ", "").split(",") if octet)
+    # hex alone is binary; its length and its digest are what can be compared.
+    if not match.group(1):
+        return f"{len(octets)} bytes, SHA-256 {hashlib.sha256(octets).hexdigest()[:16]}"
+    return octets.decode("utf-16-le", "replace").rstrip("\0").replace("\0", " ")

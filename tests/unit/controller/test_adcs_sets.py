@@ -64,11 +64,28 @@ def test_what_belongs_to_the_host_stays_there() -> None:
         ['"x"="y\n[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]\n"'],
         ['"a=hex"="\\', "[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"],
         ["; a remark"],
+        [f"{ROOT}\\..\\..\\Evil]"],
+        [f"{ROOT}\\Example CA][HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"],
+        *([f"{ROOT}\\Example CA{end}[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"] for end in "\r\u2028\u2029\x85\x0b\x0c\x1c"),
+        *([f'"x"="y{end}[HKEY_LOCAL_MACHINE\\SOFTWARE\\Run]"'] for end in "\r\u2028\x85"),
     ],
 )
 def test_a_forged_registry_reaches_nothing_but_the_configuration_of_a_ca(forged: list[str]) -> None:
     with pytest.raises(KeywardError, match="says more than the registry of a CA"):
         for_another_host(exported(EXPORT + forged), "OLD", "NEW")
+
+
+def test_what_a_registry_decides_is_told() -> None:
+    more = [f"{ROOT}\\Example CA\\PolicyModules\\X]", '"EditFlags"=dword:0015014e', f"{ROOT}\\Example CA]"]
+    more += ['"CRLPublicationURLs"=hex(7):31,00,3a,00,5c,00,00,00,78,00,00,00,00,00']
+    told = [one.message for one in for_another_host(exported(EXPORT + more), "OLD", "NEW")[1] if one.code == "configuration_decides"]
+    assert [text.split()[3] for text in told] == [
+        "Example", "Example", "X\\EditFlags", "Example"
+    ]  # fmt: skip
+    assert "CA\\CACertHash decides which certificates" in told[0] and "the set has ab" in told[0]
+    assert "CA\\Security decides who may manage the CA; the set has 4 bytes, SHA-256 " in told[1]
+    assert told[2].endswith("what requesters may choose; the set has dword:0015014e")
+    assert told[3].endswith("the set has 1:\\ x")
 
 
 def test_a_name_as_windows_reads_it() -> None:
