@@ -4,40 +4,47 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import typing as t
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons, refuse_emptied
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _databases
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import (
+    Lacks,
+    age_in_seconds,
+    due_reasons,
+    is_old,
+    lost_rows,
+    refuse_emptied,
+    refuse_lost,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import SetFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
 from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
-    ARCHIVE,
-    MEMBERS,
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copied, Copy, Own, StateTold, TellState
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
+    Lacking,
+    Members,
     SetFile,
     SetManifest,
     State,
     are_files_of_a_set,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copied, Copy, Own, StateTold, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
     SETS,
-    AuthorityDirectory,
+    Series,
     Staged,
     Store,
     Stored,
     digest_of,
     document,
     new_name,
-    recognise,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
-from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, set_result
+from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
 
@@ -48,6 +55,25 @@ class Made(t.NamedTuple):
     copied: Copied
     paths: list[str]
     removed: list[str]
+    advisories: t.Sequence[Finding] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the stores hold of an authority. C(own): of this database, by the path of each store; C(name): its directory below a store."""
+
+    name: str
+    id: str
+    authority: str | None
+    own: t.Mapping[str, Series]
+    all: t.Sequence[Series]
+
+    @property
+    def newest(self) -> Stored | None:
+        return max((one.newest for one in self.own.values() if one.newest), key=lambda one: one.rank, default=None)
+
+    def holds(self, name: str) -> bool:
+        return any(name in one.names for one in self.own.values())
 
 
 class ActionModule(DatabaseTask):
@@ -56,80 +82,119 @@ class ActionModule(DatabaseTask):
     def perform(self) -> Result:
         self._one_of("stores", "host_store")
         age = age_in_seconds(self.options["max_age"]) if self.options["max_age"] else None
-        if self.options["keep_full_sets"] is not None and self.options["keep_full_sets"] < 1:
-            raise KeywardError(
-                "ca_database_backup can't run", "keep_full_sets is less than 1", "Give the number of sets to keep, at least 1"
-            )
+        self._refuse_odd_keeping()
         stores = self._stores()
         for store in stores:
             store.refuse_if_not_writable()
         told: StateTold = self.completed(self.send(TellState(), StateTold))
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
-        held: dict[str, AuthorityDirectory | None] = {}
-        for one in [there] if there else stores:
-            held[one.path] = recognise(one.authorities(), told.authority, told.generations)
-        directories = [directory for directory in held.values() if directory]
-        newest = max((directory.newest for directory in directories if directory.newest), key=lambda one: one.rank, default=None)
+        known = self._known(told, [there] if there else stores)
+        newest = known.newest
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
         reasons = due_reasons(state, newest.manifest if newest else None, age, now())
-        lacking = [store for store in stores if newest and not reasons and not _has(held[store.path], newest)]
+        lacking = [store for store in stores if newest and not reasons and not _has(known.own[store.path], newest)]
 
-        identity = next((one.latest.manifest.authority.id for one in directories if one.latest), None)
-        paths = [one.path for directory in directories for one in directory.all if newest and one.name == newest.name]
+        identity = known.authority
+        paths = [one.path for series in known.own.values() for one in series.all if newest and one.name == newest.name]
         manifest, stored = newest.manifest if newest else None, None
         if reasons and not self._check:
             identity = identity or authority_id(told.generations)
             told = replace(told, authority=replace(told.authority, id=identity))
-            name = directories[0].name if directories else directory_name(told.authority)
-            draft = self._draft(told, state, reasons[0])
-            stored = self._in_store_of_host(told, draft, there.authority(name)) if there else self._in_stores(told, draft, stores, name)
+            draft = self._draft(told, state, reasons[0], known)
+            stored = self._in_store_of_host(told, draft, there, known) if there else self._in_stores(told, draft, stores, known)
             manifest, state, paths = stored.manifest, stored.manifest.state, stored.paths
         elif lacking and newest and not self._check:
-            paths += [store.copy(newest, directories[0].name) for store in lacking]
+            paths += [store.copy(newest, known.name) for store in lacking]
 
-        left_out = stored.copied.left_out if stored else ()
+        left_out = [dict(one) for one in manifest.left_out] if manifest else []
+        lost = lost_rows(manifest, known.holds, now()) if manifest else []
         result: Result = {
             "changed": bool(reasons or lacking),
             "authority": replace(told.authority, id=identity).as_result(),
             "set": set_result(manifest, paths) if manifest else None,
             "due": bool(reasons),
             "database": {each: getattr(state, each) for each in ("entries", "next_serial", "next_crl_number")},
-            "left_out": [dict(vars(one)) for one in left_out],
+            "left_out": left_out,
             "removed": stored.removed if stored else [],
             "reasons": findings(reasons),
             "advisories": findings(
+                lost,
                 told.advisories,
-                *(directory.advisories for directory in directories),
+                *(series.advisories for series in known.own.values()),
+                (advisory for one in known.all if not one.latest for advisory in one.advisories),
+                _databases.copies(known.all, told.authority.home),
                 there.advisories if there else (),
-                stored.copied.advisories if stored else (),
-                (Finding("private_key_left_out", f"{one.path} was left out: {one.why}") for one in left_out if one.count is None),
+                (*stored.copied.advisories, *stored.advisories) if stored else (),
+                _left_out(left_out),
             ),
         }
         if self._task.diff:
             after = _numbers(state)
             before = after if not reasons else _numbers(newest.manifest.state) if newest else ""
             result["diff"] = {"before": before, "after": after}
-        return result
+        error = refuse_lost(lost)
+        return {**result, "failed": True, "msg": str(error)} if error else result
 
-    def _draft(self, told: StateTold, state: State, reason: Finding) -> SetManifest:
-        """A set's manifest, but for its place in the order of sets and for what only the copy tells."""
+    def _refuse_odd_keeping(self) -> None:
+        for name, least in (("keep_full_sets", 1), ("keep_days", 0)):
+            if self.options[name] is not None and self.options[name] < least:
+                raise KeywardError("ca_database_backup can't run", f"{name} is less than {least}", f"Give a number of at least {least}")
+
+    def _known(self, told: StateTold, stores: t.Sequence[Store | HostStore]) -> Known:
+        """What the stores hold of the host's database; a new id where they hold nothing of it."""
+        home = told.authority.home
+        held = {store.path: _databases.of_authority(store.series(), told.authority, told.generations) for store in stores}
+        every = [one for series in held.values() for one in series]
+        found = [one for one in (_databases.of_home(series, home) for series in held.values()) if one and one.latest]
+        best = max(found, key=lambda one: one.latest.rank if one.latest else (0, ""), default=None)
+        identity = next((one.latest.manifest.authority.id for one in every if one.latest), None)
+        if best and best.latest:
+            name, database = best.name, best.latest.manifest.database
+        else:
+            known, database = replace(told.authority, id=identity or authority_id(told.generations)), _databases.new_id()
+            above = next((one.authority for one in every), directory_name(known))
+            name = f"{above}/{_databases.directory_of(database, known)}"
+            every = every or [one for store in stores for one in store.series() if one.authority == above]  # whose manifests don't read
+        return Known(name, database, identity, {store.path: store.one(name) for store in stores}, every)
+
+    def _draft(self, told: StateTold, state: State, reason: Finding, known: Known) -> SetManifest:
+        """A set's manifest, but for what only the copy tells."""
+        home, newest = told.authority.home, known.newest
         return SetManifest(
             id=secrets.token_hex(16),
-            sequence=0,
-            previous=None,
+            sequence=max(series.next_sequence for series in known.own.values()),
+            previous=newest.digest if newest else None,
             kind="full",
+            database=known.id,
             authority=told.authority,
+            homes=newest.manifest.homes if newest else (home,),
+            made_at=home,
             created=now_text(),
             as_of=now_text(),
             made=made(reason=reason.code),
             files=(),
-            members=0,
+            members=Members(0, 0),
             state=state,
             left_out=(),
             generations=told.generations,
+            lacking=self._gone_back(told, known),
             own=self._kept(told, told.own_state),
         )
+
+    def _gone_back(self, told: StateTold, known: Known) -> tuple[Lacking, ...]:
+        """What a database that only its own judgement compares has lost."""
+        series = next(iter(known.own.values()))
+        if not told.own_state:
+            return ()
+        return _databases.lacking_of(series, lambda older: self._lost(told, older))
+
+    def _lost(self, told: StateTold, older: Stored) -> Lacks:
+        with self.reading():
+            return _adcs_sets.lacks(told.own_state, older.manifest)
+
+    def _is_old(self, one: Stored) -> bool:
+        return is_old(one.manifest.created, self.options["keep_days"], now())
 
     def _kept(self, told: StateTold, own_state: Own) -> Result | None:
         """What the manifest keeps for the judgement of a backend that has its own."""
@@ -152,7 +217,7 @@ class ActionModule(DatabaseTask):
         return replace(
             draft,
             files=tuple(SetFile(file.name, file.sha256, file.size) for file in copied.files),
-            members=len(names) if copied.members is None else copied.members,
+            members=copied.members or Members(len(names), sum(file.size for file in copied.files)),
             as_of=copied.as_of,
             state=self._state(copied),
             left_out=tuple(dict(vars(one)) for one in copied.left_out),
@@ -165,40 +230,47 @@ class ActionModule(DatabaseTask):
 
     # --- into a store of the host ---
 
-    def _in_store_of_host(self, told: StateTold, draft: SetManifest, directory: AuthorityDirectory) -> Made:
+    def _in_store_of_host(self, told: StateTold, draft: SetManifest, store: HostStore, known: Known) -> Made:
         """Made and stored there: nothing travels."""
-        draft = replace(draft, sequence=directory.next_sequence, previous=directory.newest.manifest.id if directory.newest else None)
+        series = known.own[store.path]
+        directory, database = known.name.split("/")
         commit = Commit(
-            directory=directory.name,
+            directory=directory,
+            database=database,
             name=new_name(draft.sequence),
             manifest=document(draft.as_json()).decode("ascii"),
             event=self._event("set", draft),
             keep=self.options["keep_full_sets"],
+            may_go=tuple(one.name for one in series.all if self._is_old(one) and not (told.own_state and self._lost(told, one).any)),
         )
         copied = self._copied(told, host_store=self.options["host_store"], commit=commit)
-        return Made(self._finished(told, draft, copied), copied, [str(copied.stored_at)], list(copied.removed))
+        finished = replace(self._finished(told, draft, copied), lacking=copied.lacking or draft.lacking)
+        return Made(finished, copied, [str(copied.stored_at)], list(copied.removed))
 
     # --- into stores here ---
 
-    def _in_stores(self, told: StateTold, draft: SetManifest, stores: t.Sequence[Store], name: str) -> Made:
+    def _in_stores(self, told: StateTold, draft: SetManifest, stores: t.Sequence[Store], known: Known) -> Made:
         first, *others = stores
+        compare = compared if told.abilities.sets_are_archives else _adcs_sets.compared
         with first.stage() as staged:
             copied = self._fetched(told, draft, staged)
             manifest = self._finished(told, draft, copied)
             if manifest.is_archive:
-                prove_archive(os.path.join(staged.path, ARCHIVE), read_members(os.path.join(staged.path, MEMBERS)))
+                SetFiles(staged.path, manifest.members).prove()
+                lacking = _databases.lacking_of(first.one(known.name), lambda older: compared(Stored(staged.path, manifest, SETS), older))
+                manifest = replace(manifest, lacking=lacking)
             with first.locked():
-                newest = first.authority(name).newest
-                sequence = max(store.authority(name).next_sequence for store in stores)
-                manifest = replace(manifest, sequence=sequence, previous=newest.manifest.id if newest else None)
-                paths = [staged.commit(document(manifest.as_json()), name, new_name(sequence))]
+                _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
+                paths = [staged.commit(document(manifest.as_json()), known.name, new_name(manifest.sequence))]
         stored = Stored(paths[0], manifest, SETS)
-        paths += [store.copy(stored, name) for store in others]
-        removed = []
+        paths += [store.copy(stored, known.name) for store in others]
+        removed, advisories = [], []
         for store in stores:
-            removed += store.keep(name, self.options["keep_full_sets"], self._host)
-            store.record(name, self._event("set", manifest))
-        return Made(manifest, copied, paths, removed)
+            pruned = _databases.prune(store, known.name, self.options["keep_full_sets"], self._is_old, compare)
+            removed += pruned.removed
+            advisories += pruned.advisories
+            store.record(known.name.split("/")[0], self._event("set", manifest))
+        return Made(manifest, copied, paths, removed, advisories)
 
     def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged) -> Copied:
         """A set made on the host and moved by the connection's own file transfer, digests compared."""
@@ -223,8 +295,15 @@ def _numbers(state: State) -> str:
     return f"{state.entries} entries, next serial {state.next_serial}, next CRL number {state.next_crl_number}\n"
 
 
-def _has(directory: AuthorityDirectory | None, one: Stored) -> bool:
-    return bool(directory and any(other.name == one.name and other.damage is None for other in directory.all))
+def _has(series: Series, one: Stored) -> bool:
+    return any(other.name == one.name and other.damage is None for other in series.all)
+
+
+def _left_out(files: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[Finding]:
+    """Said each night: in none of the sets is that file."""
+    for one in files:
+        if one.get("count") is None:
+            yield Finding("private_key_left_out", f"{one['path']} is left out of the sets: {one['why']}")
 
 
 def _refuse_odd_time(text: str) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Advance,
@@ -23,13 +22,15 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     SentFile,
     StateTold,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Store, Stored, document, recognise
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Store, Stored, document
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
     DatabaseTask,
     HostStored,
     given_set,
+    of_live,
     of_place,
     only_set,
     set_result,
@@ -114,18 +115,15 @@ class ActionModule(DatabaseTask):
             return None
 
     def _newest(self, live: Told | None) -> Stored:
-        """The newest intact set of the authority in all stores. Raises KeywardError."""
+        """The newest intact set of the database in all stores. Raises KeywardError."""
         found: list[Stored] = []
         generations = live.generations if live else ()
         stores = (self._host_store(generations),) if self.options["host_store"] else self._stores()
-        for held in [store.authorities() for store in stores]:
-            if live:
-                own = recognise(held, live.authority, generations)
-                directories = [own] if own else []
-            else:
-                directories = of_place(held, self._host, _arguments.stated_place(self.options))
-            if directories and (len(directories) > 1 or directories[0].newest):
-                found.append(only_set(directories, self._host))
+        for held in [store.series() for store in stores]:
+            place = _arguments.stated_place(self.options)
+            series = of_live(held, live.authority, generations) if live else of_place(held, self._host, place)
+            if series and (len(series) > 1 or series[0].newest):
+                found.append(only_set(series, self._host))
         return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
 
     def _refuse_what_it_can_t(self, manifest: SetManifest, abilities: Abilities, advance: Advance | None) -> None:
@@ -154,7 +152,9 @@ class ActionModule(DatabaseTask):
     def _file(self, chosen: Stored, name: str) -> bytes:
         """A small file of a set."""
         if isinstance(chosen, HostStored):
-            return self.send(ReadFile(self.options["host_store"], chosen.directory, chosen.name, name), FileTold, self._place).content
+            return self.send(
+                ReadFile(self.options["host_store"], chosen.directory, chosen.database, chosen.name, name), FileTold, self._place
+            ).content
         return read_file(os.path.join(chosen.path, name), f"{name} of the set")
 
     def _carried_out(self, order: Restore, chosen: Stored, files: t.Sequence[SetFile]) -> Restored:
@@ -163,6 +163,7 @@ class ActionModule(DatabaseTask):
                 order,
                 host_store=self.options["host_store"],
                 directory=chosen.directory,
+                database=chosen.database,
                 name=chosen.name,
                 files=tuple(SentFile(file.name, file.name, file.sha256) for file in files),
                 event=self._event("restore", chosen.manifest),
@@ -178,12 +179,12 @@ class ActionModule(DatabaseTask):
             return self.send(replace(order, folder=folder, files=tuple(sent)), Restored, self._place)
 
     def _record(self, chosen: Stored) -> None:
-        folder = os.path.dirname(os.path.realpath(chosen.path))
+        authority = os.path.dirname(os.path.dirname(os.path.realpath(chosen.path)))
         try:
-            store = Store(os.path.dirname(folder), SETS)
+            store = Store(os.path.dirname(authority), SETS)
         except KeywardError:
             return  # a set that lies in no store
-        store.record(os.path.basename(folder), self._event("restore", chosen.manifest))
+        store.record(os.path.basename(authority), self._event("restore", chosen.manifest))
 
     def _result(self, done: Restored, chosen: Stored) -> Result:
         manifest: SetManifest = chosen.manifest

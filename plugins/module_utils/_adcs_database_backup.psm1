@@ -46,7 +46,7 @@ function New-DatabaseSet {
     $store, $commit = $null, $Order['commit']
     if ($Order['host_store']) {
         $store = Open-AdcsStore -Path $Order['host_store'] -What $What
-        $place = Get-AdcsSetPath -Store $store -Directory $commit['directory'] -Name $commit['name'] -What $What
+        $place = Get-AdcsSetPath -Store $store -Order $commit -What $What
     }
     Assert-AdcsNotClustered -What $What
     $lock = Enter-AdcsLock -What $What
@@ -83,11 +83,10 @@ function New-DatabaseSet {
         $answer['stored_at'] = $place
         $directory = [IO.Path]::GetDirectoryName($place)
         $removed = @(if ($null -ne $commit['keep']) {
-                Remove-AdcsOldSet -Store $store.path -Directory $directory -Keep ([int]$commit['keep']) -Prefix $prefix `
-                    -InventoryHost $commit['event']['host'] -Made $commit['name']
+                Remove-AdcsOldSet -Store $store.path -Directory $directory -Keep ([int]$commit['keep']) -MayGo $commit['may_go'] -Prefix $prefix
             })
         $answer['removed'] = [object[]]$removed
-        Write-AdcsEvent -Directory $directory -Content $commit['event']
+        Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($directory)) -Content $commit['event']
         $answer
     }
     catch {
@@ -217,7 +216,9 @@ function Save-DatabaseSet {
     $given = [Ansible.Basic.AnsibleModule]::FromJson($Manifest)
     foreach ($key in $given.Keys) { $finished[$key] = $given[$key] }
     $finished['files'] = [object[]]@($File | ForEach-Object { [ordered]@{ name = $_.name; sha256 = $_.sha256; size = $_.size } })
-    $finished['members'] = $File.Count
+    $size = 0L
+    foreach ($one in $File) { $size += [long]$one.size }
+    $finished['members'] = [ordered]@{ count = $File.Count; size = $size; sha256 = $null }
     $finished['as_of'] = $AsOf
     Write-AdcsNewFile -Path (Join-Path -Path $Staged -ChildPath 'manifest.json') -Content (ConvertTo-AdcsJson -InputObject $finished)
     $null = [IO.Directory]::CreateDirectory([IO.Path]::GetDirectoryName($Place))

@@ -50,7 +50,7 @@ function Invoke-Restore {
     $source = [string]$Order['folder']
     if ($Order['host_store']) {
         $store = Open-AdcsStore -Path $Order['host_store'] -What $What
-        $source = Get-AdcsSetPath -Store $store -Directory $Order['directory'] -Name $Order['name'] -What $What
+        $source = Get-AdcsSetPath -Store $store -Order $Order -What $What
     }
     $files = @(Get-SetFile -Order $Order -Directory $source -What $What)
     $result = @{
@@ -83,7 +83,10 @@ function Invoke-Restore {
             }
             if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $wanted -Result $result -What $What }
         }
-        if ($Order['host_store'] -and $result.changed) { Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($source)) -Content $Order['event'] }
+        if ($Order['host_store'] -and $result.changed) {
+            $authority = [IO.Path]::GetDirectoryName([IO.Path]::GetDirectoryName($source))
+            Write-AdcsEvent -Directory $authority -Content $Order['event']
+        }
         $answer = Get-RestoreAnswer -Session $Session -Result $result
         $done = $true
         $answer

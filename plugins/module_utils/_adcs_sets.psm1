@@ -65,8 +65,20 @@ function Get-Damage {
     $null
 }
 
+function Get-SeriesPath {
+    # The directories of all databases in a store: <store>\<authority>\<database>.
+    param([string]$Store)
+    foreach ($authority in @([IO.Directory]::GetDirectories($Store) | Sort-Object)) {
+        if ([IO.Path]::GetFileName($authority).StartsWith('.')) { continue }
+        foreach ($path in @([IO.Directory]::GetDirectories($authority) | Sort-Object)) {
+            $name = [IO.Path]::GetFileName($path)
+            if (-not $name.StartsWith('.') -and $name -ne 'events') { $path }
+        }
+    }
+}
+
 function Get-SetName {
-    # The sets of an authority's directory, newest (highest sequence) first.
+    # The sets of a database's directory, newest (highest sequence) first.
     param([string]$Directory)
     if ([IO.Directory]::Exists($Directory)) {
         [IO.Directory]::GetDirectories($Directory) | ForEach-Object { [IO.Path]::GetFileName($_) } | Where-Object { Test-SetName $_ } |
@@ -75,16 +87,16 @@ function Get-SetName {
 }
 
 function Get-AdcsStoreFact {
-    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, name, path, manifest, damage}]}. -Order: host_store, host
-    # (of the inventory), public_keys. The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
+    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, database, name, path, manifest, damage}]}.
+    # -Order: host_store, host (of the inventory), public_keys. The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
     # them may be terabytes on a share.
     param([System.Collections.IDictionary]$Order, [string]$What)
     $store = Open-AdcsStore -Path $Order['host_store'] -What $What
     $sets = New-Object -TypeName System.Collections.ArrayList
     try {
-        foreach ($path in @([IO.Directory]::GetDirectories($store.path) | Sort-Object)) {
-            $directory = [IO.Path]::GetFileName($path)
-            if ($directory.StartsWith('.')) { continue }
+        foreach ($path in @(Get-SeriesPath -Store $store.path)) {
+            $database = [IO.Path]::GetFileName($path)
+            $directory = [IO.Path]::GetFileName([IO.Path]::GetDirectoryName($path))
             $found = @(foreach ($name in @(Get-SetName -Directory $path)) {
                     $place = Join-Path -Path $path -ChildPath $name
                     @{ name = $name; place = $place; manifest = Read-Manifest -Directory $place }
@@ -97,7 +109,8 @@ function Get-AdcsStoreFact {
                 $damage = Get-Damage -Directory $one.place -File $one.manifest.files -Quick:$intact
                 if (-not $damage) { $intact = $true }
                 $null = $sets.Add([ordered]@{
-                        directory = $directory; name = $one.name; path = $one.place; manifest = $one.manifest.text; damage = $damage
+                        directory = $directory; database = $database; name = $one.name; path = $one.place
+                        manifest = $one.manifest.text; damage = $damage
                     })
             }
         }
@@ -114,19 +127,23 @@ function Test-Ours {
 }
 
 function Get-AdcsSetPath {
-    # Where a set lies in a store, or is to lie.
-    param([hashtable]$Store, [string]$Directory, [string]$Name, [string]$What)
-    if (-not (Test-SetName $Name) -or -not (Test-AdcsMemberName -Name $Directory) -or $Directory.StartsWith('.') -or $Directory.Contains('/')) {
-        throw (New-AdcsError -What $What -Why 'the controller named no set in the store' -Remedy 'Report this as a bug')
+    # Where a set lies in a store, or is to lie. -Order: directory (its authority's), database, name.
+    param([hashtable]$Store, [System.Collections.IDictionary]$Order, [string]$What)
+    $path = $Store.path
+    foreach ($folder in [string]$Order['directory'], [string]$Order['database']) {
+        if (-not (Test-SetName $Order['name']) -or -not (Test-AdcsMemberName -Name $folder) -or $folder.StartsWith('.') -or $folder.Contains('/')) {
+            throw (New-AdcsError -What $What -Why 'the controller named no set in the store' -Remedy 'Report this as a bug')
+        }
+        $path = Join-Path -Path $path -ChildPath $folder
     }
-    Join-Path -Path (Join-Path -Path $Store.path -ChildPath $Directory) -ChildPath $Name
+    Join-Path -Path $path -ChildPath $Order['name']
 }
 
 function Read-AdcsStoredFile {
-    # One small file of a set. -Order: host_store, directory, name, file.
+    # One small file of a set. -Order: host_store, directory, database, name, file.
     param([System.Collections.IDictionary]$Order, [string]$What)
     $store = Open-AdcsStore -Path $Order['host_store'] -What $What
-    $set = Get-AdcsSetPath -Store $store -Directory $Order['directory'] -Name $Order['name'] -What $What
+    $set = Get-AdcsSetPath -Store $store -Order $Order -What $What
     if (-not (Test-AdcsMemberName -Name $Order['file'])) {
         throw (New-AdcsError -What $What -Why 'the controller asked for a file that is none of a set' -Remedy 'Report this as a bug')
     }
@@ -167,20 +184,20 @@ function Remove-AdcsStaged {
 }
 
 function Remove-AdcsOldSet {
-    # Removes the sets of a host of the inventory beyond its newest -Keep intact ones; their paths. The one that was made just now stays.
-    param([string]$Store, [string]$Directory, [int]$Keep, [string]$Prefix, [string]$InventoryHost, [string]$Made)
+    # Removes the sets of a database beyond its newest -Keep intact ones, where the controller says that they may go; their paths.
+    param([string]$Store, [string]$Directory, [int]$Keep, [object[]]$MayGo, [string]$Prefix)
     $intact = 0
     foreach ($name in @(Get-SetName -Directory $Directory)) {
         $path = Join-Path -Path $Directory -ChildPath $name
         $manifest = Read-Manifest -Directory $path
-        if ($manifest.host -cne $InventoryHost) { continue }
-        if ($intact -ge [Math]::Max($Keep, 1) -and $name -ne $Made) {
+        if (Get-Damage -Directory $path -File $manifest.files -Quick) { continue }
+        if ($intact -ge [Math]::Max($Keep, 1) -and $MayGo -contains $name) {
             $gone = Get-AdcsStagingPath -Store $Store -Prefix $Prefix -Suffix '.removed'
             [IO.Directory]::Move($path, $gone)
             Remove-AdcsDirectory -Path $gone
             $path
         }
-        elseif (-not (Get-Damage -Directory $path -File $manifest.files -Quick)) {
+        else {
             $intact++
         }
     }

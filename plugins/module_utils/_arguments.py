@@ -141,6 +141,7 @@ CA_DATABASE_BACKUP: Spec = {
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
     "keep_full_sets": {"type": "int"},
+    "keep_days": {"type": "int", "default": 35},
     "truncate_logs": {"type": "bool", "default": False},
     **CONTROLLER,
 }

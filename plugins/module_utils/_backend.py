@@ -17,8 +17,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Aut
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest, Told
 
 if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._manifest import State
+    from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
     from ansible_collections.keyward.pki.plugins.module_utils._orders import database, keys, lifecycle
+    from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
+    from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 
 
 class NothingThere(KeywardError):
@@ -127,6 +129,9 @@ class Database(t.Protocol):
 
     def copy(self, order: database.Copy, folder: str, check: bool) -> database.Copied:
         """The files of a full set, proved, in a folder. Refuses as C(Backend.renew). Raises OSError where the folder can't be written."""
+
+    def compare(self, newer: Stored, older: Stored) -> Lacks:
+        """What a set lacks that an older one of the same database has. Raises OSError as well."""
 
     def restore(self, order: database.Restore, folder: str, check: bool) -> database.Restored:
         """What is missing of the set in a folder, put back. Refuses as C(Backend.renew)."""

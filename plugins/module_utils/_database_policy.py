@@ -1,7 +1,8 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: when a set of a database is due, and when none may take the place of the newest; may change in any release.
+"""Private to keyward.pki: when a set of a database is due, what a newer one must hold, and when an older one may go; may change in any
+release.
 
 No files and no Ansible here.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 
 import re
 import typing as t
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 
 SET_REASONS = {
@@ -65,3 +67,57 @@ def refuse_emptied(state: State, generations: t.Sequence[Generation], newest: t.
             f"it is missing or empty, and the set of {newest.as_of} has {newest.state.entries} entries of this CA",
             "Bring it back (ca_database_restore), then run the task again",
         )
+
+
+# --- what a newer set must hold --------------------------------------------------------------------------------------
+
+NEVER = "9999-12-31T23:59:59Z"
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """What one set lacks that an earlier one has. C(rows): of certificates that have not expired; C(revoked) ones among them.
+
+    C(until): when the last of these expires. C(any): whether it lacks anything at all, such as rows of expired certificates;
+    C(example): one thing.
+    """
+
+    rows: int = 0
+    revoked: int = 0
+    until: str = NEVER
+    any: bool = False
+    example: str = ""
+
+
+def lacking(name: str, as_of: str, lacks: Lacks) -> t.Optional[Lacking]:
+    """What a manifest says of that; None where no row is lost. C(name): of the earlier set's directory."""
+    return Lacking(name, as_of, lacks.rows, lacks.revoked, lacks.until) if lacks.rows else None
+
+
+def lost_rows(manifest: SetManifest, there: t.Callable[[str], bool], now: datetime) -> t.List[Finding]:
+    """What is to be said of the newest set, each night until that is put right. C(there): whether a set of that name is stored."""
+    found = []
+    for one in manifest.lacking:
+        if parse_time(one.until) > now and there(one.set):
+            revoked = f", {one.revoked} of them revoked" if one.revoked else ""
+            text = f"the database lacks {one.rows} entries that the set of {one.as_of} has{revoked}: {one.set}"
+            found.append(Finding("rows_vanished", text))
+    return found
+
+
+def refuse_lost(findings: t.Sequence[Finding]) -> t.Optional[KeywardError]:
+    """The error that a task ends with, after all is stored: no CA software takes an entry away by itself."""
+    if not findings:
+        return None
+    return KeywardError(
+        "the database has lost entries",
+        "; ".join(finding.message for finding in findings),
+        "Was a snapshot brought back, or a row deleted? Put them back (ca_database_restore with that set); its set is never removed. "
+        "Where they may be lost, take that set out of its store",
+        findings,
+    )
+
+
+def is_old(created: str, days: int, now: datetime) -> bool:
+    """Whether a set is older than C(keep_days); one from a clock that was ahead is not."""
+    return now - parse_time(created) >= timedelta(days=days)

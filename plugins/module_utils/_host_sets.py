@@ -13,9 +13,9 @@ import os
 import typing as t
 from dataclasses import replace
 
+from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Commit,
@@ -29,7 +29,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     StateTold,
     TellState,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, Store, document, is_name, sequence_of
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Series, Store, Stored, document, is_name, sequence_of
 
 
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:
@@ -68,36 +69,37 @@ def _hand_over(folder: str, copied: Copied) -> None:
 def _into_store(backend: Backend, order: Copy, commit: Commit, check: bool) -> Copied:
     store = Store(t.cast(str, order.host_store), SETS)
     store.refuse_if_not_writable()
-    _refuse_elsewhere(commit.directory, commit.name)
+    name = _series(commit.directory, commit.database, commit.name)
+    compare = backend.database().compare
     with store.stage() as staged:
         with staged.guarded():
             copied = backend.database().copy(order, staged.path, check)
         manifest = json.loads(commit.manifest)
         manifest["files"] = [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in copied.files]
-        manifest["members"] = len(copied.files) if copied.members is None else copied.members
+        members = copied.members or Members(len(copied.files), sum(file.size for file in copied.files))
         manifest.update({name: dump(getattr(copied, name)) for name in ("as_of", "left_out", "state") if getattr(copied, name) is not None})
-        set_manifest_from_json(manifest)
+        manifest["members"] = dump(members)
+        made = Stored(staged.path, set_manifest_from_json(manifest), SETS)
+        lacking = _databases.lacking_of(store.one(name), lambda older: compare(made, older))
+        manifest["lacking"] = dump(lacking)
         with store.locked():
-            if store.authority(commit.directory).next_sequence != sequence_of(commit.name):
-                raise KeywardError(
-                    f"nothing was stored in {store.path}", "another run has stored a set of this authority meanwhile", "Run the task again"
-                )
-            path = staged.commit(document(manifest), commit.directory, commit.name)
-            removed = store.keep(commit.directory, commit.keep, manifest["authority"]["host"])
+            _databases.refuse_second(store, name, sequence_of(commit.name), made.manifest.made_at)
+            path = staged.commit(document(manifest), name, commit.name)
+            pruned = _databases.prune(store, name, commit.keep, lambda one: one.name in commit.may_go, compare)
     store.record(commit.directory, commit.event)
-    return replace(copied, stored_at=path, removed=tuple(removed))
+    advisories = (*copied.advisories, *pruned.advisories)
+    return replace(copied, stored_at=path, removed=tuple(pruned.removed), lacking=lacking, advisories=advisories)
 
 
 def restore(backend: Backend, order: Restore, check: bool) -> Restored:
     """What this host lacks of a set, put back. Raises KeywardError."""
     if not order.host_store:
         return backend.database().restore(order, t.cast(str, order.folder), check)
-    directory, name = t.cast(str, order.directory), t.cast(str, order.name)
-    _refuse_elsewhere(directory, name)
+    name = _series(order.directory, order.database, order.name)
     store = Store(order.host_store, SETS)
-    done = backend.database().restore(order, os.path.join(store.path, directory, name), check)
+    done = backend.database().restore(order, os.path.join(store.path, name, t.cast(str, order.name)), check)
     if done.changed and order.event and not check:
-        store.record(directory, order.event)
+        store.record(t.cast(str, order.directory), order.event)
     return done
 
 
@@ -107,25 +109,29 @@ def read(backend: Backend, order: ReadStore, check: bool) -> Held:
     if order.to_write:
         store.refuse_if_not_writable()
     held: t.List[HeldSet] = []
-    for directory in store.authorities():
-        latest = directory.latest
+    for series in store.series():
+        latest = series.latest
         known = latest.manifest if latest else None
         # One in which no manifest reads takes numbers all the same.
         if known is None or known.authority.host == order.host or known.public_keys & {*order.public_keys}:
-            held += _held(directory)
+            held += _held(series)
     return Held(tuple(held))
 
 
-def _held(directory: AuthorityDirectory) -> t.Iterator[HeldSet]:
+def _held(series: Series) -> t.Iterator[HeldSet]:
     sound = False
-    for one in directory.all:
+    directory, database = series.name.split("/")
+    for one in series.all:
         damage = None if sound else one.damage  # every older one may be large, too
         sound = sound or damage is None
-        yield HeldSet(directory.name, one.name, one.path, one.manifest_file.decode("utf-8", "replace"), damage)
-    for name in directory.faults:
-        yield HeldSet(directory.name, name, os.path.join(directory.path, name), "")
+        yield HeldSet(directory, database, one.name, one.path, one.manifest_file.decode("utf-8", "replace"), damage)
+    for name in series.faults:
+        yield HeldSet(directory, database, name, os.path.join(series.path, name), "")
 
 
-def _refuse_elsewhere(directory: str, name: str) -> None:
-    if not directory or directory.startswith(".") or "/" in directory or not is_name(name):
+def _series(directory: t.Optional[str], database: t.Optional[str], name: t.Optional[str]) -> str:
+    """The name of a database below a store. Raises KeywardError."""
+    folders = [directory or "", database or ""]
+    if any(not folder or folder.startswith(".") or "/" in folder for folder in folders) or not is_name(name or ""):
         raise KeywardError("nothing was done with the store", "the controller named no set in it", "Report this as a bug")
+    return "/".join(folders)

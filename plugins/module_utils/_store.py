@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: one store, of key backups or of database sets, on the controller or on a host; may change in any release.
 
-What is stored is a directory C(<authority>/<sequence>-<UTC time>/) that is complete or not there at all: it is written apart,
-fsynced, read again and renamed into place, its manifest last.
+What is stored is a directory that is complete or not there at all: C(<authority>/<sequence>-<UTC time>/) for a backup,
+C(<authority>/<database>/<sequence>-<UTC time>/) for a set. It is written apart, fsynced, read again and renamed into place, its
+manifest last.
 """
 
 from __future__ import annotations
@@ -23,14 +24,10 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, sync_directory
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, belongs
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import (
-    LARGEST_SET_MANIFEST,
-    manifest_from_json,
-    set_manifest_from_json,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import LARGEST_SET_MANIFEST, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import open_store, refuse_open_to_the_world
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
@@ -43,10 +40,14 @@ _CHUNK = 1024 * 1024
 
 
 class Kind(t.NamedTuple):
-    """What a store holds. C(small): its files are bundles, so that all of them are read and compared with their digests."""
+    """What a store holds. C(small): its files are bundles, so that all of them are read and compared with their digests.
+
+    C(levels): how many directories lie above that of a backup or set: its authority's; and its database's.
+    """
 
     name: str
     noun: str
+    levels: int
     read: t.Callable[[t.Mapping[str, t.Any]], t.Any]
     largest_manifest: int
     small: bool
@@ -54,10 +55,10 @@ class Kind(t.NamedTuple):
 
 
 BACKUPS = Kind(
-    "keys", "backup", manifest_from_json, 4 << 20, True, "Give the PKCS #12 file beside it as the backup: it opens without the manifest"
+    "keys", "backup", 1, manifest_from_json, 4 << 20, True, "Give the PKCS #12 file beside it as the backup: it opens without the manifest"
 )
 SETS = Kind(
-    "databases", "set", set_manifest_from_json, LARGEST_SET_MANIFEST, False, "Use another set; the archive beside it opens with tar"
+    "databases", "set", 2, set_manifest_from_json, LARGEST_SET_MANIFEST, False, "Use another set; the archives beside it open with tar"
 )
 
 
@@ -156,8 +157,9 @@ def damaged(manifest: str, kind: Kind) -> KeywardError:
     return KeywardError(f"the manifest {manifest} can't be used", "it is damaged, or was written by a later release", kind.opens_alone)
 
 
-class AuthorityDirectory:
-    """What one store holds of one authority. A fleet's store holds many, so nothing is read before it is needed."""
+class Series:
+    """The backups of one authority, or the sets of one database, in one store. A fleet's store holds many, so nothing is read before it
+    is needed."""
 
     def __init__(self, path: str, kind: Kind) -> None:
         self.path, self.kind = path, kind
@@ -165,7 +167,13 @@ class AuthorityDirectory:
 
     @property
     def name(self) -> str:
-        return os.path.basename(self.path)
+        """Its path below the store: C(<authority>), or C(<authority>/<database>)."""
+        return "/".join(self.path.split("/")[-self.kind.levels :])
+
+    @property
+    def authority(self) -> str:
+        """The directory of its authority."""
+        return self.name.split("/", maxsplit=1)[0]
 
     @functools.cached_property
     def names(self) -> t.List[str]:
@@ -221,7 +229,8 @@ class AuthorityDirectory:
     @functools.cached_property
     def home_changes(self) -> t.List[HomeChange]:
         """What persons said of its homes, in no order. What does not read is passed over."""
-        found, directory = [], os.path.join(self.path, EVENTS)
+        above = self.path if self.kind.levels == 1 else os.path.dirname(self.path)
+        found, directory = [], os.path.join(above, EVENTS)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(directory)):
                 if _HOME_CHANGE.search(name):
@@ -239,16 +248,13 @@ class AuthorityDirectory:
         return unreadable + [Finding("digest_mismatch", f"{one.path}: {one.damage}") for one in looked if one.damage]
 
 
-def recognise(
-    directories: t.Sequence[AuthorityDirectory], authority: Authority, generations: t.Sequence[Generation]
-) -> t.Optional[AuthorityDirectory]:
-    """An authority's own directory: by a shared CA key before the same place."""
-    candidates = [(one, one.latest.manifest) for one in directories if one.latest]
-    for why in ("key", "place"):
-        for one, manifest in candidates:
-            if belongs(authority, generations, manifest.authority, manifest.public_keys) == why:
-                return one
-    return None
+def folders(path: str) -> t.List[str]:
+    """The directories in a store, or in an authority's, that hold something of theirs. Raises KeywardError."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
+    except OSError as exc:
+        raise KeywardError(f"{path} can't be read", os_cause(exc), "Check its permissions and the file system of the store") from exc
 
 
 class Store:
@@ -258,17 +264,16 @@ class Store:
         self.directory = open_store(os.path.realpath(path), kind.name)
         self.path, self.kind = self.directory.path, kind
 
-    def authorities(self) -> t.List[AuthorityDirectory]:
-        try:
-            with os.scandir(self.path) as entries:
-                names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
-        except OSError as exc:
-            raise KeywardError(f"the store {self.path} can't be read", os_cause(exc), "Check its permissions and its file system") from exc
-        return [self.authority(name) for name in names]
+    def series(self) -> t.List[Series]:
+        """All that it holds."""
+        found = folders(self.path)
+        for _level in range(self.kind.levels - 1):
+            found = [f"{above}/{name}" for above in found for name in folders(os.path.join(self.path, above)) if name != EVENTS]
+        return [self.one(name) for name in found]
 
-    def authority(self, name: str) -> AuthorityDirectory:
-        """Of that directory name, whether or not it is there yet."""
-        return AuthorityDirectory(os.path.join(self.path, name), self.kind)
+    def one(self, name: str) -> Series:
+        """That of a name below the store, whether or not it is there yet."""
+        return Series(os.path.join(self.path, name), self.kind)
 
     def refuse_if_not_writable(self) -> None:
         refuse_open_to_the_world(self.directory)
@@ -286,8 +291,8 @@ class Store:
     def stage(self) -> Staged:
         return Staged(self)
 
-    def copy(self, source: Stored, authority_directory: str) -> str:
-        """What another store has, byte for byte; the path that the copy has. Raises KeywardError."""
+    def copy(self, source: Stored, series: str) -> str:
+        """What another store has, byte for byte, into the series of that name; the path that the copy has. Raises KeywardError."""
         with self.stage() as staged:
             for file in source.manifest.files:
                 place = staged.place_of(file.name)
@@ -296,7 +301,7 @@ class Store:
                     if digest_of(place) != file.sha256:
                         raise OSError(errno.EIO, "the copy differs")
             with self.locked():
-                return staged.commit(source.manifest_file, authority_directory, source.name)
+                return staged.commit(source.manifest_file, series, source.name)
 
     def remove(self, stored: Stored) -> str:
         """Take a set away; the path that it had. Raises OSError."""
@@ -304,21 +309,6 @@ class Store:
         os.rename(stored.path, gone)
         shutil.rmtree(gone, ignore_errors=True)
         return stored.path
-
-    def keep(self, authority_directory: str, count: t.Optional[int], host: t.Optional[str]) -> t.List[str]:
-        """Remove the sets of a host beyond its newest C(count) intact ones; their paths. The last intact one always stays.
-
-        C(host): its name in the inventory. A host that shows the public certificates of another's CA removes none of that CA's sets.
-        """
-        intact, removed = 0, []
-        for one in self.authority(authority_directory).all if count is not None else ():
-            if one.manifest.authority.host != host:
-                continue
-            if intact >= max(t.cast(int, count), 1):
-                removed.append(self.remove(one))
-            elif one.damage is None:
-                intact += 1
-        return removed
 
     def record(self, authority_directory: str, event: t.Mapping[str, t.Any]) -> None:
         """Write one event, once, into the authority's C(events/)."""
@@ -380,7 +370,7 @@ class Staged:
         with self.guarded():
             write_new(self.place_of(name), data, self._store.directory.file_mode)
 
-    def commit(self, manifest: bytes, authority_directory: str, name: str) -> str:
+    def commit(self, manifest: bytes, series: str, name: str) -> str:
         """Write the manifest last and give it all its place; the path that it has from now on. Raises KeywardError."""
         with self.guarded():
             for folder, _folders, names in os.walk(self.path, topdown=False):
@@ -389,13 +379,15 @@ class Staged:
                 if folder != self.path:
                     sync_directory(folder)
         self.write(MANIFEST, manifest)
-        parent = os.path.join(self._store.path, authority_directory)
-        path = os.path.join(parent, name)
+        parent = self._store.path
+        path = os.path.join(parent, series, name)
         try:
             sync_directory(self.path)
-            with contextlib.suppress(FileExistsError):
-                self._store.make_directory(parent)
-                sync_directory(self._store.path)
+            for folder in series.split("/"):
+                above, parent = parent, os.path.join(parent, folder)
+                with contextlib.suppress(FileExistsError):
+                    self._store.make_directory(parent)
+                    sync_directory(above)
             os.rename(self.path, path)
             sync_directory(parent)
         except OSError as exc:

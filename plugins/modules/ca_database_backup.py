@@ -31,10 +31,17 @@ options:
     type: str
   keep_full_sets:
     description:
-      - How many intact full sets to keep in each store. Older ones are removed once a new one is stored, the last one never.
-      - Those that were made on another host of the inventory stay, and don't count.
+      - How many intact full sets of this database to keep in each store. Older ones are removed once a new one is stored, the last one
+        never, and none that is younger than O(keep_days).
+      - A set is removed only where a newer intact one holds all its entries (which may have been revoked or have expired since) and all
+        issued files. After a snapshot of the host was brought back, the good sets stay. Damaged sets stay as well.
       - All are kept where it is not given.
     type: int
+  keep_days:
+    description:
+      - How many days a set is kept in any case, where O(keep_full_sets) is given.
+    type: int
+    default: 35
   truncate_logs:
     description:
       - On Windows, whether the CA may drop the log files that the set holds. Leave it where another product backs up the same database.
@@ -63,7 +70,10 @@ notes:
     no file of keys is among the set's files. Keys that the CA has archived are in the database.
   - Exactly one of O(stores) and O(host_store) must be given.
   - With O(stores), a CA whose files are not the login user's must be read as root. Another user could not hand the set over.
-  - Elsewhere a set is a C(tar) archive with a manifest. Without this collection, C(tar -xzpf database.tar.gz -C /) puts it back.
+  - Elsewhere a set is two C(tar) archives with a list of their members and a manifest. C(core.tar.gz) holds configuration, index,
+    numbers, CA certificates and CRLs, C(issued.tar.gz) what was issued. Without this collection, C(tar) puts them back.
+  - A set is of a database, not of a key. A database is recognised by the inventory host and the place of its CA, so that two sections
+    of one configuration, or a CA and its clone on another host, have sets of their own, also where they share a key.
 seealso:
   - module: keyward.pki.ca_database_restore
 author:
@@ -94,6 +104,12 @@ set:
   contains:
     id:
       description: Its id, the same in every store.
+      type: str
+    kind:
+      description: V(full).
+      type: str
+    database:
+      description: The id of the database that it is of. Its first set fixed it.
       type: str
     paths:
       description: Where it lies, on the controller, or on the host with O(host_store).
@@ -144,8 +160,8 @@ database:
       type: str
 
 left_out:
-  description: Files that were left out of a set that was made, because they hold a private key, can't be searched for one, or are
-    larger than 1 GiB.
+  description: Files that the newest set leaves out, because they hold a private key, can't be searched for one, are larger than 1 GiB
+    or nothing but repetition.
   returned: success
   type: list
   elements: dict
@@ -177,7 +193,10 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(private_key_left_out), V(digest_mismatch), V(unfinished_issue) and V(store_on_the_host).
+    - Codes are, among others, V(private_key_left_out), V(digest_mismatch), V(unfinished_issue), V(store_on_the_host), V(other_copy) (the
+      CA has a database on another host) and V(older_sets_kept).
+    - With V(rows_vanished) the task fails, after all is stored. The database lacks entries that an earlier set has and whose certificates
+      have not expired. That set stays, and each run fails until they are back or that set is taken out of the store.
   returned: success
   type: list
   elements: dict

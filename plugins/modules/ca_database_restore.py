@@ -24,8 +24,8 @@ options:
     type: path
   set:
     description:
-      - One set on the controller, in place of O(stores); a set's directory, or an authority's directory. Of the latter the newest set
-        is used.
+      - One set on the controller, in place of O(stores); a set's directory, or a database's, or that of an authority with one database.
+      - Of the latter two the newest set is used.
     type: path
   part:
     description:

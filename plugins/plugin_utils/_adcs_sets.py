@@ -17,10 +17,12 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Misshapen, Most, Path, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import MOST_FILES, Own, Restored, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
 
@@ -157,6 +159,26 @@ def state_of(own_state: Own) -> State:
 def kept(own: Own, own_state: Own) -> dict[str, t.Any]:
     """What a set's manifest keeps of a CA and its database beyond what every manifest has. Raises Misshapen."""
     return {**dump(parse(_Ca, own, "own")), **dump(parse(_Contents, own_state, "own_state"))}
+
+
+def lacks(own: t.Any, older: SetManifest) -> Lacks:
+    """What a database, or a newer set (C(own): what the host or a manifest says of it), lacks that an older set has. Raises Misshapen.
+
+    Request ids only grow. That a revocation is gone alone is no loss: it may have been lifted.
+    """
+    ours, theirs = parse(_Contents, own, "own"), parse(_Contents, older.own, "own")
+    rows = max(0, theirs.last_request_id - ours.last_request_id)
+    revoked = len(set(theirs.revocations) - set(ours.revocations))
+    held = ours.covers(theirs)
+    return Lacks(rows, revoked if rows else 0, any=not held, example="" if held else f"{rows} requests and {revoked} revocations")
+
+
+def compared(newer: Stored, older: Stored) -> Lacks:
+    """The same of two sets. Raises KeywardError."""
+    try:
+        return lacks(newer.manifest.own, older.manifest)
+    except Misshapen as exc:
+        raise KeywardError("the sets can't be compared", f"the manifest of one is damaged ({exc})", "Nothing: both stay") from exc
 
 
 # --- a set in the place of a database ----------------------------------------------------------------------------------

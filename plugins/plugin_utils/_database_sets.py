@@ -13,17 +13,19 @@ import shutil
 import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, same_place
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, Held, HeldSet, ReadStore, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
     MANIFEST,
     SETS,
-    AuthorityDirectory,
+    Series,
     Store,
     Stored,
     damaged,
+    folders,
     is_name,
     read_stored,
 )
@@ -35,19 +37,24 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, T
 
 
 class HostStored(Stored):
-    """A set in a store of a host, judged there. C(directory): the name of its authority's."""
+    """A set in a store of a host, judged there. C(directory), C(database): the names of its authority's directory and its database's."""
 
     def __init__(self, one: HeldSet, manifest: SetManifest) -> None:
         super().__init__(one.path, manifest, SETS)
-        self._name, self.directory, self.damage = one.name, one.directory, one.damage
+        self._name, self.directory, self.database, self.damage = one.name, one.directory, one.database, one.damage
+        self._manifest_file = one.manifest.encode("utf-8", "surrogateescape")
 
     @property
     def name(self) -> str:
         return self._name
 
+    @property
+    def manifest_file(self) -> bytes:
+        return self._manifest_file
 
-class HostDirectory(AuthorityDirectory):
-    """What a store of a host holds of one authority."""
+
+class HostSeries(Series):
+    """What a store of a host holds of one database."""
 
     def __init__(self, name: str, sets: t.Sequence[HeldSet]) -> None:
         super().__init__(name, SETS)
@@ -72,50 +79,60 @@ class HostStore:
             text = "the store is on a disk of the CA host itself: what destroys the host destroys it too"
             self.advisories.append(Finding("store_on_the_host", text))
 
-    def authorities(self) -> list[AuthorityDirectory]:
-        return [self.authority(name) for name in sorted({one.directory for one in self._held.sets})]
+    def series(self) -> list[Series]:
+        return [self.one(name) for name in sorted({f"{one.directory}/{one.database}" for one in self._held.sets})]
 
-    def authority(self, name: str) -> AuthorityDirectory:
-        return HostDirectory(name, [one for one in self._held.sets if one.directory == name and is_name(one.name)])
+    def one(self, name: str) -> Series:
+        return HostSeries(name, [one for one in self._held.sets if f"{one.directory}/{one.database}" == name and is_name(one.name)])
 
 
 # --- which set is meant --------------------------------------------------------------------------------------------
 
 
 def given_set(path: str) -> Stored:
-    """What the option C(set) names: a set's directory, or an authority's directory (its newest). Raises KeywardError."""
+    """What the option C(set) names: a set's directory, a database's, or an authority's with one database. Raises KeywardError."""
     if os.path.exists(os.path.join(path, MANIFEST)):
         return read_stored(path, SETS)
-    newest = AuthorityDirectory(path, SETS).newest
-    if newest is None:
+    series = [Series(path, SETS)]
+    if not series[0].names:
+        series = [one for one in (Series(os.path.join(path, name), SETS) for name in folders(path)) if one.names]
+    if len(series) > 1:
         raise KeywardError(
-            f"{path} is no set", "no intact set lies in it", "Give a set's directory, or an authority's directory in a store"
+            f"{path} is no set", "it holds several databases: " + ", ".join(one.path for one in series), "Give the directory of one"
         )
+    newest = series[0].newest if series else None
+    if newest is None:
+        raise KeywardError(f"{path} is no set", "no intact set lies in it", "Give a set's directory, or a database's directory in a store")
     return newest
 
 
-def of_place(directories: t.Sequence[AuthorityDirectory], host: str, place: t.Mapping[str, str]) -> list[AuthorityDirectory]:
+def of_place(series: t.Sequence[Series], host: str, place: t.Mapping[str, str]) -> list[Series]:
     """Where nothing of a CA is left on the host: those whose newest set names this host and the place that was given."""
-    found = []
-    for one in directories:
-        authority = one.latest.manifest.authority if one.latest else None
-        if authority and authority.host == host and same_place(place, authority.place):
-            found.append(one)
-    return found
+    return [one for one in series if one.latest and one.latest.manifest.made_at.fits(Home(host, place))]
 
 
-def only_set(directories: t.Sequence[AuthorityDirectory], host: str) -> Stored:
-    """The newest intact set of the only authority. Raises KeywardError."""
-    if len(directories) > 1:
+def of_live(series: t.Sequence[Series], authority: Authority, generations: t.Sequence[Generation]) -> list[Series]:
+    """The databases that can be the live CA's: its own; where none lives at its place, the CA's on other hosts."""
+    known, home = _databases.of_authority(series, authority, generations), authority.home
+    own = _databases.of_home(known, home)
+    if own:
+        return [own]
+    others = [one for one in known if one.latest and one.latest.manifest.made_at.host != home.host]
+    return [one for one in others if one.latest and same_place(one.latest.manifest.made_at.place, home.place)] or others
+
+
+def only_set(series: t.Sequence[Series], host: str) -> Stored:
+    """The newest intact set of the only database. Raises KeywardError."""
+    if len(series) > 1:
         raise KeywardError(
             "nothing was restored",
-            f"it can't be told which authority of {host} is meant: " + " or ".join(sorted(one.name for one in directories)),
+            f"it can't be told which database of {host} is meant: " + " or ".join(sorted(one.name for one in series)),
             "Name one: give its directory in the store as set, or the options that say which CA it is",
         )
-    newest = directories[0].newest if directories else None
+    newest = series[0].newest if series else None
     if newest is None:
         raise KeywardError(
-            "nothing was restored", f"no intact set of this authority on {host} is stored", "Mount the right store, or name a set (set)"
+            "nothing was restored", f"no intact set of this database on {host} is stored", "Mount the right store, or name a set (set)"
         )
     return newest
 
@@ -123,11 +140,13 @@ def only_set(directories: t.Sequence[AuthorityDirectory], host: str) -> Stored:
 def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Result:
     return {
         "id": manifest.id,
+        "kind": manifest.kind,
+        "database": manifest.database,
         "paths": list(paths),
         "created": manifest.created,
         "as_of": manifest.as_of,
         "files": [dict(vars(file)) for file in manifest.files],
-        "members": manifest.members,
+        "members": manifest.members.count,
     }
 
 

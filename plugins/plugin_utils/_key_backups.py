@@ -23,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, AuthorityDirectory, Store, Stored, read_stored
+from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, Series, Store, Stored, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, Verdict, bundle_generations, held_keys, judge, open_bundle
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
@@ -40,7 +40,7 @@ class KnownAuthority:
 
     def __init__(self, latest: Stored) -> None:
         self.latest = latest
-        self.holdings: dict[str, AuthorityDirectory] = {}
+        self.holdings: dict[str, Series] = {}
 
     @property
     def id(self) -> str:
@@ -141,7 +141,7 @@ def known_authorities(stores: t.Sequence[Store]) -> tuple[list[KnownAuthority], 
     known: dict[str, KnownAuthority] = {}
     advisories: list[Finding] = []
     for store in stores:
-        for directory in store.authorities():
+        for directory in store.series():
             latest = directory.latest
             if latest:
                 authority = known.setdefault(latest.manifest.authority.id or "", KnownAuthority(latest))
@@ -153,7 +153,7 @@ def known_authorities(stores: t.Sequence[Store]) -> tuple[list[KnownAuthority], 
 
 
 def next_sequence(stores: t.Sequence[Store], authority_directory: str) -> int:
-    return max(store.authority(authority_directory).next_sequence for store in stores)
+    return max(store.one(authority_directory).next_sequence for store in stores)
 
 
 class GivenBackup:
@@ -163,7 +163,7 @@ class GivenBackup:
         self.path = path
         self.stored: Stored | None = None
         if os.path.isdir(path):
-            authority = AuthorityDirectory(path, BACKUPS)
+            authority = Series(path, BACKUPS)
             if os.path.exists(os.path.join(path, MANIFEST)):
                 self.stored = read_stored(path, BACKUPS)
             elif authority.newest:

@@ -14,9 +14,9 @@ from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import IssuedCertificate, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 

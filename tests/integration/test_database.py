@@ -31,7 +31,7 @@ def restore(title: str, ca: OpensslCa, **options: Any) -> dict[str, Any]:
 
 
 def sets(path: Path) -> list[str]:
-    return sorted(one.name for one in path.glob("*/0*"))
+    return sorted(one.name for one in path.glob("*/*/0*"))
 
 
 def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
@@ -50,11 +50,11 @@ def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa,
             backup("again", ca, **both),
             backup("again, predicted", ca, **both, check=True),
             run("issue", "sh", "-c", f"echo '# mine' >> {ca.config_file}"),
-            backup("second", ca, **both, keep_full_sets=1),
-            run("lose a copy", "sh", "-c", f"rm -r {two}/*/0*"),
+            backup("second", ca, **both, keep_full_sets=1, keep_days=0),
+            run("lose a copy", "sh", "-c", f"rm -r {two}/*/*/0*"),
             backup("copied", ca, **both),
             backup("copied already", ca, **both),
-            run("damage a set", "sh", "-c", f"for f in {one}/*/0*/database.tar.gz {two}/*/0*/database.tar.gz; do echo x >> $f; done"),
+            run("damage a set", "sh", "-c", f"for f in {one}/*/*/0*/core.tar.gz {two}/*/*/0*/core.tar.gz; do echo x >> $f; done"),
             backup("damaged", ca, **both),
         ],
     )
@@ -135,7 +135,7 @@ def test_what_stops_it(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) 
         "no store": "Is the share mounted?",
         "odd age": "soon is no age",
         "none to keep": "at least 1",
-        "nothing stored": "no intact set of this authority",
+        "nothing stored": "no intact set of this database",
         "odd advance": "no hexadecimal number",
         "no set": "no intact set lies in it",
         "damaged database": "its line 2 is not one of openssl ca",

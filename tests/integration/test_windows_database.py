@@ -76,10 +76,10 @@ def test_a_set_is_due_when_the_database_or_the_configuration_changed(windows: Wi
         host.task(
             "long ago",
             "import json",
-            f"path = max(Path({str(one)!r}).glob('*/0*/manifest.json'))",
+            f"path = max(Path({str(one)!r}).glob('*/*/0*/manifest.json'))",
             "path.write_text(json.dumps({**json.loads(path.read_text()), 'created': '2026-01-01T00:00:00Z'}))",
         ),
-        backup("by age", one, max_age="7d", keep_full_sets=2),
+        backup("by age", one, max_age="7d", keep_full_sets=2, keep_days=0),
         backup("into a second store", one, two),
         backup("in both", one, two),
     ]
@@ -178,7 +178,7 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
         backup("nothing, predicted", **there, check=True),
         backup("nothing", **there),
         host.task("a request", "host.issue('new.example.com')"),
-        backup("by request", **there, keep_full_sets=1),
+        backup("by request", **there, keep_full_sets=1, keep_days=0),
         host.task("lost marker", f"Path({str(share / 'keyward-store.json')!r}).rename({str(tmp_path / 'marker')!r})"),
         backup("no store", **there, fails=True),
         restore("no store to restore from", **there, fails=True),

@@ -10,9 +10,15 @@ import functools
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, authority_id, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    Authority,
+    Generation,
+    authority_id,
+    generation_of,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, SetFile, SetManifest, State
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,6 +60,30 @@ def sealed(*key_names: str, password: str = PASSWORD) -> bytes:
     generations = [generation(name, index) for index, name in enumerate(key_names)]
     keys = {each.public_key_sha256: key(name) for each, name in zip(generations, key_names, strict=True)}
     return seal(generations, keys, [], password)
+
+
+def set_manifest(**known: Any) -> SetManifest:
+    """Of a set with files of its own software, unless C(files) says otherwise."""
+    whose = known.pop("authority", authority())
+    made = SetManifest(
+        id="1" * 32,
+        sequence=1,
+        previous=None,
+        kind="full",
+        database="d" * 32,
+        authority=whose,
+        homes=(whose.home,),
+        made_at=whose.home,
+        created="2026-01-01T00:00:00Z",
+        as_of="2026-01-01T00:00:00Z",
+        made={},
+        files=(SetFile("database.json", "x", 1),),
+        members=Members(1, 1),
+        state=State("d", "c", 1, None, None),
+        left_out=(),
+        generations=(generation("first"),),
+    )
+    return replace(made, **known)
 
 
 def manifest(data: bytes, *key_names: str, sequence: int = 1, **known: Any) -> Manifest:

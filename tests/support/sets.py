@@ -10,11 +10,16 @@ restored(selector, tmp_path / "set", manifest, advance="auto", published=publish
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
+import io
 import json
 import os
 import shutil
 import signal
+import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._execute import perform
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import archive_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
@@ -36,7 +41,66 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     Restored,
     Revocation,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
+    CORE,
+    ISSUED,
+    MEMBERS,
+    Members,
+    SetFile,
+    SetManifest,
+    set_manifest_from_json,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
 from support.openssl_ca import OpensslCa
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """What tar finds in the archives of a set: names, and the bytes of files."""
+    found = {}
+    for name in (CORE, ISSUED):
+        with tarfile.open(folder / name) as archive:
+            for info in archive:
+                stream = archive.extractfile(info) if info.isreg() else None
+                found[info.name] = stream.read() if stream else b""
+    return found
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """The list of a set's members."""
+    with gzip.open(folder / MEMBERS) as lines:
+        return [json.loads(line) for line in lines]
+
+
+def relisted(folder: Path, manifest: SetManifest, members: list[dict[str, Any]]) -> SetManifest:
+    """The set with another list, as whoever can write the store would make it: all digests and sums are right."""
+    text = b"".join(json.dumps(member).encode() + b"\n" for member in members)
+    (folder / MEMBERS).write_bytes(gzip.compress(text))
+    size = sum(member["size"] for member in members if isinstance(member["size"], int))
+    held = Members(len(members), size, hashlib.sha256(text).hexdigest())
+    return replace(digested(folder, manifest), members=held)
+
+
+def digested(folder: Path, manifest: SetManifest) -> SetManifest:
+    """With the digests that its files have."""
+    return replace(manifest, files=tuple(replace(file, sha256=digest_of(str(folder / file.name))) for file in manifest.files))
+
+
+def forged(folder: Path, manifest: SetManifest, *members: tuple[dict[str, Any], bytes]) -> SetManifest:
+    """The set with more members, made like that."""
+    shapes, held = {shape["path"]: shape for shape in listed(folder)}, contents_of(folder)
+    for more, data in members:
+        shape = {"part": "issued", "type": "file", "mode": "0644", "owner": "root", "group": "root", "uid": 0, "gid": 0, "mtime": 0}
+        shape.update({"target": None, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more})
+        shapes[shape["path"]], held[shape["path"].lstrip("/")] = shape, data
+    for name in (CORE, ISSUED):
+        with tarfile.open(folder / name, "w:gz") as archive:
+            for path, shape in sorted(shapes.items()):
+                if archive_of(shape["part"]) == name:
+                    info = tarfile.TarInfo(path.lstrip("/"))
+                    info.type = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[shape["type"]]
+                    info.size, info.linkname = shape["size"], shape["target"] or ""
+                    archive.addfile(info, io.BytesIO(held[info.name]))
+    return relisted(folder, manifest, [shape for _path, shape in sorted(shapes.items())])
 
 
 def which(ca: OpensslCa | Path) -> Selector:
@@ -60,7 +124,10 @@ def copied(selector: Selector, folder: Path) -> tuple[SetManifest, Copied]:
         sequence=1,
         previous=None,
         kind="full",
+        database="0" * 32,
         authority=told.authority,
+        homes=(replace(told.authority, host="ca1").home,),
+        made_at=replace(told.authority, host="ca1").home,
         created=answer.as_of,
         as_of=answer.as_of,
         made={"at": "now"},

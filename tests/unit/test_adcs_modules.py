@@ -66,39 +66,33 @@ def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost,
     assert {path.name for path in temporary.iterdir()} == {f"{NAME}{mark}" for mark in "123a"} | {"keyward-restore-x"}
 
 
-def test_only_the_sets_of_the_same_host_are_removed(host: AdcsHost, tmp_path: Path) -> None:
-    """Nor the one that was made just now, whatever lies beside it; and a damaged manifest stops nothing. Those of others are not told."""
+def test_only_sets_that_may_go_are_removed(host: AdcsHost, tmp_path: Path) -> None:
+    """A damaged manifest stops nothing, and counts for nothing. The sets of others are not told."""
     store, name = tmp_path / "store", "{:06d}-20260101T000000.000000Z"
-    manifests: dict[int, Any] = {number: {"authority": {"host": "ca01"}} for number in (1, 2, 3, 9)}
-    manifests[4] = {"authority": {"host": "evil"}}
-    for number, manifest in manifests.items():
-        path = store / "ca" / name.format(number)
+    files = [{"name": "database.json", "sha256": "x", "size": 2}]
+    own, other = store / "ca" / "database", store / "other" / "database"
+    for path in (*(own / name.format(number) for number in (1, 2, 3, 4, 9)), other / name.format(1), own.parent / "events"):
         path.mkdir(parents=True)
         (path / "database.json").write_text("{}")
-        files = [{"name": "database.json", "sha256": "x", "size": 2}]
-        (path / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+        whose = {"host": "ca02"} if path.parent == other else {"host": "ca01"}
+        manifest = {"authority": whose, "generations": [{"public_key_sha256": "ab"}], "files": files}
+        (path / "manifest.json").write_text(json.dumps(manifest))
     for number, damaged in ((5, {"files": ["x"]}), (6, {"files": [{"name": "a", "size": "much"}]}), (7, [])):
-        (store / "ca" / name.format(number)).mkdir()
-        (store / "ca" / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
-    arguments = f"-Store '{store}' -Directory '{store}/ca' -Keep 1 -Prefix {'0' * 16} -InventoryHost ca01 -Made {name.format(3)}"
-    other = {
-        "authority": {"host": "ca02"},
-        "generations": [{"public_key_sha256": "ab"}],
-        "files": [{"name": "x", "sha256": "x", "size": 2}],
-    }
-    (store / "other" / name.format(1)).mkdir(parents=True)
-    (store / "other" / name.format(1) / "manifest.json").write_text(json.dumps(other))
+        (own / name.format(number)).mkdir()
+        (own / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
+    may_go = ", ".join(f"'{name.format(number)}'" for number in (1, 2, 4, 5, 9))
+    arguments = f"-Store '{store}' -Directory '{own}' -Keep 1 -MayGo {may_go} -Prefix {'0' * 16}"
     marker = {"format": "keyward-store", "version": 1, "kind": "databases", "id": "1"}
     (store / "keyward-store.json").write_text(json.dumps(marker))
     order = f"@{{{{ host_store = '{store}'; host = 'ca01'; public_keys = @({{}}) }}}}"
     told = [f"(Get-AdcsStoreFact -Order {order.format(keys)} -What 'x').sets" for keys in ("", "'cd', 'ab'")]
-    shown = "ForEach-Object { [string]$_.damage }"
+    shown = "ForEach-Object { $_.database + ' ' + [string]$_.damage }"
     script = f"Remove-AdcsOldSet {arguments}; {told[0]} | {shown}; @({told[1]} | Where-Object {{ $_.directory -eq 'other' }}).Count"
-    *removed, nine, seven, six, five, _four, _three, others = run(host, tmp_path, "_adcs_sets", script)
+    *removed, nine, seven, six, five, _three, others = run(host, tmp_path, "_adcs_sets", script)
     assert others == 1
-    assert [Path(path).name[:6] for path in removed] == ["000002", "000001"]
-    assert {int(path.name[:6]) for path in (store / "ca").iterdir()} == {3, 4, 5, 6, 7, 9}
-    assert "digest" in nine and {seven, six, five} == {"its manifest.json is missing or damaged"}
+    assert [Path(path).name[:6] for path in removed] == ["000004", "000002", "000001"]
+    assert {int(path.name[:6]) for path in own.iterdir()} == {3, 5, 6, 7, 9}
+    assert "digest" in nine and {seven, six, five} == {"database its manifest.json is missing or damaged"}
 
 
 def test_a_moment_is_the_same_in_every_time_zone(host: AdcsHost, tmp_path: Path) -> None:

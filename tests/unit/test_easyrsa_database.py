@@ -13,12 +13,11 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_copy
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import read_members
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import MEMBERS, SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut, Restored
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
-from support.sets import copied, restored
+from support.sets import copied, listed, restored
 
 
 @pytest.fixture(params=VERSIONS, scope="module")
@@ -55,7 +54,7 @@ def which(pki: EasyrsaPki) -> Selector:
 def make(pki: EasyrsaPki, folder: Path) -> tuple[SetManifest, list[str], tuple[LeftOut, ...]]:
     """A set in a folder: its manifest, its members' paths below the PKI, and what was left out."""
     manifest, answer = copied(which(pki), folder)
-    paths = [member.path for member in read_members(str(folder / MEMBERS))]
+    paths = [member["path"] for member in listed(folder)]
     return manifest, [path.removeprefix(f"{pki.directory}/") for path in paths], answer.left_out
 
 

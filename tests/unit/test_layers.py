@@ -20,6 +20,7 @@ DOMAIN = {
     "_verdict",
     "_sealing",
     "_manifest",
+    "_set_manifest",
     "_renewal_policy",
     "_successor_policy",
     "_crl_policy",

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetFile, SetManifest, State
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, AuthorityDirectory, Store, document
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
+from ansible_collections.keyward.pki.plugins.module_utils._databases import prune
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile
+from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Series, Store, Stored, document
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
-from support.authorities import authority, generation
+from support.authorities import set_manifest
 
-AUTHORITY = "example-root-ca-0123456789abcdef"
+SERIES = "example-root-ca-0123456789abcdef/ca-dddddddddddddddd"
+CONTENT = b"content"
 
 
 @pytest.fixture
@@ -25,53 +29,92 @@ def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "databases"), SETS)
 
 
-def add(store: Store, sequence: int, host: str = "ca.example.com") -> str:
+def add(store: Store, sequence: int, **known: Any) -> str:
     """A set; the name of its directory."""
-    content = b"content"
-    manifest = SetManifest(
-        id=f"{sequence:032x}",
-        sequence=sequence,
-        previous=None,
-        kind="full",
-        authority=authority(host=host),
-        created="2026-01-01T00:00:00Z",
-        as_of="2026-01-01T00:00:00Z",
-        made={},
-        files=tuple(SetFile(name, hashlib.sha256(content).hexdigest(), len(content)) for name in (ARCHIVE, MEMBERS)),
-        members=1,
-        state=State("d", "c", 1, None, None),
-        left_out=(),
-        generations=(generation("first"),),
-    )
+    files = (SetFile("database.json", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT)),)
+    manifest = set_manifest(id=f"{sequence:032x}", sequence=sequence, files=files, **known)
     name = f"{sequence:06d}-20260101T000000.000000Z"
     with store.stage() as staged:
-        for file in manifest.files:
-            staged.write(file.name, content)
-        staged.commit(document(manifest.as_json()), AUTHORITY, name)
+        staged.write("database.json", CONTENT)
+        staged.commit(document(manifest.as_json()), SERIES, name)
     return name
 
 
-def left(store: Store) -> set[str]:
-    return {path.name for path in Path(store.path, AUTHORITY).iterdir()}
+def left(store: Store) -> list[int]:
+    return sorted(int(path.name[:6]) for path in Path(store.path, SERIES).iterdir())
 
 
-def test_a_host_that_shows_the_certificates_of_another_removes_none_of_its_sets(store: Store) -> None:
-    old, good = add(store, 1), add(store, 2)
-    add(store, 3, "evil.example.com")
-    newest = add(store, 4, "evil.example.com")
-    removed = store.keep(AUTHORITY, 1, "evil.example.com")
-    assert [Path(path).name[:6] for path in removed] == ["000003"] and left(store) == {old, good, newest}
-    assert len(store.keep(AUTHORITY, 1, "ca.example.com")) == 1 and left(store) == {good, newest}
+def pruned(store: Store, keep: int | None, young: Collection[int] = (), lacking: Collection[tuple[int, int]] = ()) -> list[int]:
+    """The sequences of what was removed. young: those that are; lacking: (newer, older) where the newer one does not hold the older."""
+
+    def compare(newer: Stored, older: Stored) -> Lacks:
+        assert newer.damage is None, "only an intact one takes another's place"
+        return Lacks(any=(newer.manifest.sequence, older.manifest.sequence) in lacking, example="an entry")
+
+    done = prune(store, SERIES, keep, lambda one: one.manifest.sequence not in young, compare)
+    return sorted(int(Path(path).name[:6]) for path in done.removed)
+
+
+def test_which_sets_go(store: Store) -> None:
+    for sequence in range(1, 6):
+        add(store, sequence)
+    assert pruned(store, None) == [] and pruned(store, 5) == []
+    assert pruned(store, 3, young={1}) == [2] and left(store) == [1, 3, 4, 5]
+    assert pruned(store, 1, young={4}) == [1, 3] and left(store) == [4, 5]
+    assert pruned(store, 0) == [4] and left(store) == [5], "the last one stays, whatever was asked"
+
+
+def test_what_no_newer_set_holds_stays(store: Store) -> None:
+    """After a snapshot was brought back, the good set is an old one: it stays until a newer one holds all that it holds."""
+    for sequence in range(1, 5):
+        add(store, sequence)
+    gone_back = {(3, 2), (4, 2)}
+    done = prune(
+        store, SERIES, 1, lambda _one: True, lambda n, o: Lacks(any=(n.manifest.sequence, o.manifest.sequence) in gone_back, example="x")
+    )
+    assert left(store) == [2, 4] and len(done.removed) == 2
+    assert [(one.code, "000002" in one.message) for one in done.advisories] == [("older_sets_kept", True)]
+    add(store, 5)
+    assert pruned(store, 1) == [2, 4] and left(store) == [5]
+
+
+def test_a_damaged_set_stays_and_holds_no_other(store: Store) -> None:
+    """Nobody can tell what only it holds."""
+    for sequence in range(1, 5):
+        add(store, sequence)
+    Path(store.path, SERIES, "000002-20260101T000000.000000Z", "database.json").write_text("x")
+    Path(store.path, SERIES, "000004-20260101T000000.000000Z", "database.json").write_text("x")
+    assert pruned(store, 1) == [1] and left(store) == [2, 3, 4]
+
+
+def test_what_can_t_be_compared_stays(store: Store) -> None:
+    add(store, 1), add(store, 2)
+
+    def broken(_newer: Stored, _older: Stored) -> Lacks:
+        raise OSError(5, "an error")
+
+    assert prune(store, SERIES, 1, lambda _one: True, broken).removed == [] and left(store) == [1, 2]
 
 
 @pytest.mark.parametrize(
     "damage",
-    [{"created": "yesterday"}, {"as_of": None}, {"members": 1e999}, {"sequence": float("inf")}, {"own": 5}, {"files": [1]}],
+    [
+        {"created": "yesterday"},
+        {"as_of": None},
+        {"members": {"count": 1e999, "size": 1, "sha256": None}},
+        {"sequence": float("inf")},
+        {"own": 5},
+        {"files": [1]},
+        {"database": {"id": "x"}},
+        {"kind": "increment"},
+        {"homes": [7]},
+        {"lacking": [{"set": "x"}]},
+    ],
 )
 def test_a_damaged_manifest_is_told_and_hides_no_other_set(store: Store, damage: dict[str, Any]) -> None:
     add(store, 1)
-    path = Path(store.path, AUTHORITY, add(store, 2), "manifest.json")
+    path = Path(store.path, SERIES, add(store, 2), "manifest.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
-    directory = AuthorityDirectory(str(path.parent.parent), SETS)
+    directory = Series(str(path.parent.parent), SETS)
     assert directory.newest is not None and directory.newest.manifest.sequence == 1
     assert [advisory.code for advisory in directory.advisories] == ["malformed"]

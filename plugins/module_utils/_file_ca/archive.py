@@ -1,9 +1,11 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: the archive of a set, made without private keys, proved, and read; may change in any release.
+"""Private to keyward.pki: the archives of a set and the list of their members, made without private keys, proved, and read; may change
+in any release.
 
-A member's name is its absolute path without the leading slash: C(tar --acls -xzpf database.tar.gz -C /) puts everything back.
+A member's name is its absolute path without the leading slash, so that C(tar --acls -xzp -C /) puts it back. List and archives are
+sorted by path: both are read and written as streams, side by side.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ import re
 import stat
 import tarfile
 import typing as t
+import zlib
 from dataclasses import dataclass
-from zlib import error as zlib_error
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Members
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024
 # Of one member: names and links have 4 KiB at most. And what is read ahead.
 _LARGEST_HEADERS = 64 * 1024
-_LARGEST_LIST = 512 * 1024 * 1024
+_LONGEST_LINE = 128 * 1024  # of the list: two paths, each letter escaped
+# What small files are packed into unpacks to no more than RATIO times as much, and FLOOR; larger ones are looked at one by one.
+RATIO, FLOOR = 200, 64 * 1024 * 1024
+_LOOKED_AT = 16 * 1024
+_ANOTHER = "Use another set, or another copy of this one"
 PARTS = (
     "configuration",
     "index",
@@ -46,8 +52,14 @@ PARTS = (
     "movable",
     "crl",
     "certificate",
+    "extra",
     "directory",
 )
+ISSUED_PARTS = ("issued", "request", "movable")
+
+
+def archive_of(part: str) -> str:
+    return ISSUED if part in ISSUED_PARTS else CORE
 
 
 @dataclass(frozen=True)
@@ -110,47 +122,97 @@ def _signature(status: t.Optional[os.stat_result]) -> t.Optional[t.Tuple[int, ..
     return (status.st_dev, status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def write_archive(
-    path: str, wanted: t.Mapping[str, str], key_files: t.Collection[str], known: t.Sequence[bytes]
-) -> t.Tuple[t.List[Member], t.List[LeftOut]]:
-    """Write a new archive of C(wanted) (path -> part). Files that hold a private key are left out.
+class Written(t.NamedTuple):
+    members: Members
+    left_out: t.List[LeftOut]
+
+
+def write_set(folder: str, wanted: t.Mapping[str, str], key_files: t.Collection[str], known: t.Sequence[bytes]) -> Written:
+    """The archives of C(wanted) (path -> part) and the list of their members, new in a folder. Files with a private key are left out.
 
     C(key_files): the paths of the CA's own keys; C(known): their numbers. Raises KeywardError, OSError.
     """
-    members, left_out = [], []
-    identities = {(status.st_dev, status.st_ino) for status in map(_status, key_files) if status}
-    inside = {os.path.realpath(member_path) for member_path in wanted if not os.path.islink(member_path)}
-    with open(path, "xb") as raw, tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as archive:
+    left_out: t.List[LeftOut] = []
+    count = size = 0
+    with contextlib.ExitStack() as stack:
+        archives = {name: stack.enter_context(_new_archive(os.path.join(folder, name))) for name in (CORE, ISSUED)}
+        listed = stack.enter_context(_new_list(os.path.join(folder, MEMBERS)))
+        for member in _added(archives, wanted, key_files, known, left_out):
+            listed.write(line_of(member))
+            count, size = count + 1, size + member.size
+    return Written(Members(count, size, listed.hexdigest), left_out)
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> t.Iterator[t.BinaryIO]:
+    with open(path, "xb") as raw:
         os.fchmod(raw.fileno(), 0o600)
-        for member_path, part in wanted.items():
-            status = _status(member_path, follow=False)
-            if status is None:
-                continue
-            followed = _status(member_path) if stat.S_ISLNK(status.st_mode) else None
-            if followed and not _stays_a_link(member_path, part, followed, inside, identities):
-                status = followed
-            if stat.S_ISREG(status.st_mode):
-                if member_path in key_files or (status.st_dev, status.st_ino) in identities:
-                    left_out.append(LeftOut(member_path, "it is the file of a private key of this CA"))
-                    continue
-                if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
-                    left_out.append(LeftOut(member_path, "it is larger than 1 GiB, as no file of a CA is"))
-                    continue
-                member, why = _add_file(archive, member_path, part, known)
-                if why:
-                    left_out.append(LeftOut(member_path, why))
-                elif member:
-                    members.append(member)
-            elif stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                target = os.readlink(member_path) if stat.S_ISLNK(status.st_mode) else None
-                acls = recorded_acls(member_path) if target is None else {}
-                member = _member(member_path, part, status, target=target, **acls)
-                archive.addfile(_tar_info(member))
-                members.append(member)
-        archive.close()
+        yield raw
         raw.flush()
         os.fsync(raw.fileno())
-    return members, left_out
+
+
+@contextlib.contextmanager
+def _new_archive(path: str) -> t.Iterator[tarfile.TarFile]:
+    with _new_file(path) as raw, tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as archive:
+        yield archive
+
+
+@contextlib.contextmanager
+def _new_list(path: str) -> t.Iterator[_DigestingWriter]:
+    with _new_file(path) as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+        yield _DigestingWriter(packed)
+
+
+class _DigestingWriter:
+    def __init__(self, stream: t.Any) -> None:
+        self._stream, self._digest = stream, hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._digest.update(data)
+
+    @property
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _added(
+    archives: t.Mapping[str, tarfile.TarFile],
+    wanted: t.Mapping[str, str],
+    key_files: t.Collection[str],
+    known: t.Sequence[bytes],
+    left_out: t.List[LeftOut],
+) -> t.Iterator[Member]:
+    """Each member, once it is in its archive."""
+    identities = {(status.st_dev, status.st_ino) for status in map(_status, key_files) if status}
+    inside = {os.path.realpath(path) for path in wanted if not os.path.islink(path)}
+    for path, part in sorted(wanted.items()):
+        archive = archives[archive_of(part)]
+        status = _status(path, follow=False)
+        if status is None:
+            continue
+        followed = _status(path) if stat.S_ISLNK(status.st_mode) else None
+        if followed and not _stays_a_link(path, part, followed, inside, identities):
+            status = followed
+        if stat.S_ISREG(status.st_mode):
+            if path in key_files or (status.st_dev, status.st_ino) in identities:
+                left_out.append(LeftOut(path, "it is the file of a private key of this CA"))
+                continue
+            if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
+                left_out.append(LeftOut(path, "it is larger than 1 GiB, as no file of a CA is"))
+                continue
+            member, why = _add_file(archive, path, part, known)
+            if why:
+                left_out.append(LeftOut(path, why))
+            elif member:
+                yield member
+        elif stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
+            target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else None
+            acls = recorded_acls(path) if target is None else {}
+            member = _member(path, part, status, target=target, **acls)
+            archive.addfile(_tar_info(member))
+            yield member
 
 
 def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
@@ -162,7 +224,7 @@ def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
 
 def _stays_a_link(path: str, part: str, target: os.stat_result, inside: t.Collection[str], keys: t.Collection[t.Tuple[int, int]]) -> bool:
     """Whether a set keeps a symbolic link as one. Elsewhere it holds what the link leads to: on another host that would lead nowhere."""
-    if part not in ("issued", "request", "crl"):
+    if part not in ("issued", "request", "crl", "extra"):
         return False
     return os.path.realpath(path) in inside or (target.st_dev, target.st_ino) in keys or not stat.S_ISREG(target.st_mode)
 
@@ -176,8 +238,10 @@ def _add_file(archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[
     except OSError as exc:
         raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
     with os.fdopen(descriptor, "rb") as stream:
-        searched = _Digesting(stream)
+        searched = _Measuring(stream)
         why = private_key_in(t.cast(t.BinaryIO, searched), known)
+        if why is None and searched.is_nearly_empty and part not in ("index", "configuration"):
+            why = "it is nearly empty: nothing but repetition, as no file of a CA is"
         if why:
             return None, why
         stream.seek(0)
@@ -217,6 +281,27 @@ class _Digesting:
         return self._digest.hexdigest()
 
 
+class _Measuring(_Digesting):
+    """One that also tells how far a large file can be packed: many of these would make a set that nobody dares to unpack."""
+
+    def __init__(self, stream: t.IO[bytes]) -> None:
+        super().__init__(stream)
+        self._packer, self._read, self._packed = zlib.compressobj(1), 0, 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = super().read(size)
+        self._read += len(data)
+        if self._read > _LOOKED_AT:
+            self._packed += len(self._packer.compress(data))
+        return data
+
+    @property
+    def is_nearly_empty(self) -> bool:
+        if self._read <= _LOOKED_AT:
+            return False
+        return self._read > (self._packed + len(self._packer.flush())) * RATIO // 2
+
+
 def _tar_info(member: Member) -> tarfile.TarInfo:
     info = tarfile.TarInfo(member.path.lstrip("/"))
     info.type = {"file": tarfile.REGTYPE, "directory": tarfile.DIRTYPE, "link": tarfile.SYMTYPE}[member.type]
@@ -244,27 +329,111 @@ class _Bounded:
 
 
 @contextlib.contextmanager
-def _bounded(stream: t.IO[bytes]) -> t.Iterator[t.Tuple[tarfile.TarFile, _Bounded]]:
-    bounded = _Bounded(stream)
-    with tarfile.open(fileobj=t.cast("t.IO[bytes]", bounded), mode="r|") as archive:
-        yield archive, bounded
+def _opened(path: str) -> t.Iterator[t.Tuple[tarfile.TarFile, _Bounded]]:
+    with gzip.open(path, "rb") as unpacked:
+        bounded = _Bounded(t.cast("t.IO[bytes]", unpacked))
+        with tarfile.open(fileobj=t.cast("t.IO[bytes]", bounded), mode="r|") as archive:
+            yield archive, bounded
 
 
-def members_bytes(members: t.Sequence[Member]) -> bytes:
-    return json.dumps([vars(member) for member in members], indent=0, ensure_ascii=True).encode("ascii") + b"\n"
+# --- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_members(path: str) -> t.List[Member]:
-    """The list of a set's members. Raises KeywardError where it is damaged."""
-    try:
-        members = [Member(**shape) for shape in json.loads(read_file(path, "the list of members", _LARGEST_LIST))]
-        if not all(map(_sound, members)):
-            raise ValueError
-        return members
-    except FileNotFoundError:
-        raise KeywardError("the set can't be used", f"{path} is missing", "Use another set") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise KeywardError("the set can't be used", f"its list of members {path} is damaged", "Use another set") from exc
+def line_of(member: Member) -> bytes:
+    return json.dumps(vars(member), ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+class SetFiles:
+    """The files of a set in a folder. They are read as streams, and no further than its manifest says that they go."""
+
+    def __init__(self, folder: str, members: Members) -> None:
+        self._folder, self._members = folder, members
+        try:
+            sizes = {name: os.stat(os.path.join(folder, name)).st_size for name in (CORE, ISSUED, MEMBERS)}
+        except OSError as exc:
+            raise KeywardError("the set can't be used", f"{exc.filename}: {os_cause(exc)}", _ANOTHER) from exc
+        if members.size > RATIO * (sizes[CORE] + sizes[ISSUED]) + FLOOR:
+            raise KeywardError("the set can't be used", f"its files would unpack to {members.size} bytes, as no database does", _ANOTHER)
+        self._longest_list = RATIO * sizes[MEMBERS] + FLOOR
+
+    def list(self) -> t.Iterator[Member]:
+        """Every member, sorted by path. Raises KeywardError where the list is damaged, or another than the manifest says."""
+        path = os.path.join(self._folder, MEMBERS)
+        count = size = length = 0
+        digest, before = hashlib.sha256(), ""
+        try:
+            with gzip.open(path, "rb") as lines:
+                for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+                    digest.update(line)
+                    member = Member(**json.loads(line))
+                    count, size, length = count + 1, size + member.size, length + len(line)
+                    if not _sound(member) or member.path <= before:
+                        raise ValueError
+                    if count > self._members.count or size > self._members.size or length > self._longest_list:
+                        raise ValueError
+                    before = member.path
+                    yield member
+            if (count, size, digest.hexdigest()) != (self._members.count, self._members.size, self._members.sha256):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
+            raise KeywardError("the set can't be used", f"its list of members {path} is damaged", _ANOTHER) from exc
+
+    def contents(self, *archives: str) -> t.Iterator[t.Tuple[Member, t.Optional[t.IO[bytes]]]]:
+        """Each member with its contents, in the order of the archives (all, unless some are named); each digest is checked once it
+        was read to its end.
+
+        Raises KeywardError where an archive is damaged, or holds anything else or less than the list says.
+        """
+        for name in archives or (CORE, ISSUED):
+            yield from self._archive(name)
+
+    def _archive(self, name: str) -> t.Iterator[t.Tuple[Member, t.Optional[t.IO[bytes]]]]:
+        expected = (member for member in self.list() if archive_of(member.part) == name)
+        fault = None
+        try:
+            with _opened(os.path.join(self._folder, name)) as (archive, bounded):
+                for info in archive:
+                    member = next(expected, None)
+                    fault = _difference(info, member)
+                    if fault or member is None:
+                        break
+                    bounded.left = info.size + _LARGEST_HEADERS
+                    stream = archive.extractfile(info) if member.type == "file" else None
+                    digesting = _Digesting(stream) if stream else None
+                    yield member, t.cast("t.Optional[t.IO[bytes]]", digesting)
+                    while digesting and digesting.read(_CHUNK):
+                        pass
+                    if digesting and digesting.hexdigest != member.sha256:
+                        fault = f"{info.name} does not have the digest that the list of members records"
+                        break
+                    bounded.left = _LARGEST_HEADERS
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:
+                raise
+            fault = f"{name} is damaged or cut off"
+        if fault is None:
+            missing = next(expected, None)
+            fault = f"{missing.path} is missing in {name}" if missing else None
+        if fault:
+            raise KeywardError("the set can't be used", fault, _ANOTHER)
+
+    def prove(self, known: t.Sequence[bytes] = ()) -> None:
+        """Read every member again: it is what the list says, and no private key. Raises KeywardError."""
+        for member, stream in self.contents():
+            searched = _Digesting(stream or io.BytesIO())
+            why = private_key_in(t.cast(t.BinaryIO, searched), known)
+            if why:
+                raise KeywardError("the set can't be used", f"{member.path} in it: {why}", "Take that file away and make the set again")
+
+
+def _difference(info: tarfile.TarInfo, member: t.Optional[Member]) -> t.Optional[str]:
+    """Why the next entry of an archive is not the next member of the list."""
+    kind = "file" if info.isreg() and not info.issparse() else "directory" if info.isdir() else "link" if info.issym() else "other"
+    if member is None or (info.name, kind) != (member.path.lstrip("/"), member.type) or (kind == "file" and info.size != member.size):
+        return f"{info.name} is not what the list of members says"
+    if kind == "link" and info.linkname != member.target:
+        return f"{info.name} leads elsewhere than the list of members says"
+    return None
 
 
 def _sound(member: Member) -> bool:
@@ -287,53 +456,3 @@ def _sound(member: Member) -> bool:
 
 def _plain(path: str) -> bool:
     return path.startswith("/") and os.path.normpath(path) == path and not path.startswith("//") and "\0" not in path
-
-
-def prove_archive(path: str, members: t.Sequence[Member], known: t.Sequence[bytes] = ()) -> None:
-    """Read every member again: it is what the list says, and no private key. Raises KeywardError."""
-    for member, stream in open_archive(path, members):
-        searched = _Digesting(stream or io.BytesIO())
-        why = private_key_in(t.cast(t.BinaryIO, searched), known)
-        if why:
-            raise KeywardError("the set can't be used", f"{member.path} in it: {why}", "Take that file away and make the set again")
-
-
-def open_archive(path: str, members: t.Sequence[Member]) -> t.Iterator[t.Tuple[Member, t.Optional[t.IO[bytes]]]]:
-    """Each member with its contents, in the order of the archive; each digest is checked once it was read to its end.
-
-    Raises KeywardError where the archive is damaged, or holds anything else or less than the list says.
-    """
-    left = {member.path.lstrip("/"): member for member in members}
-    fault = None
-    try:
-        with gzip.open(path, "rb") as unpacked, _bounded(t.cast("t.IO[bytes]", unpacked)) as (archive, bounded):
-            for info in archive:
-                member = left.pop(info.name, None)
-                kind = (
-                    "file" if info.isreg() and not info.issparse() else "directory" if info.isdir() else "link" if info.issym() else "other"
-                )
-                if member is None or kind != member.type or (kind == "file" and info.size != member.size):
-                    fault = f"{info.name} is not what the list of members says"
-                    break
-                if kind == "link" and info.linkname != member.target:
-                    fault = f"{info.name} leads elsewhere than the list of members says"
-                    break
-                bounded.left = info.size + _LARGEST_HEADERS
-                stream = archive.extractfile(info) if kind == "file" else None
-                digesting = _Digesting(stream) if stream else None
-                yield member, t.cast("t.Optional[t.IO[bytes]]", digesting)
-                if digesting:
-                    while digesting.read(_CHUNK):
-                        pass
-                    if digesting.hexdigest != member.sha256:
-                        fault = f"{info.name} does not have the digest that the list of members records"
-                        break
-                bounded.left = _LARGEST_HEADERS
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib_error) as exc:
-        if isinstance(exc, OSError) and exc.errno is not None:
-            raise
-        fault = "the archive is damaged or cut off"
-    if fault is None and left:
-        fault = f"{min(left)} is missing in the archive"
-    if fault:
-        raise KeywardError("the set can't be used", fault, "Use another set, or another copy of this one")

@@ -10,11 +10,12 @@ import json
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
 
 
@@ -30,6 +31,11 @@ class FileDatabase:
         """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
         return make_files(Survey(self._ca, facts), folder)
+
+    def compare(self, newer: Stored, older: Stored) -> Lacks:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
+
+        return compared(newer, older)
 
     def restore(self, order: Restore, folder: str, check: bool) -> Restored:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import Restoration

@@ -21,10 +21,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     CHANGED,
     LARGEST_MEMBER,
-    members_bytes,
-    prove_archive,
+    SetFiles,
     signature_of,
-    write_archive,
+    write_set,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
@@ -40,8 +39,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
@@ -157,6 +156,7 @@ class Survey:
             len(numbers.rows),
             hex_or_none(numbers.next_serial),
             hex_or_none(numbers.next_crl_number),
+            sum(1 for row in numbers.rows.values() if row.state == "R"),
         )
 
 
@@ -225,13 +225,14 @@ def parse_number(data: bytes, path: str) -> int:
 
 
 def make_files(survey: Survey, folder: str) -> Copied:
-    """The archive and the list of its members, proved, in a directory. Raises KeywardError, OSError."""
-    archive = os.path.join(folder, ARCHIVE)
+    """The archives and the list of their members, proved, in a directory. Raises KeywardError, OSError."""
+    made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(archive)
+            for path in made:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
         as_of = now_text()
         wanted = survey.wanted()
         half_written = [path for path in survey.at_work(wanted) if os.path.lexists(path)]
@@ -240,7 +241,7 @@ def make_files(survey: Survey, folder: str) -> Copied:
         before = signature_of(wanted)
         try:
             state = survey.state(wanted)
-            members, left_out = write_archive(archive, wanted, survey.key_files, survey.known)
+            members, left_out = write_set(folder, wanted, survey.key_files, survey.known)
         except CHANGED:
             continue
         if survey.wanted() == wanted and signature_of(wanted) == before:
@@ -251,21 +252,15 @@ def make_files(survey: Survey, folder: str) -> Copied:
             f"the CA changed it each of {ATTEMPTS} times while it was copied",
             "Run the task when the CA issues less, or stop issuing for a moment",
         )
-    prove_archive(archive, members, survey.known)
-    listed = os.path.join(folder, MEMBERS)
-    with open(listed, "xb") as stream:
-        os.fchmod(stream.fileno(), 0o600)
-        stream.write(members_bytes(members))
-        stream.flush()
-        os.fsync(stream.fileno())
+    SetFiles(folder, members).prove(survey.known)
     advisories = []
     if half_written:
         text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
         advisories.append(Finding("unfinished_issue", text))
     return Copied(
-        files=tuple(CopiedFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in (archive, listed)),
+        files=tuple(CopiedFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in made),
         as_of=as_of,
-        members=len(members),
+        members=members,
         state=state,
         left_out=(*left_out, *survey.left_out()),
         advisories=tuple(advisories),

@@ -17,9 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     Member,
-    open_archive,
-    prove_archive,
-    read_members,
+    SetFiles,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
@@ -52,7 +50,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     move_aside,
     read_file,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
 from ansible_collections.keyward.pki.plugins.module_utils._protection import (
@@ -84,8 +81,8 @@ class Restoration:
 
     def __init__(self, backend: FileCa, stored: Stored, order: orders.Restore, check: bool) -> None:
         self._backend, self._stored, self._order, self._check = backend, stored, order, check
-        self._archive = os.path.join(stored.path, ARCHIVE)
-        self._members = read_members(os.path.join(stored.path, MEMBERS))
+        self._set = SetFiles(stored.path, stored.manifest.members)
+        self._core: t.Dict[str, Member] = {}  # by part
         self._aside = order.on_conflict == "set_aside"
         self._set_aside: t.List[SetAside] = []
         self._restored: t.List[orders.BroughtBack] = []
@@ -139,19 +136,20 @@ class Restoration:
         """Every member, read to its end and proved, beside what is in its place."""
         items = []
         keys, subscribers = self._key_places()
-        for member, stream in open_archive(self._archive, self._members):
+        for member, stream in self._set.contents():
             path = self._place(member.path)
             if path in keys or lies_in(path, subscribers):
                 raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
+                self._core[member.part] = member
             there = _compare(member, path)
             if there == "different" and member.part == "attributes" and self._says_the_same(path):
                 there = "same"
             if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
                 there = "shortened"
             items.append(_Item(member, path, there))
-        prove_archive(self._archive, self._members)
+        self._set.prove()
         main = self._backend.config_file
         if self._backend.FIXED or any(item.path == main and item.there == "same" for item in items):
             with contextlib.suppress(KeywardError):
@@ -323,7 +321,7 @@ class Restoration:
         try:
             late: t.List[t.Tuple[StagedFile, str]] = []
             directories: t.List[_Item] = []
-            for member, stream in open_archive(self._archive, self._members) if wanted else ():
+            for member, stream in self._set.contents() if wanted else ():
                 if member.path not in wanted:
                     continue
                 item = wanted[member.path]
@@ -353,7 +351,7 @@ class Restoration:
                         staged.commit()
             for part, data in changed.items():
                 path = self._core_path(part)
-                like = next(member for member in self._members if member.part == part)
+                like = self._core[part]
                 make_directories(os.path.dirname(path), Protection(0o755))
                 late.append((stack.enter_context(_staged(path, None, like, _protection(like, path), data)), part))
             order = {"index": 0, "crl_number": 1, "serial": 2}
@@ -373,7 +371,7 @@ class Restoration:
             stack.close()
 
     def _core_path(self, part: str) -> str:
-        return self._place(next(member.path for member in self._members if member.part == part))
+        return self._place(self._core[part].path)
 
     def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest

@@ -13,10 +13,10 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import LARGEST_SET_MANIFEST, State
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import LARGEST_SET_MANIFEST, Lacking, Members, State
 
 MOST_FILES = 10_000_000  # that a database has, or that a restore touches
 ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
@@ -50,14 +50,17 @@ class StateTold(Told):
 class Commit:
     """What a set in a store of the host is to be. C(manifest): all but what only the copy tells: its files, its moment, its state.
 
-    C(keep): how many intact sets of this inventory host stay. C(event): what is recorded.
+    C(keep): how many intact sets of this database stay in any case. C(may_go): which others are old enough to go. C(event): what is
+    recorded.
     """
 
     directory: Name  # the authority's
+    database: Name  # its directory in that
     name: Name
     manifest: ManifestText
     event: Event
     keep: t.Optional[int] = None
+    may_go: t.Annotated[t.Tuple[Name, ...], Most(100_000)] = ()
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,20 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Copied:
-    """C(members): of archives, how many files, directories and links they hold. C(stored_at), C(removed): in the store of the host."""
+    """C(members): of archives, what is in them. C(stored_at), C(removed), C(lacking): in the store of the host."""
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
     files: t.Annotated[t.Tuple[CopiedFile, ...], Most(100_000)]
     as_of: Name
-    members: t.Optional[int] = None
+    members: t.Optional[Members] = None
     state: t.Optional[State] = None
     own_state: Own = None
     left_out: t.Annotated[t.Tuple[LeftOut, ...], Most(MOST_FILES)] = ()
     advisories: t.Tuple[Finding, ...] = ()
     stored_at: t.Optional[Path] = None  # Ansible adds a state of its own to what has a path
     removed: t.Annotated[t.Tuple[Path, ...], Most(100_000)] = ()
+    lacking: t.Annotated[t.Tuple[Lacking, ...], Most(100_000)] = ()
 
 
 # --- stores of the host ------------------------------------------------------------------------------------------------
@@ -135,6 +139,7 @@ class HeldSet:
     """
 
     directory: Name  # the authority's
+    database: Name  # its directory in that
     name: Name
     path: Path
     manifest: ManifestText
@@ -159,6 +164,7 @@ class ReadFile:
 
     host_store: Path
     directory: Name
+    database: Name
     name: Name
     file: Name
 
@@ -219,7 +225,7 @@ class SentFile:
 
 @dataclass(frozen=True)
 class Restore:
-    """Put back what the host lacks of a set, from a folder, or from a store of the host (C(directory), C(name)).
+    """Put back what the host lacks of a set, from a folder, or from a store of the host (C(directory), C(database), C(name)).
 
     C(of): as in C(Renew); None where nothing of a CA was left. C(advance): None to refuse where what is published is newer.
     C(files): those that were sent, where not all are needed. C(event): what a store of the host records.
@@ -237,6 +243,7 @@ class Restore:
     files: t.Annotated[t.Tuple[SentFile, ...], Most(100_000)] = ()
     host_store: t.Optional[Path] = None
     directory: t.Optional[Name] = None
+    database: t.Optional[Name] = None
     name: t.Optional[Name] = None
     event: t.Optional[Event] = None
     own: Own = None

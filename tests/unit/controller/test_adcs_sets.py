@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import DatabaseFacts
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Restored, Revocation, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils._adcs import directory_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import Restoration, for_another_host, kept, state_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Crl, Issued, Revoked, Seen
 from cryptography import x509
-from support.authorities import authority, generation
+from support.authorities import authority, generation, set_manifest
 
 ROOT = "[HKEY_LOCAL_MACHINE\\SYSTEM\\CurrentControlSet\\Services\\CertSvc\\Configuration"
 EXPORT = [
@@ -122,20 +122,12 @@ def database(last: int = 5, *revocations: str, crl: int | None = 7) -> dict[str,
 
 
 def manifest(**known: Any) -> SetManifest:
-    made = SetManifest(
-        id="1",
-        sequence=1,
-        previous=None,
-        kind="full",
+    made = set_manifest(
         authority=authority(backend="adcs", directory="D:\\db"),
         created="2026-06-01T00:00:01Z",
         as_of="2026-06-01T00:00:00Z",
-        made={},
         files=tuple(SetFile(name, "x", 1) for name in NAMES),
-        members=3,
         state=state_of(database(5, "3,x")),
-        left_out=(),
-        generations=(generation("first"),),
         own=kept(OWN, database(5, "3,x")),
     )
     return replace(made, **known)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetFile, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
-from support.authorities import authority, generation
+from support.authorities import authority, generation, set_manifest
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa
 
@@ -47,7 +48,7 @@ class Host(FakeHost):
 
 
 def sets(store: Path) -> list[Path]:
-    return sorted(store.glob("*/0*"))
+    return sorted(store.glob("*/*/0*"))
 
 
 def codes(findings: list[dict[str, Any]]) -> list[str]:
@@ -62,18 +63,19 @@ def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str) 
     first = host.back_up(**place)
     (path,) = sets(store)
     assert (first["changed"], codes(first["reasons"]), first["set"]["paths"]) == (True, ["no_set"], [str(path)])
+    digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["authority"]["id"] == first["authority"]["id"] and manifest["authority"]["host"] == "ca1"
-    assert manifest["members"] == first["set"]["members"] > 5 and manifest["files"] == first["set"]["files"]
+    assert manifest["members"]["count"] == first["set"]["members"] > 5 and manifest["files"] == first["set"]["files"]
     assert manifest["state"]["next_serial"] == first["database"]["next_serial"] and manifest["left_out"] == first["left_out"] != []
     again = host.back_up(**place)
     assert not again["changed"] and again["set"] == first["set"] and again["authority"] == first["authority"]
     ca.issue("second.example.com")
-    second = host.back_up(keep_full_sets=1, **place)
+    second = host.back_up(keep_full_sets=1, keep_days=0, **place)
     assert codes(second["reasons"]) == ["database_changed"] and second["removed"] == [str(path)]
     (kept,) = sets(store)
     newer = json.loads((kept / "manifest.json").read_text())
-    assert (newer["sequence"], newer["previous"]) == (2, manifest["id"])
+    assert (newer["sequence"], newer["previous"], newer["database"]) == (2, digest, manifest["database"])
     assert len(list(store.glob("*/events/*.json"))) == 2
     looked = ["database.state"] if where == "stores" else ["database.state", "host_store.read"]
     assert host.orders() == [*looked, *looked, "database.copy", *looked, *looked, "database.copy"]
@@ -94,21 +96,26 @@ def test_a_set_of_a_ca_that_was_renewed_meanwhile_is_not_stored(ca: OpensslCa, s
     assert sets(store) == [] and [path.name for path in store.iterdir()] == ["keyward-store.json"]
 
 
-def test_a_set_that_another_run_stored_meanwhile_is_followed_by_none(ca: OpensslCa, store: Path) -> None:
-    host, other = Host(ca), Host(ca)
+@pytest.mark.parametrize("where", ["stores", "host_store"])
+def test_a_set_that_another_run_stored_meanwhile_is_followed_by_none(ca: OpensslCa, store: Path, where: str) -> None:
+    """Nor does the database get a second id."""
+    host, other, place = Host(ca), Host(ca), {where: [str(store)] if where == "stores" else str(store)}
 
     def meanwhile(order: str, answer: dict[str, Any]) -> dict[str, Any]:
-        if order == "host_store.read":
-            assert other.back_up(host_store=str(store))["changed"]
+        if order == ("database.copy" if where == "stores" else "host_store.read"):
+            assert other.back_up(**place)["changed"]
         return answer
 
     host.forge = meanwhile
-    assert "another run has stored a set" in host.back_up(host_store=str(store))["msg"]
-    assert len(sets(store)) == 1
+    for number in (1, 2):
+        ca.issue(f"n{number}.example.com")
+        assert "another run has stored a set" in host.back_up(**place)["msg"]
+        assert len(sets(store)) == number and len({path.parent for path in sets(store)}) == 1
     assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
 
 
 def test_damaged_sets_in_a_store_of_the_host_are_told(ca: OpensslCa, store: Path) -> None:
+    shutil.rmtree(ca.directory / "requests")  # its .key files are left out, and that is said
     host = Host(ca)
     host.back_up(host_store=str(store))
     (first,) = sets(store)
@@ -116,16 +123,16 @@ def test_damaged_sets_in_a_store_of_the_host_are_told(ca: OpensslCa, store: Path
     (first.parent / DAMAGED_NAME / "manifest.json").write_text("{")
     result = host.back_up(host_store=str(store))
     assert not result["changed"] and codes(result["advisories"]) == ["malformed"] and DAMAGED_NAME in result["advisories"][0]["message"]
-    with (first / "database.tar.gz").open("ab") as stream:
+    with (first / "core.tar.gz").open("ab") as stream:
         stream.write(b"x")
     result = host.back_up(host_store=str(store))
     assert codes(result["reasons"]) == ["no_set"] and "digest_mismatch" in codes(result["advisories"])
     assert [path.name[:6] for path in sets(store)] == ["000001", "000009", "000010"]
-    (first.parent / DAMAGED_NAME).rename(first.parent / "000011-20260101T000000.000000Z")
     for each in sets(store):
         (each / "manifest.json").write_text("{")
     result = host.back_up(host_store=str(store))
-    assert result["changed"] and sets(store)[-1].name.startswith("000012-"), "numbers of unreadable sets stay taken"
+    assert codes(result["reasons"]) == ["no_set"] and codes(result["advisories"]) == ["malformed"] * 3, "what is there is said"
+    assert {path.parent.parent for path in sets(store)} == {first.parent.parent} and len({path.parent for path in sets(store)}) == 2
 
 
 def test_sets_of_others_are_not_told(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
@@ -146,7 +153,7 @@ def test_sets_of_others_are_not_told(ca: OpensslCa, store: Path, tmp_path: Path)
         ("database.copy", {"files": []}),
         ("database.copy", {"as_of": "yesterday"}),
         ("database.copy", {"state": None}),
-        ("database.copy", {"members": "7"}),
+        ("database.copy", {"members": 7}),
         ("database.state", {"state": {"database": 7}}),
         ("database.state", {"state": None}),
     ],
@@ -244,24 +251,16 @@ def test_an_answer_of_another_shape(path: str, value: Any) -> None:
     assert "evil" not in result["msg"] and result["msg"].endswith(".")
 
 
+OWN = {**TOLD["own"], "last_request_id": 7, "revocations": [], "next_crl_number": 1}
+
+
 def test_a_database_that_vanished_is_not_stored_as_the_newest_set() -> None:
-    manifest = SetManifest(
-        id="1",
-        sequence=1,
-        previous=None,
-        kind="full",
-        authority=authority(backend="adcs", host="ca01"),
-        created="2026-01-01T00:00:00Z",
-        as_of="2026-01-01T00:00:00Z",
-        made={},
-        files=(SetFile("database.json", "x", 1),),
-        members=1,
-        state=State("d", "c", 7, None, None),
-        left_out=(),
-        generations=(generation("first"),),
+    manifest = set_manifest(
+        authority=authority(backend="adcs", host="ca01", place={"name": "Example CA"}), state=State("d", "c", 7, None, None), own=OWN
     )
     name = "000001-20260101T000000.000000Z"
-    held = {"directory": "ca", "name": name, "path": f"D:\\store\\ca\\{name}", "manifest": json.dumps(manifest.as_json()), "damage": None}
+    held = {"directory": "ca", "database": "db", "name": name, "path": f"D:\\store\\ca\\db\\{name}", "damage": None}
+    held["manifest"] = json.dumps(manifest.as_json())
     answer = changed(TOLD, "sets", [held])
     assert codes(backed_up(answer)["reasons"]) == ["database_changed", "configuration_changed"]
     emptied = backed_up(changed(answer, "own_state.last_request_id", 0))

@@ -86,8 +86,8 @@ def test_the_set_of_another_authority_is_refused(ca: OpensslCa, store: Path, tmp
     result = host.restore(set=str(path))
     assert codes(result["reasons"]) == ["foreign_authority"] and exact(other.directory) == whole
     assert host.orders() == ["look"], "no file travels"
-    assert "no intact set of this authority" in host.restore(stores=[str(store)])["msg"]
-    assert "no intact set of this authority" in host.restore(host_store=str(store))["msg"]
+    assert "no intact set of this database" in host.restore(stores=[str(store)])["msg"]
+    assert "no intact set of this database" in host.restore(host_store=str(store))["msg"]
 
 
 @pytest.mark.parametrize("where", ["stores", "host_store"])
@@ -125,7 +125,7 @@ def test_a_ca_that_came_meanwhile_is_not_touched(ca: OpensslCa, store: Path, tmp
 def test_damaged_sets_bring_nothing_back(ca: OpensslCa, store: Path) -> None:
     host = Host(ca)
     path = host.back_up(store)
-    with (path / "database.tar.gz").open("ab") as stream:
+    with (path / "core.tar.gz").open("ab") as stream:
         stream.write(b"x")
     assert "does not have the digest" in host.restore(set=str(path))["msg"] and host.orders() == ["look"], "it does not travel"
     for option in ({"stores": [str(store)]}, {"host_store": str(store)}, {"set": str(path.parent)}):
@@ -205,5 +205,5 @@ def test_archives_and_plain_files_are_for_different_software(ca: OpensslCa, stor
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"] = [{**manifest["files"][0], "name": "database.json"}]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    shutil.copy(path / "database.tar.gz", path / "database.json")
+    shutil.copy(path / "core.tar.gz", path / "database.json")
     assert "can't read it" in Host(ca).restore(set=str(path))["msg"]

@@ -11,15 +11,13 @@ from datetime import datetime
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import age_in_seconds, due_reasons
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
+from support.authorities import set_manifest
 
 
 def test_due() -> None:
     state = State("d", "c", 1, "01", "01")
-    manifest = SetManifest(
-        "i", 1, None, "full", Authority("openssl", "n", "n", "s", "/"), "2026-01-01T00:00:00Z", "x", {}, (), 1, state, (), ()
-    )
+    manifest = set_manifest(state=state)
     at = datetime(2026, 1, 2, 0, 0, 1)
     assert [one.code for one in due_reasons(state, None, None, at)] == ["no_set"]
     assert due_reasons(state, manifest, None, at) == [] == due_reasons(state, manifest, 2 * 86400, at)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import prove_archive, read_members
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import parse_index
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     pkcs12,
 )
 from support.openssl_ca import OpensslCa
-from support.sets import details, ended_within, exact, lose_all_but_keys, make, refused, restore
+from support.sets import contents_of, details, ended_within, exact, lose_all_but_keys, make, refused, restore
 from tools import require_tool
 
 
@@ -127,7 +127,8 @@ def test_tar_alone_opens_a_set(ca: OpensslCa, tmp_path: Path) -> None:
     shutil.rmtree(ca.directory / "requests")
     manifest = make(ca, tmp_path / "set")
     (tmp_path / "out").mkdir()
-    subprocess.run([require_tool("tar"), "-xzpf", tmp_path / "set" / ARCHIVE, "-C", tmp_path / "out"], check=True)
+    for name in (ISSUED, CORE):
+        subprocess.run([require_tool("tar"), "-xzpf", tmp_path / "set" / name, "-C", tmp_path / "out"], check=True)
     out = details(tmp_path / "out" / str(ca.directory).lstrip("/"))
     live = details(ca.directory)
     assert {name: what for name, what in live.items() if not name.startswith("private")}.keys() == out.keys()
@@ -165,9 +166,8 @@ def test_no_private_key_gets_into_a_set(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     left_out = {Path(one["path"]) for one in manifest.left_out}
     assert left_out == {*planted, newcerts / "hard-link.pem", *(ca.directory / "requests").glob("*.key")}
-    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
-        names = set(archive.getnames())
-        contents = b"".join(stream.read() for info in archive if (stream := archive.extractfile(info) if info.isreg() else None))
+    unpacked = contents_of(tmp_path / "set")
+    names, contents = set(unpacked), b"".join(unpacked.values())
     assert not [path for path in left_out if str(path).lstrip("/") in names]
     assert str(certs / "symbolic.pem").lstrip("/") in names and str(newcerts / "1000.pem").lstrip("/") in names
     for data in (ca.private_key.read_bytes().split(b"\n")[1], key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())):
@@ -194,8 +194,7 @@ def test_nobody_else_stops_a_backup(ca: OpensslCa, tmp_path: Path, planted: str)
         first = manifest.state.database
         (crls / "crl.pem").write_bytes(b"another CRL")
         assert make(ca, tmp_path / "second").state.database != first
-    with tarfile.open(tmp_path / "set" / ARCHIVE) as archive:
-        assert (str(odd).lstrip("/") in archive.getnames()) is (planted not in ("fifo", "sparse"))
+    assert (str(odd).lstrip("/") in contents_of(tmp_path / "set")) is (planted not in ("fifo", "sparse"))
     assert (str(odd) in [one["path"] for one in manifest.left_out]) is (planted == "sparse")
 
 
@@ -221,15 +220,11 @@ def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) 
                 assert "changed it each of" in str(exc)
                 continue
             made += 1
-            with tarfile.open(folder / ARCHIVE) as archive:
-                index = archive.extractfile(str(ca.directory / "index.txt").lstrip("/"))
-                serial = archive.extractfile(str(ca.directory / "serial").lstrip("/"))
-                assert index and serial
-                rows = parse_index(index.read().decode(), "index.txt")
-                names = archive.getnames()
-                assert int(serial.read(), 16) > max(rows)
+            held = contents_of(folder)
+            rows = parse_index(held[str(ca.directory / "index.txt").lstrip("/")].decode(), "index.txt")
+            assert int(held[str(ca.directory / "serial").lstrip("/")], 16) > max(rows)
             for row in rows.values():
-                assert str(ca.directory / "newcerts" / f"{row.serial}.pem").lstrip("/") in names
+                assert str(ca.directory / "newcerts" / f"{row.serial}.pem").lstrip("/") in held
     finally:
         stop.set()
         thread.join()
@@ -239,8 +234,8 @@ def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) 
 @pytest.mark.parametrize("bomb", ["pax", "long name", "global pax"])
 def test_an_archive_takes_no_more_memory_than_it_needs(ca: OpensslCa, tmp_path: Path, bomb: str) -> None:
     """Some KB of an archive would become many MB of a header that tarfile reads whole."""
-    make(ca, tmp_path / "set")
-    archive = tmp_path / "set" / ARCHIVE
+    manifest = make(ca, tmp_path / "set")
+    archive = tmp_path / "set" / CORE
     size = 100 * 1024 * 1024
     kinds = {"pax": tarfile.XHDTYPE, "global pax": tarfile.XGLTYPE, "long name": tarfile.GNUTYPE_LONGNAME}
     head = tarfile.TarInfo("x")
@@ -249,10 +244,9 @@ def test_an_archive_takes_no_more_memory_than_it_needs(ca: OpensslCa, tmp_path: 
         stream.write(head.tobuf(tarfile.GNU_FORMAT))
         for _piece in range(size // 1024**2):
             stream.write(bytes(1024**2))
-    members = read_members(str(tmp_path / "set" / MEMBERS))
     tracemalloc.start()
     try:
-        assert refused(lambda: prove_archive(str(archive), members))
+        assert refused(SetFiles(str(tmp_path / "set"), manifest.members).prove)
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
     finally:
         tracemalloc.stop()

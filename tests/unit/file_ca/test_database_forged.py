@@ -5,12 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
 import shutil
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,59 +14,46 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import ARCHIVE, MEMBERS, SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, Members
 from support.openssl_ca import OpensslCa
-from support.sets import ended_within, lose_all_but_keys, make, refused, restore
+from support.sets import digested, ended_within, forged, listed, lose_all_but_keys, make, refused, relisted, restore
 
 
 def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     lose_all_but_keys(ca)
-    archive, members = tmp_path / "set" / ARCHIVE, tmp_path / "set" / MEMBERS
-    whole, listed = archive.read_bytes(), json.loads(members.read_text())
-
-    def with_digests() -> SetManifest:
-        return replace(manifest, files=tuple(replace(f, sha256=digest_of(str(tmp_path / "set" / f.name))) for f in manifest.files))
-
+    folder = tmp_path / "set"
+    archive, whole, members = folder / CORE, (folder / CORE).read_bytes(), listed(folder)
     archive.write_bytes(whole[:-100])
-    assert "does not have the digest" in refused(lambda: restore(ca, tmp_path / "set", manifest))
-    assert "damaged or cut off" in refused(lambda: restore(ca, tmp_path / "set", with_digests()))
+    assert "does not have the digest" in refused(lambda: restore(ca, folder, manifest))
+    assert "damaged or cut off" in refused(lambda: restore(ca, folder, digested(folder, manifest)))
     archive.write_bytes(whole)
+    issued = next(number for number, one in enumerate(members) if one["part"] == "issued")
+    file = next(number for number, one in enumerate(members) if one["sha256"])
     for damaged, why in (
-        (listed[:-1], "is not what the list of members says"),
-        ([*listed, {**listed[0], "path": "/etc/other"}], "is missing in the archive"),
-        ([{**listed[0], "sha256": "0" * 64}, *listed[1:]], "does not have the digest"),
-        ([{**listed[0], "path": "/a/../b"}, *listed[1:]], "is damaged"),
-        ([{**listed[0], "path": str(ca.private_key)}, *listed[1:]], "not what the list"),
+        ([one for one in members if one["part"] != "configuration"], "is not what the list of members says"),
+        (members[:-1], "is not what the list of members says"),
+        ([*members, {**members[0], "path": "/zzz"}], "is missing in core.tar.gz"),
+        ([{**one, "sha256": "0" * 64} if number == file else one for number, one in enumerate(members)], "does not have the digest"),
+        ([{**members[0], "path": "/a/../b"}, *members[1:]], "is damaged"),
+        ([*members[:issued], *reversed(members[issued : issued + 2]), *members[issued + 2 :]], "is damaged"),
+        ([*members[: issued + 1], *members[issued:]], "is damaged"),
+        ([{**members[0], "path": "/a/key.pem"}, *members[1:]], "not what the list"),
     ):
-        members.write_text(json.dumps(damaged))
-        assert why in refused(lambda: restore(ca, tmp_path / "set", with_digests()))
+        made = relisted(folder, manifest, damaged)
+        assert why in refused(lambda made=made: restore(ca, folder, made))
+    for told in (
+        Members(1, 1, "0" * 64),
+        replace(manifest.members, count=manifest.members.count + 1),
+        replace(manifest.members, sha256="0"),
+    ):
+        made = replace(relisted(folder, manifest, members), members=told)
+        assert "list of members" in refused(lambda made=made: restore(ca, folder, made))
     archive.unlink()
     os.mkfifo(archive)
     with ended_within(20):
-        assert "it is not a regular file" in refused(lambda: restore(ca, tmp_path / "set", manifest))
+        assert "it is not a regular file" in refused(lambda: restore(ca, folder, manifest))
     assert sorted(ca.directory.iterdir()) == [ca.directory / "private"], "nothing was touched"
-
-
-def forged(folder: Path, manifest: SetManifest, *members: tuple[dict[str, Any], bytes]) -> SetManifest:
-    """The set with more members, as whoever can write the store would make it: all its digests are right."""
-    archive, listed = folder / ARCHIVE, json.loads((folder / MEMBERS).read_text())
-    with tarfile.open(archive) as old, tarfile.open(folder / "forged", "w:gz") as new:
-        for info in old:
-            new.addfile(info, old.extractfile(info) if info.isreg() else None)
-        for more, data in members:
-            shape = {"part": "issued", "type": "file", "mode": "0644", "owner": "root", "group": "root", "uid": 0, "gid": 0, "mtime": 0}
-            shape.update({"target": None, "size": len(data), "sha256": hashlib.sha256(data).hexdigest(), **more})
-            info = tarfile.TarInfo(str(shape["path"]).lstrip("/"))
-            info.type = {"file": tarfile.REGTYPE, "link": tarfile.SYMTYPE}[shape["type"]]
-            info.size, info.linkname = len(data), shape["target"] or ""
-            new.addfile(info, io.BytesIO(data))
-            listed.append(shape)
-    os.replace(folder / "forged", archive)
-    (folder / MEMBERS).write_text(json.dumps(listed))
-    files = tuple(replace(file, sha256=digest_of(str(folder / file.name))) for file in manifest.files)
-    return replace(manifest, files=files)
 
 
 def test_a_forged_set_makes_no_program_of_root(ca: OpensslCa, tmp_path: Path) -> None:
@@ -145,9 +128,17 @@ def test_a_forged_set_reaches_nothing_but_the_ca(ca: OpensslCa, tmp_path: Path) 
     [{"uid": "0"}, {"mode": "99999"}, {"mode": "-644"}, {"mtime": 1 << 80}, {"size": -1}, {"owner": 7}, {"path": 7}, {"gid": 1 << 40}],
 )
 def test_a_list_of_members_that_is_no_list(ca: OpensslCa, tmp_path: Path, change: dict[str, Any]) -> None:
-    manifest, listed = make(ca, tmp_path / "set"), tmp_path / "set" / MEMBERS
+    manifest, folder = make(ca, tmp_path / "set"), tmp_path / "set"
     (ca.directory / "index.txt").unlink()
-    members = json.loads(listed.read_text())
-    listed.write_text(json.dumps([{**one, **change} if one["part"] == "index" else one for one in members]))
-    files = tuple(replace(file, sha256=digest_of(str(tmp_path / "set" / file.name))) for file in manifest.files)
-    assert "its list of members" in refused(lambda: restore(ca, tmp_path / "set", replace(manifest, files=files)))
+    made = relisted(folder, manifest, [{**one, **change} if one["part"] == "index" else one for one in listed(folder)])
+    assert "its list of members" in refused(lambda: restore(ca, folder, made))
+
+
+def test_what_would_unpack_to_more_than_a_database_is_not_unpacked(ca: OpensslCa, tmp_path: Path) -> None:
+    """Some MB of an archive become many GB: refused before any of it is read."""
+    manifest, folder = make(ca, tmp_path / "set"), tmp_path / "set"
+    shapes = listed(folder)
+    members = [{**one, "size": 1 << 40} if one["part"] == "index" else one for one in shapes]
+    assert "would unpack to" in refused(lambda: restore(ca, folder, relisted(folder, manifest, members)))
+    lies = relisted(folder, manifest, members)
+    assert "its list of members" in refused(lambda: restore(ca, folder, replace(lies, members=manifest.members)))

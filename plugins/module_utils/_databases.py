@@ -1,0 +1,133 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: which database of a store is meant, and which of its sets may go; may change in any release.
+
+A database is what one CA section or PKI directory has issued. It has an id of its own, since two sections may share a key, and a CA may
+run twice. It is recognised by inventory host and place.
+"""
+
+from __future__ import annotations
+
+import secrets
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks, lacking
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, belongs, slug
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking
+from ansible_collections.keyward.pki.plugins.module_utils._store import Series, Store, Stored
+
+Compare = t.Callable[[Stored, Stored], Lacks]  # what the newer set lacks that the older one has
+
+
+def of_authority(series: t.Iterable[Series], authority: Authority, generations: t.Sequence[Generation]) -> t.List[Series]:
+    """The databases of a live CA's authority: known by a shared CA key before the same place."""
+    series = list(series)
+    known = [(one, one.latest.manifest) for one in series if one.latest]
+    for why in ("key", "place"):
+        for one, manifest in known:
+            if belongs(authority, generations, manifest.authority, manifest.public_keys) == why:
+                return [each for each in series if each.authority == one.authority]
+    return []
+
+
+def of_home(series: t.Iterable[Series], home: Home, moved_from: t.Sequence[Home] = ()) -> t.Optional[Series]:
+    """The database that lives there: the very place before one that only can be the same. Else the one that was moved there: it keeps
+    its id, and its next set says where it is now."""
+    series = list(series)
+    for where in (home, *moved_from):
+        found = [(one, one.latest) for one in series if one.latest and one.latest.manifest.made_at.fits(where)]
+        if found:
+            return max(found, key=lambda each: (each[1].manifest.made_at == where, each[1].rank))[0]
+    return None
+
+
+def refuse_second(store: Store, name: str, sequence: int, home: Home, seen: t.Collection[str] = ()) -> None:
+    """Under the lock: of two runs at once, only one stores a set, and only one gives a database its id. C(seen): what was there before."""
+    own = store.one(name)
+    others = [one for one in store.series() if one.authority == own.authority and one.name not in (name, *seen)]
+    if own.next_sequence > sequence or (not own.names and of_home(others, home)):
+        raise KeywardError(
+            f"nothing was stored in {store.path}", "another run has stored a set of this database meanwhile", "Run the task again"
+        )
+
+
+def new_id() -> str:
+    return secrets.token_hex(16)
+
+
+def directory_of(database: str, authority: Authority) -> str:
+    """The name of a new database's directory: where it is, for people, and its id."""
+    return f"{slug(f'{authority.host} {authority.name}')}-{database[:16]}"
+
+
+def copies(series: t.Iterable[Series], home: Home) -> t.List[Finding]:
+    """The same CA on other hosts, such as a clone or a standby: what one issues, the others do not have."""
+    others = sorted({one.latest.manifest.made_at.host for one in series if one.latest} - {home.host})
+    text = "the store also holds a database of this CA from the host {}: a copy of the CA, such as a clone or a standby, has its own sets"
+    return [Finding("other_copy", text.format(host)) for host in others]
+
+
+# --- what a newer set lacks, and which older ones may go ----------------------------------------------------------------
+
+
+def lacking_of(series: Series, lacks: t.Callable[[Stored], Lacks]) -> t.Tuple[Lacking, ...]:
+    """What a new set lacks that the newest one has, or one that the newest one lacked already. C(lacks): what it lacks of an older one."""
+    newest = series.newest
+    if newest is None:
+        return ()
+    names = {one.set for one in newest.manifest.lacking} | {newest.name}
+    found = []
+    for one in series.all:
+        if one.name in names and one.damage is None:
+            lost = lacking(one.name, one.manifest.as_of, lacks(one))
+            found += [lost] if lost else []
+    return tuple(sorted(found, key=lambda each: each.set))
+
+
+class Pruned(t.NamedTuple):
+    removed: t.List[str]
+    advisories: t.List[Finding]
+
+
+def prune(store: Store, name: str, keep: t.Optional[int], may_go: t.Callable[[Stored], bool], compare: Compare) -> Pruned:
+    """Remove the sets of a database beyond its newest C(keep) intact ones; their paths. C(may_go): whether one is old enough.
+
+    Only where a newer intact one holds all of it: after a snapshot was brought back, the good set is an old
+    one. A damaged one stays, since nobody can tell what only it holds.
+    """
+    removed: t.List[str] = []
+    kept: t.List[str] = []
+    intact: t.List[Stored] = []
+    for one in store.one(name).all if keep is not None else ():
+        if one.damage is not None:
+            continue
+        if len(intact) < max(t.cast(int, keep), 1) or not may_go(one):
+            intact.append(one)
+            continue
+        why = _held(one, (intact[0], intact[-1]), compare)
+        if why is None:
+            removed.append(store.remove(one))
+        else:
+            intact.append(one)
+            kept.append(f"{one.name} ({why})")
+    text = "{} sets that keep_full_sets would remove stay, since no newer one holds all that they hold: {}"
+    return Pruned(removed, [Finding("older_sets_kept", text.format(len(kept), ", ".join(kept[:3])))] if kept else [])
+
+
+def _held(older: Stored, newer: t.Iterable[Stored], compare: Compare) -> t.Optional[str]:
+    """None where one of the newer sets holds all of it; else what the last one lacks."""
+    why = ""
+    for one in newer:
+        try:
+            lacks = compare(one, older)
+        except KeywardError as exc:
+            why = str(exc)
+        except OSError as exc:
+            why = os_cause(exc)
+        else:
+            if not lacks.any:
+                return None
+            why = lacks.example
+    return why

@@ -1,0 +1,79 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what a set of a CA of files holds, and what a newer one lacks of it; may change in any release."""
+
+from __future__ import annotations
+
+import functools
+import typing as t
+from datetime import datetime
+
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import NEVER, Lacks
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import ISSUED_PARTS, SetFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import LARGEST_INDEX
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, parse_index
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE
+from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
+
+
+class SetContents:
+    """The rows of a set, and the files that were issued."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._files = SetFiles(stored.path, stored.manifest.members)
+
+    @functools.cached_property
+    def rows(self) -> t.Dict[int, Row]:
+        for member, stream in self._files.contents(CORE):
+            if stream and member.part == "index":
+                return parse_index(stream.read(LARGEST_INDEX).decode("utf-8", "surrogateescape"), "of the set")
+        return {}
+
+    @functools.cached_property
+    def digests(self) -> t.Set[bytes]:
+        """Of the files that were issued: a file that has moved is no loss."""
+        return {digest for digest, _path in self.issued()}
+
+    def issued(self) -> t.Iterator[t.Tuple[bytes, str]]:
+        for member in self._files.list():
+            if member.part in ISSUED_PARTS and member.sha256:
+                yield bytes.fromhex(member.sha256), member.path
+
+
+def compared(newer: Stored, older: Stored) -> Lacks:
+    """What a set lacks of an older one's rows and issued files. Raises KeywardError, OSError."""
+    ours, theirs = _contents(newer), _contents(older)
+    lost = [row for number, row in theirs.rows.items() if not (number in ours.rows and ours.rows[number].covers(row))]
+    example = f"the entry {lost[0].serial}" if lost else ""
+    for digest, path in theirs.issued() if not lost else ():
+        if digest not in ours.digests:
+            example = path
+            break
+    today = format_time(now())
+    missed = [(row, _expires(row)) for row in lost]
+    missed = [(row, until) for row, until in missed if until > today]
+    return Lacks(
+        rows=len(missed),
+        revoked=sum(1 for row, _until in missed if row.state == "R"),
+        until=max((until for _row, until in missed), default=NEVER),
+        any=bool(example),
+        example=example,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _contents(stored: Stored) -> SetContents:
+    return SetContents(stored)
+
+
+def _expires(row: Row) -> str:
+    """ISO 8601, UTC. What can't be read counts as what never expires."""
+    for form, length in (("%y%m%d%H%M%SZ", 13), ("%Y%m%d%H%M%SZ", 15)):
+        if len(row.expires) == length:
+            try:
+                return format_time(datetime.strptime(row.expires, form))
+            except ValueError:
+                break
+    return NEVER
