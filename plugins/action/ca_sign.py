@@ -7,6 +7,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import weakness
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._home import of_id
@@ -19,11 +20,9 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOn
 try:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import rsa
 except ImportError:  # the modules say which library is missing
     pass
 
-LEAST_RSA = 2048
 Folded = t.Sequence[tuple[str, str]]
 
 
@@ -108,10 +107,7 @@ class ActionModule(BackupTask):
             return "its subject is empty"
         if self._expected is not None and sorted(_folded(asked.subject)) != sorted(_folded(self._expected)):
             return f"it asks for the subject {asked.subject.rfc4514_string()}, and {self._expected.rfc4514_string()} is to be signed"
-        key = asked.public_key()
-        if isinstance(key, rsa.RSAPublicKey) and key.key_size < LEAST_RSA:
-            return f"its RSA key has {key.key_size} bits, fewer than {LEAST_RSA}"
-        return None
+        return weakness(asked.public_key())
 
     def _outliving(self, certificate: str | None, issuer: Generation) -> t.Iterator[Finding]:
         found = _x509.pem_certificates(certificate.encode("ascii")) if certificate else []

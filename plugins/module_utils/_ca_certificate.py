@@ -19,7 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import validity
 try:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
     from cryptography.x509.oid import AttributeOID, ExtensionOID
 except ImportError:  # the modules say which library is missing
@@ -60,6 +60,12 @@ def key_like(public_key: t.Any) -> t.Any:
         f"no new key is made of the kind that it has ({type(public_key).__name__.replace('PublicKey', '')})",
         "Make the new key and certificate with the tool that made the old ones, beside them as an older generation",
     )
+
+
+def stand_in_key() -> bytes:
+    """A private key of this moment (PEM), for what is signed to be looked at and thrown away."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def weakness(public_key: t.Any) -> t.Optional[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import (
     extension,
+    key_usage,
     may,
     raw_extensions,
     requested_subject,
@@ -108,10 +109,19 @@ def differences(new: Generation, asked: Asked) -> t.List[Finding]:
     if asked.old is not None and _longer(parsed, asked.old):
         text = f"the new certificate allows more CAs below it than the old certificate: {_path(parsed)}, and it was {_path(asked.old)}"
         found.append(Finding("wider_certificate", text, new.sha256))
+    added = sorted(_added(parsed, asked.request)) if asked.old is None and asked.request is not None else []
+    if added:
+        found.append(Finding("added_by_parent", f"the new certificate has what was not asked for: {', '.join(added)}", new.sha256))
     if not may(parsed, "crl_sign"):
         text = "the new certificate may not sign CRLs (its keyUsage lacks cRLSign): clients that look at that reject them"
         found.append(Finding("may_not_sign_crls", text, new.sha256))
     return found
+
+
+def _added(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.Set[str]:
+    """Where clients find something, and what they must know of it; what forbids something is told as such."""
+    asked = {each.oid.dotted_string for each in request.extensions}
+    return {_NAMES[each.oid] for each in raw_extensions(new) if each.oid in set(_NAMES) - _OWN - _NARROWING - asked}
 
 
 def lost_extensions(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
@@ -140,6 +150,31 @@ def narrower(new: x509.Certificate, asked: Asked) -> t.List[str]:
     has = {each.oid.dotted_string for each in before.extensions}
     found += [_NAMES[each.oid] for each in raw_extensions(new) if each.oid in _NARROWING and each.oid not in has]
     return found
+
+
+def more_than_asked(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.List[x509.ExtensionType]:
+    """What would have to stand in a certificate, so that it allows no more than its request asks for; none where it does not."""
+    found: t.List[x509.ExtensionType] = []
+    asked, length = path_length(request), path_length(new)
+    if asked is not None and (length is None or length > asked):
+        found.append(x509.BasicConstraints(True, asked))
+    wanted, allowed = uses(request), uses(new)
+    if wanted is not None and (allowed is None or allowed - wanted):
+        found.append(key_usage(wanted if allowed is None else allowed & wanted))
+    wanted_for, allowed_for = extension(request, x509.ExtendedKeyUsage), extension(new, x509.ExtendedKeyUsage)
+    if wanted_for is not None and (allowed_for is None or set(allowed_for) - set(wanted_for)):
+        both = [use for use in wanted_for if allowed_for is None or use in allowed_for]
+        found.append(x509.ExtendedKeyUsage(both or list(wanted_for)))
+    names, permitted = extension(request, x509.NameConstraints), extension(new, x509.NameConstraints)
+    if names is not None and permitted is None:
+        found.append(names)
+    return found
+
+
+def names_not_asked(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.List[str]:
+    """The subject alternative names of a certificate that its request does not have."""
+    wanted, given = (extension(thing, x509.SubjectAlternativeName) for thing in (request, new))
+    return [str(name.value) for name in given or () if name not in set(wanted or ())]
 
 
 def path_length(thing: t.Any) -> t.Optional[int]:

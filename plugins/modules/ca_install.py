@@ -154,7 +154,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(pending_key), and of an answer V(stricter_certificate) and V(may_not_sign_crls).
+    - Codes are, among others, V(pending_key), and of an answer V(stricter_certificate), V(added_by_parent) and
+      V(may_not_sign_crls).
   returned: success
   type: list
   elements: dict

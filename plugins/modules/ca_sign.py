@@ -13,8 +13,12 @@ description:
     O(backend=easyrsa) it is found by C(easyrsa revoke), too.
   - The request is kept beside the certificate as C(<serial>.csr) in the C(new_certs_dir). Asked again, the same request gets the same
     certificate, unless that was revoked or has expired. A run that was killed is finished by the next one.
+  - Before anything is issued, C(openssl ca) signs with a key of this moment, in copies of the database, and what it made is held against
+    the request. Only a certificate for the subject (byte by byte), the names and the key of the request is issued. Check mode does
+    and finds the same. What the section allows beyond the path length, uses and name constraints that the request asks for is left
+    out. What the section makes stricter stays, and is shown.
   - Refused are a configuration with C(copy_extensions = copyall), which lets a request choose its own extensions, a request with the
-    subject of the signing CA, and an RSA key of fewer than 2048 bits.
+    subject of the signing CA, and a weak key, such as RSA of fewer than 2048 bits.
 options:
   request:
     description:
@@ -114,7 +118,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(outlives_issuer).
+    - Codes are, among others, V(outlives_issuer), and V(limited_to_request), V(stricter_certificate), V(added_by_parent) and
+      V(may_not_sign_crls) where the certificate and the request differ.
   returned: success
   type: list
   elements: dict

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import requested_subject, stand_in_key, subject_bytes
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
@@ -19,6 +22,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import beside, 
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
+from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import (
+    Asked,
+    differences,
+    fault,
+    more_than_asked,
+    names_not_asked,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem, pem_certificates, public_key_sha256
 
@@ -34,6 +44,7 @@ if t.TYPE_CHECKING:
 _WHAT = "the request was not signed"
 # Beside a certificate, as openssl names it, lies the request that it answers. A run notes that before it has openssl issue the
 # certificate: were it killed in between, the next one would have a second certificate issued.
+_CONF_NAMES = {"2.5.29.19": "basicConstraints", "2.5.29.15": "keyUsage", "2.5.29.37": "extendedKeyUsage", "2.5.29.30": "nameConstraints"}
 _REQUEST, _NOTED = ".csr", ".csr.new"
 
 
@@ -50,9 +61,17 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             )
         issuing = _Issuing(ca, files, facts.generations, order)
         extensions = ca.subordinate(files, order.extensions)
-        earlier = issuing.answered(_REQUEST)
-        issued = earlier or (None if check else issuing.issue(extensions, locks))
-        if issued and not check:
+        earlier = issued = issuing.answered(_REQUEST)
+        if earlier is None:
+            rehearsed = issuing.rehearse(extensions)
+            issued = None if check else issuing.issue(extensions, locks)
+            shown = issued or rehearsed
+        else:
+            shown = earlier
+        found = [*issuing.narrowed, *differences(shown, Asked(request=issuing.asked))]
+        if issued is None:
+            found = [replace(each, certificate=None) for each in found]
+        elif not check:
             ca.file_issued(issued)
     return Signed(
         changed=earlier is None,
@@ -61,14 +80,16 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
         certificate=pem(issued.certificate) if issued else None,
         serial=issued.serial if issued else None,
         chain=tuple(pem(der) for der in (facts.generations[-1].certificate, *facts.chain)),
-        advisories=facts.advisories,
+        advisories=(*facts.advisories, *found),
     )
 
 
 class _Issuing:
     def __init__(self, ca: FileCa, files: Files, generations: t.Sequence[Generation], order: Sign) -> None:
         self._ca, self._files, self._generations, self._order = ca, files, generations, order
-        self._asked = x509.load_pem_x509_csr(order.request.encode("utf-8"))
+        self.asked = x509.load_pem_x509_csr(order.request.encode("utf-8"))
+        self.narrowed: t.List[Finding] = []
+        self._settings: t.Dict[str, t.Dict[str, str]] = {}
         self._folder, self._database = t.cast(str, files.new_certificates), t.cast(str, files.database)
 
     def answered(self, suffix: str) -> t.Optional[Generation]:
@@ -78,8 +99,8 @@ class _Issuing:
         issue, or for another key, is passed over.
         """
         signers = [x509.load_der_x509_certificate(generation.certificate) for generation in self._generations]
-        key = public_key_sha256(self._asked.public_key())
-        wanted = self._asked.public_bytes(serialization.Encoding.DER)
+        key = public_key_sha256(self.asked.public_key())
+        wanted = self.asked.public_bytes(serialization.Encoding.DER)
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(suffix))
         except OSError as exc:
@@ -102,8 +123,66 @@ class _Issuing:
                 return answer
         return None
 
+    def rehearse(self, extensions: t.Sequence[str]) -> Generation:
+        """What would be issued: openssl signs with a key of this moment, in copies of the database. Nothing of the CA is touched.
+
+        Raises KeywardError where it would not be what was asked for. What the CA's extensions allow beyond that is left out.
+        """
+        made = self._rehearsed(extensions)
+        limits = more_than_asked(_x509.load(made.certificate), self.asked)
+        if limits:
+            self._settings = {extensions[-1]: {_CONF_NAMES[limit.oid.dotted_string]: _in_conf(limit) for limit in limits}}
+            what = ", ".join(_CONF_NAMES[limit.oid.dotted_string] for limit in limits)
+            text = f"[{extensions[-1]}] allows more than was asked for; the certificate is limited to what the request says: {what}"
+            self.narrowed = [Finding("limited_to_request", text)]
+            made = self._rehearsed(extensions)
+        self._refuse_other_than_asked(made, "would be", "Correct the configuration of the CA that should sign it")
+        return made
+
+    def _rehearsed(self, extensions: t.Sequence[str]) -> Generation:
+        with scratch_directory() as scratch:
+            folder, own, key, given = (os.path.join(scratch, name) for name in ("issued", "ca.pem", "key.pem", "own.pem"))
+            os.mkdir(folder, 0o700)
+            settings = {"database": os.path.join(scratch, "index.txt"), "serial": os.path.join(scratch, "serial"), "new_certs_dir": folder}
+            for source, copy in (
+                (self._database, settings["database"]),
+                (f"{self._database}.attr", f"{settings['database']}.attr"),
+                (None if self._files.random_serials else self._files.serial, settings["serial"]),
+            ):
+                if source and os.path.exists(source):
+                    with writing("a copy of the database"):
+                        shutil.copyfile(source, copy)
+            if self._files.random_serials:
+                write_new(settings["serial"], _random_serial(), 0o600)
+            write_new(given, pem(self._generations[-1].certificate).encode("ascii"), 0o600)
+            write_new(key, stand_in_key(), 0o600)
+            # As the CA's own, for this key.
+            run_openssl(["x509", "-in", given, "-signkey", key, "-days", "3650", "-out", own], _WHAT)
+            made = os.path.join(scratch, "certificate.pem")
+            with_key = ["-cert", own, "-keyfile", key, "-keyform", "PEM"]
+            self._have_issued(made, [*extensions, *with_key], scratch, (), {self._files.section: settings})
+            return generation_of(pem_certificates(read_file(made, "the certificate", LARGEST_INPUT))[0])
+
+    def _refuse_other_than_asked(self, made: Generation, when: str, remedy: str) -> None:
+        parsed = _x509.load(made.certificate)
+        why = fault(parsed, Asked(request=self.asked), root=False)
+        names = names_not_asked(parsed, self.asked)
+        left = more_than_asked(parsed, self.asked)
+        if made.subject != self.asked.subject.rfc4514_string() or subject_bytes(parsed) != requested_subject(self.asked):
+            why = f"it {when} issued for {made.subject}, and the request says {self.asked.subject.rfc4514_string()}"
+            if (self._ca.setting("email_in_dn") or "").strip() == "no":
+                remedy = f"Say email_in_dn = yes in [{self._files.section}]: with no, openssl takes the emailAddress out"
+        elif made.public_key_sha256 != public_key_sha256(self.asked.public_key()):
+            why = f"it {when} issued for another key than that of the request"
+        elif names:
+            why = f"it {when} issued for names that were not asked for: {', '.join(names[:5])}"
+        elif left:
+            why = f"it {when} issued for more than was asked for: {', '.join(_CONF_NAMES[limit.oid.dotted_string] for limit in left)}"
+        if why:
+            raise KeywardError(_WHAT if when == "would be" else "the signed certificate is not right", why, remedy)
+
     def issue(self, extensions: t.Sequence[str], locks: t.Sequence[int]) -> Generation:
-        data = self._asked.public_bytes(serialization.Encoding.PEM)
+        data = self.asked.public_bytes(serialization.Encoding.PEM)
         answer = self.answered(_NOTED)
         noted = None
         with scratch_directory() as scratch:
@@ -113,7 +192,7 @@ class _Issuing:
                 if noted:
                     put(beside(noted), data, 0o644)
                 try:
-                    self._have_issued(data, made, extensions, scratch, locks)
+                    self._have_issued(made, extensions, scratch, locks, self._settings)
                 except KeywardError:
                     if noted and self.answered(_NOTED) is None:
                         os.unlink(beside(noted))
@@ -124,12 +203,8 @@ class _Issuing:
             issuers = os.path.join(scratch, "issuers.pem")
             write_new(issuers, "".join(pem(generation.certificate) for generation in self._generations).encode("ascii"), 0o600)
             run_openssl(["verify", "-partial_chain", "-trusted", issuers, made], "the signed certificate is not right")
-        if not _x509.is_ca(x509.load_der_x509_certificate(answer.certificate)):
-            raise KeywardError(
-                "the signed certificate is not right",
-                f"the certificate {answer.serial} that was issued is not that of a CA",
-                "Revoke it, and correct the extensions that subordinate CAs are given",
-            )
+        remedy = "Revoke it, and correct the extensions that subordinate CAs are given"
+        self._refuse_other_than_asked(answer, f"(number {answer.serial}) was", remedy)
         kept = os.path.join(self._folder, answer.serial.upper() + _REQUEST)
         with writing(f"the request {kept}"):
             if not os.path.exists(beside(kept)):  # openssl chose another number than the one that was noted
@@ -139,25 +214,46 @@ class _Issuing:
             take_place(kept)
         return answer
 
-    def _have_issued(self, request: bytes, made: str, extensions: t.Sequence[str], scratch: str, locks: t.Sequence[int]) -> None:
+    def _have_issued(
+        self,
+        made: str,
+        arguments: t.Sequence[str],
+        scratch: str,
+        locks: t.Sequence[int],
+        settings: t.Mapping[str, t.Mapping[str, str]],
+    ) -> None:
         given = os.path.join(scratch, "request.pem")
-        write_new(given, request, 0o600)
+        write_new(given, self.asked.public_bytes(serialization.Encoding.PEM), 0o600)
         command = self._ca.signing(self._files, scratch)
         if command is None:
             raise KeywardError(_WHAT, "nothing says how this CA signs", "Give config_file")
+        command = replace(command, names={"database": self._database, "serial": self._files.serial or "its serial file"})
+        if settings or self._settings:
+            command = command.saying(scratch, "asked.cnf", {**self._settings, **settings})
         # A policy would bring the subject into its own order: then it would be another CA.
-        arguments = ["-batch", "-notext", "-preserveDN", *extensions, "-in", given, "-out", made]
+        arguments = ["-batch", "-notext", "-preserveDN", *arguments, "-in", given, "-out", made]
         if self._order.days is not None:
             arguments += ["-days", str(self._order.days)]
-        command.run(arguments, _WHAT, self._ca.selector.private_key_passphrase, locks)
+        passphrase = None if "-keyfile" in arguments else self._ca.selector.private_key_passphrase
+        command.run(arguments, _WHAT, passphrase, locks)
 
     def _next_request(self) -> t.Optional[str]:
         """Where the request belongs that the next certificate answers. None where nobody knows its number before."""
         if self._files.random_serials and self._files.serial:
-            chosen = f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii")
+            chosen = _random_serial()
             put(self._files.serial, chosen, 0o600, like=self._files.serial)
         try:
             number = int(read_file(self._files.serial or "", "the serial number", LARGEST_INPUT), 16)
         except (FileNotFoundError, ValueError):
             return None
         return os.path.join(self._folder, even_hex(number) + _REQUEST)
+
+
+def _random_serial() -> bytes:
+    return f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii")
+
+
+def _in_conf(value: x509.ExtensionType) -> str:
+    """An extension as a configuration of openssl says it."""
+    critical = "" if isinstance(value, x509.ExtendedKeyUsage) else "critical,"
+    return f"{critical}DER:{value.public_bytes().hex()}"

@@ -11,42 +11,44 @@ import shutil
 import subprocess
 import tempfile
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_causes import translated
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 
 TIMEOUT = 300  # seconds
-
-# What openssl says, as a clause. Everything else is for the person who runs the command by hand.
-_CAUSES = (
-    ("field needed to be the same", "the CA's policy wants a field of the subject to be the same as the CA's own, and it is not"),
-    ("field needed to be supplied", "the CA's policy wants a field of the subject that the request lacks"),
-    ("already a certificate for", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
-    ("TXT_DB error number 2", "the CA has issued a certificate for this subject, and unique_subject allows only one"),
-    ("error creating name index", "two valid certificates have one subject, and unique_subject allows only one"),
-    ("CA certificate and CA private key do not match", "the certificate and the private key do not belong together"),
-    ("Error Loading extension section", "the section of the extensions is not right"),
-    ("unable to load number from", "a file with a serial or CRL number is missing or damaged"),
-    ("error while loading serial number", "the file with the serial number is missing or damaged"),
-    ("error while loading CRL number", "the file with the CRL number (crlnumber) is missing or damaged"),
-    ("bad decrypt", "the passphrase of the private key is wrong"),
-)
 
 
 @dataclass(frozen=True)
 class OpensslCommand:
-    """How C(openssl ca) knows which CA it is. C(directory): where it runs; C(environment): beside the process's own."""
+    """How C(openssl ca) knows which CA it is. C(directory): where it runs; C(environment): beside the process's own.
+
+    C(names): what messages call its database and the file of its serial number.
+    """
 
     config_file: str
     section: str
     directory: str
     environment: t.Mapping[str, str] = field(default_factory=dict)
+    names: t.Mapping[str, str] = field(default_factory=dict)
 
     def run(self, arguments: t.Sequence[str], what: str, passphrase: t.Optional[str], locks: t.Sequence[int]) -> None:
         """Raises KeywardError where it fails; C(what) says what fails then. C(locks): see C(run_openssl)."""
         which = ["ca", "-config", self.config_file, "-name", self.section]
-        run_openssl([*which, *arguments], what, self.directory, passphrase, locks, self.environment)
+        names = {"section": self.section, **self.names}
+        run_openssl([*which, *arguments], what, self.directory, passphrase, locks, self.environment, names)
+
+    def saying(self, folder: str, name: str, settings: t.Mapping[str, t.Mapping[str, str]]) -> OpensslCommand:
+        """The same, by a copy of its configuration in a folder. C(settings): by section; the last ones count. Raises KeywardError."""
+        text = read_file(self.config_file, "the configuration", LARGEST_INPUT)
+        more = [f"\n[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in said.items()) for section, said in settings.items()]
+        path = os.path.join(folder, name)
+        write_new(path, text + "\n".join(["", *more]).encode("utf-8", "surrogateescape"), 0o600)
+        return replace(self, config_file=path)
 
 
 @contextlib.contextmanager
@@ -66,6 +68,7 @@ def run_openssl(
     passphrase: t.Optional[str] = None,
     locks: t.Sequence[int] = (),
     environment: t.Mapping[str, str] = MappingProxyType({}),
+    names: t.Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """What C(openssl arguments) prints. A passphrase reaches it through a pipe, as C(-passin fd:N).
 
@@ -74,9 +77,7 @@ def run_openssl(
     """
     done = _ended(arguments, what, cwd, passphrase, locks, environment)
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace")
-        why = next((clause for text, clause in _CAUSES if text in said), f"openssl {arguments[0]} refuses it")
-        raise KeywardError(what, why, f"Correct that; openssl {arguments[0]} with the same configuration, run by hand, says more")
+        raise KeywardError(what, *translated(done.stderr.decode("utf-8", "replace"), arguments[0], names))
     return done.stdout.decode("utf-8", "replace")
 
 

@@ -138,10 +138,11 @@ def test_a_note_of_a_request_does_not_stay(tmp_path: Path) -> None:
     assert serial != f"{int((root / 'serial').read_text(), 16):X}"
 
 
-def killed_by_openssl(directory: Path, call: Any) -> bool:
-    """Runs a call in a child that is killed while openssl runs, which goes on after a while."""
+def killed_by_openssl(directory: Path, root: Path, call: Any) -> bool:
+    """Runs a call in a child that is killed while openssl works on the CA's own files, which goes on after a while."""
     directory.mkdir()
-    (directory / "openssl").write_text(f'#!/bin/sh\nkill -9 $PPID\nsleep 0.5\nexec {require_tool("openssl")} "$@"\n')
+    own = f'case "$*" in *"-config {root}/openssl.cnf"*) kill -9 $PPID; sleep 0.5 ;; esac'
+    (directory / "openssl").write_text(f'#!/bin/sh\n{own}\nexec {require_tool("openssl")} "$@"\n')
     (directory / "openssl").chmod(0o755)
 
     def found_first() -> None:
@@ -155,8 +156,8 @@ def test_an_openssl_that_outlives_its_killed_run_is_waited_for(tmp_path: Path) -
     root = tmp_path / "root"
     install(root)
     asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
-    assert killed_by_openssl(tmp_path / "sign", lambda: sign(root, asked)) and not rows(root)
+    assert killed_by_openssl(tmp_path / "sign", root, lambda: sign(root, asked)) and not rows(root)
     answer = sign(root, asked)
-    assert killed_by_openssl(tmp_path / "crl", lambda: crl(root)) and (root / "crlnumber").read_text() == "01\n"
+    assert killed_by_openssl(tmp_path / "crl", root, lambda: crl(root)) and (root / "crlnumber").read_text() == "01\n"
     assert crl(root)["crls"][0]["number"] == "02" and (root / "crlnumber").read_text() == "03\n"
     assert [(row[0], row[3].lower()) for row in rows(root)] == [("V", answer["serial"])]
