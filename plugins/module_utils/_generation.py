@@ -54,7 +54,7 @@ def _place_of(shape: t.Mapping[str, t.Any]) -> Place:
     for name, value in shape.items():
         if not isinstance(value, (bool, type(None)) if name == "encrypted_at_rest" else (str, type(None))):
             raise ValueError("a place that can't be")
-        if isinstance(value, str) and len(value) > LONGEST_PART:
+        if isinstance(value, str) and (len(value) > 2 * LONGEST_PART or (name == "mode" and not re.match(r"[0-7]{3,4}\Z", value))):
             raise ValueError("a place that can't be")
     told: t.Dict[str, t.Any] = {name: printable(value) if isinstance(value, str) else value for name, value in shape.items()}
     return Place(**told)

@@ -26,7 +26,8 @@ from support.returns import check_result
 PASSWORD = "correct horse battery staple 1"
 NEW_PASSWORD = "Tr0ub4dor and three more words"
 BACKUP_NAME = re.compile(r"[0-9]{6}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\Z")
-_SHOWN = "%p %y i%i m%m %U:%G s%s t%T@ c%C@ %l\\n"
+# Of a directory not the times: a lock comes and goes in it.
+_SHOWN = ["(", "-type", "d", "-printf", "%p d i%i m%m %U:%G\\n", ")", "-o", "-printf", "%p %y i%i m%m %U:%G s%s t%T@ c%C@ %l\\n"]
 
 
 def play(ansible: Ansible, tasks: Sequence[dict[str, Any]] | Path, **options: Any) -> Result:
@@ -69,7 +70,7 @@ def new_store(path: Path) -> dict[str, Any]:
 
 def look(name: str, *paths: Path) -> dict[str, Any]:
     """A task that notes every file below paths, with inode, mode, owner, size, times of content and of inode; see `looked`."""
-    command = ["find", *map(str, paths), "-printf", _SHOWN]
+    command = ["find", *map(str, paths), *_SHOWN]
     return {"name": name, "ansible.builtin.command": {"argv": command}, "changed_when": False, "check_mode": False}
 
 
@@ -79,7 +80,7 @@ def looked(result: Result, name: str, host: str | None = None) -> list[str]:
 
 def tree(*paths: Path) -> list[str]:
     """What a `look` notes, now."""
-    done = subprocess.run(["find", *map(str, paths), "-printf", _SHOWN], capture_output=True, text=True, check=True)
+    done = subprocess.run(["find", *map(str, paths), *_SHOWN], capture_output=True, text=True, check=True)
     return sorted(done.stdout.splitlines())
 
 

@@ -102,6 +102,14 @@ class FileCa:
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
 
+    @property
+    def stated(self) -> t.Set[str]:
+        """The files that the options name."""
+        paths = [self.selector.certificate_file, self.selector.private_key_file]
+        for one in self.selector.older or ():
+            paths += [one.certificate_file, one.private_key_file]
+        return {self.stated_path(path) for path in paths if path}
+
     def again(self) -> FileCa:
         """The same CA, to be read anew."""
         return type(self)(self.selector)

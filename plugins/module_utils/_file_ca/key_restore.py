@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_elsewhere
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, Imported, ImportKeys, PutBack, SetAside
@@ -50,7 +51,7 @@ class Missing:
 
     def protection(self) -> Protection:
         place, private = self.place, self.kind == "private_key"
-        mode = int(place.mode, 8) if place.mode else 0o600 if private else 0o644
+        mode = int(place.mode, 8) & 0o775 if place.mode else 0o600 if private else 0o644
         what = f"{place.path} was not restored"
         recorded = recorded_protection(place.path, mode, place.owner, place.group, place.acl, what)
         return recorded.closed_to_others() if private else recorded
@@ -93,6 +94,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
             "under another name and the backup takes its place",
             [Finding("conflict", f"{file.place.path} holds something else", file.generation.sha256) for file in in_the_way],
         )
+    refuse_elsewhere(ca, [file.place.path for file in missing], order.generations, order.directory)
     protections = [file.protection() for file in missing]
     restored = tuple(PutBack(file.kind, file.place.path, file.generation.sha256) for file in missing)
     if check:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by, owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 
 if t.TYPE_CHECKING:
@@ -63,6 +64,31 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
             key_places[digest] = key_place
         placed[generation.sha256] = _with_state(ca, replace(generation, certificate_place=place, key_place=key_places[digest]))
     return placed
+
+
+def refuse_elsewhere(ca: FileCa, paths: t.Iterable[str], recorded: t.Sequence[Generation], directory: t.Optional[str]) -> None:
+    """A file is put back only where the task names it, in the CA's directory, or where both its configuration and its backup have it:
+    either may be forged where it lies in a store that others write. Raises KeywardError."""
+    known = [place.path for one in recorded for place in (one.certificate_place, one.key_place) if place]
+    known += [_moved(ca, path, directory) for path in known]
+    configured = [path for path in _configured(ca) if path]
+    trees = [ca.directory, *([os.path.dirname(ca.config_file)] if ca.config_file else [])]
+    trees += [os.path.dirname(path) for path in configured if path in known or not known]
+    owners = owner_of(ca.directory)
+    for path in paths:
+        if path not in ca.stated and not any(path.startswith(tree.rstrip("/") + "/") for tree in trees):
+            raise KeywardError(
+                "nothing was restored",
+                f"{path} is outside the CA's directory {ca.directory}, and configuration and backup don't agree that it belongs there",
+                "If it does, name it: private_key_file, certificate_file, or older",
+            )
+        link = leads_by(os.path.dirname(path), owners)
+        if link:
+            raise KeywardError(
+                "nothing was restored",
+                f"{path} would be written through the link {link}, which others than root and the CA's owner can change",
+                "Find out who made it; take it away, or take the right to write there from others",
+            )
 
 
 def _configured(ca: FileCa) -> t.Tuple[str, str]:

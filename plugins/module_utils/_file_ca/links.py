@@ -1,0 +1,61 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: whose symbolic links are in the way to a file of a CA; may change in any release.
+
+A web server or a registration authority may write into some folders of a CA. Where a link there is followed, it decides what root
+reads or writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+
+_MOST_LINKS = 40  # as the kernel has it
+
+
+def owner_of(directory: str) -> t.Set[int]:
+    """Who may decide where a CA's links lead: root, and the owner of its directory."""
+    try:
+        return {0, os.stat(directory).st_uid}
+    except OSError:
+        return {0}
+
+
+def leads_by(path: str, owners: t.Collection[int]) -> t.Optional[str]:
+    """The first link on the way to a path, itself included, that others than these users can change; None where there is none.
+
+    Links above, such as that of a mount point, count, too: it does not matter where on the way one is that others can change.
+    """
+    waiting, there, links = path.strip("/").split("/"), "/", 0
+    while waiting:
+        name = waiting.pop(0)
+        if name == "..":
+            there = os.path.dirname(there)
+            continue
+        if name in ("", "."):
+            continue
+        here = os.path.join(there, name)
+        try:
+            status = os.lstat(here)
+        except OSError:
+            return None  # nothing is there that could lead elsewhere
+        if not stat.S_ISLNK(status.st_mode):
+            there = here
+            continue
+        links += 1
+        if links > _MOST_LINKS or not _only_theirs(status, os.stat(there), owners):
+            return here
+        target = os.readlink(here)
+        if target.startswith("/"):
+            there = "/"
+        waiting = target.strip("/").split("/") + waiting
+    return None
+
+
+def _only_theirs(link: os.stat_result, directory: os.stat_result, owners: t.Collection[int]) -> bool:
+    """Whether nobody else made this link, and nobody else can put another in its place."""
+    others = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
+    return link.st_uid in owners and directory.st_uid in owners and not others
