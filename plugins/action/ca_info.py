@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import typing as t
+
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -14,7 +17,7 @@ class ActionModule(Task):
     NAME, ARGUMENTS = "ca_info", _arguments.CA_INFO
 
     def perform(self) -> Result:
-        told = self.look()
+        told = t.cast(Told, self.completed(self.send(Look(database=True), Told)))
         waiting = told.pending_request
         return {
             "changed": False,

@@ -127,6 +127,9 @@ class Database(t.Protocol):
     def state(self) -> t.Optional[State]:
         """What is compared with sets."""
 
+    def findings(self) -> t.List[Finding]:
+        """What is wrong with it."""
+
     def copy(self, order: database.Copy, folder: str, check: bool) -> database.Copied:
         """The files of a full set, proved, in a folder. Refuses as C(Backend.renew). Raises OSError where the folder can't be written."""
 

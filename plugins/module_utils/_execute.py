@@ -14,6 +14,7 @@ import base64
 import json
 import sys
 import typing as t
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
@@ -73,7 +74,10 @@ def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
     """Carry an order out. Raises KeywardError."""
     if isinstance(order, Look):
         try:
-            return told(backend, backend.facts())
+            facts = backend.facts()
+            if order.database:
+                facts = replace(facts, advisories=(*facts.advisories, *backend.database().findings()))
+            return told(backend, facts)
         except Waiting as exc:
             return told(backend, exc.facts)
     subject, _dot, method = order.NAME.rpartition(".")

@@ -35,7 +35,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Se
 
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:
     """The authority, and what its database is. Raises KeywardError."""
-    return t.cast(StateTold, told(backend, backend.facts(), StateTold, state=backend.database().state()))
+    facts, database = backend.facts(), backend.database()
+    found = replace(facts, advisories=(*facts.advisories, *database.findings()))
+    return t.cast(StateTold, told(backend, found, StateTold, state=database.state()))
 
 
 def copy(backend: Backend, order: Copy, check: bool) -> Copied:

@@ -259,6 +259,24 @@ def signed_by(parsed: t.Any, certificate: bytes) -> bool:
     return True
 
 
+# The reasons of RFC 5280, 5.3.1, as databases and results have them; there are no words for the others.
+REASONS = {
+    "keyCompromise": "keyCompromise",
+    "cACompromise": "CACompromise",
+    "affiliationChanged": "affiliationChanged",
+    "superseded": "superseded",
+    "cessationOfOperation": "cessationOfOperation",
+    "certificateHold": "certificateHold",
+}
+
+
+def revoked_in(parsed: t.Any) -> t.Iterator[t.Tuple[int, datetime, t.Optional[str]]]:
+    """(serial number, when, one of REASONS) of each certificate that a CRL lists."""
+    for entry in parsed:
+        why = next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
+        yield entry.serial_number, moment(entry, "revocation_date"), REASONS.get(why or "")
+
+
 def crl_number(parsed: t.Any) -> t.Optional[str]:
     try:
         number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number

@@ -20,22 +20,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import S
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
-# The reasons of RFC 5280, 5.3.1, as databases and results have them; there are no words for the others.
-REASONS = {
-    "keyCompromise": "keyCompromise",
-    "cACompromise": "CACompromise",
-    "affiliationChanged": "affiliationChanged",
-    "superseded": "superseded",
-    "cessationOfOperation": "cessationOfOperation",
-    "certificateHold": "certificateHold",
-}
-
 
 @dataclass(frozen=True)
 class Revoked:
     serial: int
     at: datetime
-    reason: str | None  # one of REASONS
+    reason: str | None  # one of _x509.REASONS
 
     def as_order(self) -> Revocation:
         return Revocation(even_hex(self.serial), asn1_time(self.at), self.reason)
@@ -116,11 +106,7 @@ def _crl(path: str, generations: t.Sequence[Generation]) -> Crl:
     if not any(_x509.signed_by(parsed, generation.certificate) for generation in generations):
         raise KeywardError(what + "used", "no generation of this CA signed it", "Give the CRLs of this CA only")
     number = next((e.value.crl_number for e in parsed.extensions if hasattr(e.value, "crl_number")), None)
-    revoked = []
-    for entry in parsed:
-        why = next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
-        revoked.append(Revoked(entry.serial_number, _x509.moment(entry, "revocation_date"), REASONS.get(why or "")))
-    return Crl(number, revoked)
+    return Crl(number, [Revoked(*one) for one in _x509.revoked_in(parsed)])
 
 
 def _issued(folder: str, generations: t.Sequence[Generation]) -> list[Issued]:

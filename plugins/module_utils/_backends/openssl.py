@@ -71,15 +71,17 @@ class OpensslBackend(FileCa):
             value = config.get(section, name)
             return absolute(self.directory, value) if value else None
 
+        random_serials = config.get(section, "rand_serial") is not None  # whatever it says
         return replace(
             self._files_named(section, paths["certificate"], paths["private_key"]),
             database=named("database"),
-            serial=named("serial"),
+            serial=None if random_serials else named("serial"),
             crl_number=named("crlnumber"),
             new_certificates=named("new_certs_dir"),
             certificates=named("certs"),
             crl_directory=named("crl_dir"),
             crl=named("crl"),
+            random_serials=random_serials,
         )
 
     def configuration(self) -> t.List[str]:

@@ -9,13 +9,16 @@ import hashlib
 import os
 import shutil
 import typing as t
+from dataclasses import replace
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, told
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import is_successor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand, scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
@@ -26,7 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, moment, pem, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, moment, pem, signed_by
 
 try:
     from cryptography import x509
@@ -47,7 +50,7 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
     with ca.alone(files, _WHAT, check or not changes) as locks:
         facts = ca.as_decided(order.of, _WHAT) if changes else ca.facts()
         signing = _Signing(ca, files, facts, locks)
-        changed = False
+        changed, advisories = False, list(facts.advisories)
         if order.scratch:
             made = signing.prove()
         elif order.published is not None:
@@ -56,10 +59,16 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
             if not files.database:
                 why = "the CA has no configuration that names its database"
                 raise KeywardError(_WHAT, why, "Give config_file, and name it there")
+            database = DatabaseFiles(ca, files)
+            if order.sign and not check:
+                advisories += database.finish(_WHAT)
+            database.refuse_unread(_WHAT)
+            advisories += findings(database, files, facts.generations)
             if order.sign and not check:
                 changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
-            made = list(signing.tell(serials(files.database, b"R")))
-    answer: Crled = told(ca, facts, Crled, changed=changed, crls=tuple(made))
+                database = DatabaseFiles(ca, files)
+            made = list(signing.tell(database.index.revoked))
+    answer: Crled = told(ca, replace(facts, advisories=tuple(advisories)), Crled, changed=changed, crls=tuple(made))
     return answer
 
 
@@ -67,7 +76,7 @@ class _Signing:
     def __init__(self, ca: FileCa, files: Files, facts: Facts, locks: t.Sequence[int]) -> None:
         self._ca, self._files, self._facts, self._locks = ca, files, facts, locks
 
-    def tell(self, revoked: t.Set[str]) -> t.Iterator[Crl]:
+    def tell(self, revoked: t.Set[int]) -> t.Iterator[Crl]:
         """What lies in the place of each generation's CRL, and how many of the revocations it lacks."""
         for generation in self._facts.generations:
             path = self._path_of(generation)
@@ -173,9 +182,9 @@ class _Signing:
         return path if current else older_path(path, generation.index)
 
 
-def _lacking(data: bytes, revoked: t.Set[str]) -> int:
+def _lacking(data: bytes, revoked: t.Set[int]) -> int:
     try:
-        return len(revoked - {even_hex(entry.serial_number) for entry in load_crl(data)})
+        return len(not_in_crl(revoked, (entry.serial_number for entry in load_crl(data))))
     except (ValueError, TypeError):
         return 0
 

@@ -11,9 +11,11 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
@@ -26,6 +28,13 @@ class FileDatabase:
     def state(self) -> State:
         survey = Survey(self._ca, self._ca.known_facts or self._ca.facts())
         return survey.state(survey.wanted())
+
+    def findings(self) -> t.List[Finding]:
+        facts, files = self._ca.known_facts or self._ca.facts(), self._ca.files()
+        try:
+            return findings(DatabaseFiles(self._ca, files), files, facts.generations) if files.database else []
+        except KeywardError as exc:
+            return [Finding("database_unreadable", str(exc))]
 
     def copy(self, order: Copy, folder: str, check: bool) -> Copied:
         """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""

@@ -26,19 +26,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive impor
     write_set,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
-    Files,
     crl_path,
     older_files,
     request_path,
     staged_path,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
-    Numbers,
-    parse_index,
-)
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
@@ -46,8 +41,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 ATTEMPTS, PAUSE = 8, 0.5  # seconds
+WHAT = "the database was not backed up"
 REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
-LARGEST_INDEX = 1024 * 1024 * 1024
 
 
 class Survey:
@@ -133,6 +128,13 @@ class Survey:
         half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial")]
         return [*half_written, *([self._files.lock] if self._files.lock else [])]
 
+    def finish(self) -> t.List[Finding]:
+        """What openssl left undone is put in place, so that the set has it."""
+        if not DatabaseFiles(self._backend, self._files).waiting:
+            return []
+        with self._backend.alone(self._files, WHAT, False):
+            return DatabaseFiles(self._backend, self._files).finish(WHAT)
+
     def state(self, wanted: t.Mapping[str, str]) -> State:
         """Raises KeywardError where the database can't be read."""
         whole = {"index", "serial", "crl_number", "attributes", "certificate"}
@@ -149,7 +151,7 @@ class Survey:
                     status = os.lstat(path)
                     if not stat.S_ISDIR(status.st_mode):
                         contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
-        numbers = read_numbers(self._files)
+        numbers = DatabaseFiles(self._backend, self._files).numbers(WHAT)
         return State(
             contents.hexdigest(),
             configuration.hexdigest(),
@@ -199,34 +201,10 @@ def digest_or_none(path: str) -> t.Optional[str]:
         raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
 
 
-def read_numbers(files: Files) -> Numbers:
-    """The database as numbers. Raises KeywardError where it can't be read; one that does not exist has no rows."""
-    index = t.cast(str, files.database)
-    rows = {}
-    with contextlib.suppress(FileNotFoundError):
-        rows = parse_index(read_file(index, "the database", LARGEST_INDEX).decode("utf-8", "surrogateescape"), index)
-    return Numbers(rows, None if files.random_serials else _number_in(files.serial), _number_in(files.crl_number))
-
-
-def _number_in(path: t.Optional[str]) -> t.Optional[int]:
-    if path is None:
-        return None
-    try:
-        return parse_number(read_file(path, "the number", 65536), path)
-    except FileNotFoundError:
-        return None
-
-
-def parse_number(data: bytes, path: str) -> int:
-    try:
-        return int(data.strip(), 16)
-    except ValueError:
-        raise KeywardError(f"{path} can't be read", "it holds no hexadecimal number", "Find out what became of it") from None
-
-
 def make_files(survey: Survey, folder: str) -> Copied:
     """The archives and the list of their members, proved, in a directory. Raises KeywardError, OSError."""
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
+    finished = survey.finish()
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
@@ -248,12 +226,12 @@ def make_files(survey: Survey, folder: str) -> Copied:
             break
     else:
         raise KeywardError(
-            "the database was not backed up",
+            WHAT,
             f"the CA changed it each of {ATTEMPTS} times while it was copied",
             "Run the task when the CA issues less, or stop issuing for a moment",
         )
     SetFiles(folder, members).prove(survey.known)
-    advisories = []
+    advisories = finished
     if half_written:
         text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
         advisories.append(Finding("unfinished_issue", text))

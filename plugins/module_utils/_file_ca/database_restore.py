@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import time
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
     Member,
@@ -21,13 +19,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive impor
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
-    LARGEST_INDEX,
     digest_or_none,
     hex_or_none,
     lies_in,
-    parse_number,
-    read_numbers,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles, parse_number
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import DatabasePlaces
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
@@ -35,16 +31,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
-    Issued,
-    Numbers,
-    Outcome,
-    Published,
-    Revocation,
-    compare,
+    attribute_in,
     index_text,
-    parse_index,
+    is_unique_subject,
+    read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import published_on
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     move_aside,
@@ -59,12 +55,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._protection import (
     protect_path,
     protection_of,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
+from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, one_line, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
 
 _CHUNK = 1024 * 1024
+CORE = ("index", "serial", "crl_number")
 
 
 @dataclass(frozen=True)
@@ -87,24 +84,33 @@ class Restoration:
         self._set_aside: t.List[SetAside] = []
         self._restored: t.List[orders.BroughtBack] = []
         self._texts: t.Dict[str, bytes] = {}
-        self._more = False
-        self._further: t.Set[str] = set()  # the numbers (parts) in which the host is beyond the set
+        self._finished: t.List[Finding] = []
+        self._base: t.Optional[Base] = None
         self._places: t.Optional[DatabasePlaces] = None
-        self._newer = False  # the host's database has all of the set's, and more
-        self._random_serials = False
+        self._files: t.Optional[Files] = None
         with contextlib.suppress(KeywardError):
-            self._random_serials = backend.files().random_serials
+            self._files = backend.files()
+        self._random_serials = bool(self._files and self._files.random_serials)
 
     def carry_out(self) -> orders.Restored:
+        if self._files and self._files.database and not self._check:
+            self._finished = DatabaseFiles(self._backend, self._files).finish("nothing was restored")
         items = self._compared()
         if self._order.part == "configuration":
             items = [item for item in items if item.member.part == "configuration"]
             self._refuse([item for item in items if item.there == "different"])
             self._put_back(items, {})
             return self._answer(None, None)
-        ours, base, replaced = self._base(items)
-        published = self._published(items)
-        outcome = compare(base, published, self._advance(), self._ca_expires(), self._unique_subject())
+        paths = {item.member.part: item.path for item in items}
+        theirs, live = self._theirs(), self._live(paths)
+        ours = self._ours(live)
+        base = self._chosen(items, ours, theirs)
+        published = self._published(items, live)
+        expected = (published, self._advance(), self._ca_expires(), self._unique_subject())
+        outcome = compare(base.numbers, *expected, base.unknown_since)
+        if base.replaced and outcome.numbers.rows == ours.rows and os.path.lexists(live.path):
+            base = base.kept(ours, theirs)
+            outcome = compare(base.numbers, *expected, base.unknown_since)
         if outcome.newer:
             raise KeywardError(
                 "nothing was restored",
@@ -112,12 +118,12 @@ class Restoration:
                 "Find a newer set, or give advance: auto: the numbers go on beyond them, and revocations are entered again",
                 outcome.newer,
             )
-        core = ("index", "serial", "crl_number")
-        left = [item for item in items if item.member.part not in core or replaced or item.there == "missing"]
+        self._base = base
+        texts = self._changed_texts(base, ours, theirs, outcome.numbers, live)
         # What the software has moved since then is where it belongs.
-        left = [item for item in left if item.member.part not in self._further and not (self._newer and item.member.part == "movable")]
-        texts = self._changed_texts(items, ours, base, outcome, replaced)
-        self._put_back(left, texts)
+        left = [item for item in items if not (base.newer and item.member.part == "movable")]
+        left = [item for item in left if item.member.part not in CORE or item.member.part in texts]
+        self._put_back(left, {part: text for part, text in texts.items() if text is not None})
         return self._answer(outcome, published)
 
     # --- looking ---
@@ -176,49 +182,65 @@ class Restoration:
         own = files.private_key
         return {own, staged_path(own), *(path for _number, path in older_files(own))} if own else set(), files.subscribers
 
-    def _base(self, items: t.Sequence[_Item]) -> t.Tuple[Numbers, Numbers, bool]:
-        """(the database on the host, the one to go on from, whether that is the set's)."""
-        paths = {item.member.part: item.path for item in items}
-        texts = {part: self._texts[part] for part in self._texts}
-        theirs = Numbers(
-            parse_index(texts.get("index", b"").decode("utf-8", "surrogateescape"), "of the set"),
+    def _theirs(self) -> Numbers:
+        """The set's database."""
+        texts = self._texts
+        index = read_index(texts.get("index", b""))
+        return Numbers(
+            index.by_number,
             parse_number(texts["serial"], "serial of the set") if "serial" in texts and not self._random_serials else None,
             parse_number(texts["crl_number"], "crlnumber of the set") if "crl_number" in texts else None,
         )
-        there = {part: os.path.lexists(paths[part]) for part in self._texts}
-        ours = self._live(paths)
-        different = [
-            item for item in items if item.there == "different" and item.member.part in ("configuration", "attributes", "issued", "request")
-        ]
-        if not there.get("index") or (theirs.rows and not ours.rows and not self._aside):
-            self._refuse(different)
-            # The rows are lost, or those of a CA that ca_install brought back; the numbers may not be: they never go back.
-            numbers = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
-            self._further = {part for part, (our, their) in numbers.items() if their is not None and (our or 0) > their}
-            serial, crl_number = (our if part in self._further else their for part, (our, their) in numbers.items())
-            return ours, replace(theirs, next_serial=serial, next_crl_number=crl_number), True
-        self._more = len(ours.rows) > len(theirs.rows)
-        same = ours == theirs
-        if self._aside:
-            return ours, (ours if same else theirs), not same
-        self._refuse(different)
-        if ours.covers(theirs):
-            self._newer = not same
-            return ours, ours, False
-        if theirs.covers(ours):
-            return ours, theirs, True
-        core = [item for item in items if item.member.part in ("index", "serial", "crl_number") and item.there == "different"]
-        self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has")
-        return ours, theirs, True
 
-    def _live(self, paths: t.Mapping[str, str]) -> Numbers:
+    def _live(self, paths: t.Mapping[str, str]) -> DatabaseFiles:
+        """The files of the host's database: where the configuration says, or else where those of the set belong."""
+        files = self._files or Files("", "", None, None)
+        named = replace(
+            files,
+            database=files.database or paths.get("index"),
+            serial=files.serial or (None if self._random_serials else paths.get("serial")),
+            crl_number=files.crl_number or paths.get("crl_number"),
+        )
+        return DatabaseFiles(self._backend, named)
+
+    def _ours(self, live: DatabaseFiles) -> Numbers:
+        """The host's database."""
         try:
-            files = Files("", "", None, None, paths.get("index", ""), paths.get("serial"), paths.get("crl_number"))
-            return read_numbers(replace(files, random_serials=self._random_serials))
+            return live.numbers("nothing was restored")
         except KeywardError:
             if not self._aside:
                 raise
-            return Numbers({}, None, None)  # damaged, and to be set aside
+        # Damaged, and to be set aside. Its numbers never go back all the same.
+        numbers: t.List[t.Optional[int]] = [None, None]
+        with contextlib.suppress(KeywardError):
+            numbers[0] = live.next_serial
+        with contextlib.suppress(KeywardError):
+            numbers[1] = live.next_crl_number
+        return Numbers({}, *numbers)
+
+    def _chosen(self, items: t.Sequence[_Item], ours: Numbers, theirs: Numbers) -> Base:
+        merging = self._order.on_conflict == "merge"
+        parts = ("configuration", "attributes") if merging else ("configuration", "attributes", "issued", "request")
+        self._refuse([item for item in items if item.there == "different" and item.member.part in parts])
+        index_lost = not any(item.member.part == "index" and item.there != "missing" for item in items)
+        base = choose(ours, theirs, index_lost and not ours.rows, self._order.on_conflict)
+        if base.conflict:
+            core = [item for item in items if item.member.part in CORE and item.there == "different"]
+            self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has")
+        if merging and base.replaced and self._unique_subject():
+            subjects = [row.subject for row in base.numbers.rows.values() if row.kind == "V"]
+            if len(subjects) != len(set(subjects)):
+                raise KeywardError(
+                    "nothing was restored",
+                    "the two databases have valid certificates of one subject, and unique_subject allows one",
+                    "Set unique_subject = no in index.txt.attr, and run the task again",
+                )
+        return base
+
+    def _published(self, items: t.Sequence[_Item], live: DatabaseFiles) -> Published:
+        folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
+        of_set = {item.path for item in items}
+        return published_on(self._stored.manifest.generations, live, folders, of_set, self._order.published)
 
     def _refuse(self, items: t.Sequence[_Item], why: str = "something else is in the place of what the set holds") -> None:
         if items and not self._aside:
@@ -241,70 +263,59 @@ class Restoration:
 
     def _unique_subject(self, attributes: t.Optional[bytes] = None) -> bool:
         """As openssl ca decides it: by the file beside the database, else by the configuration, else yes."""
-        text = (self._texts.get("attributes", b"") if attributes is None else attributes).decode("utf-8", "replace")
+        configured = None
         with contextlib.suppress(KeywardError, FileNotFoundError):
-            if not text:
-                text = f"unique_subject = {self._backend.setting('unique_subject') or 'yes'}"
-        found = re.search(r"^\s*unique_subject\s*=\s*(\S)", text, re.MULTILINE)
-        return not (found and found.group(1) in "fFnN0")
+            configured = self._backend.setting("unique_subject")
+        with scratch_directory() as scratch:
+            path = os.path.join(scratch, "attributes")
+            write_new(path, self._texts.get("attributes", b"") if attributes is None else attributes, 0o600)
+            return is_unique_subject(attribute_in(path, scratch), configured)
 
     def _ca_expires(self) -> str:
         text = self._stored.manifest.generations[-1].not_after
         return asn1_time(parse_time(text))
 
-    def _published(self, items: t.Sequence[_Item]) -> Published:
-        """What the controller read, and certificates that lie on the host though the set does not know them."""
-        given = self._order.published
-        issued = [Issued(int(one.serial, 16), one.expires, one.subject, one.where) for one in given.issued]
-        folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
-        seen = {item.path for item in items}
-        signers = [_x509.load(generation.certificate) for generation in self._stored.manifest.generations]
-        for folder in sorted(folders):
-            with contextlib.suppress(OSError):
-                for name in sorted(os.listdir(folder)):
-                    path = os.path.join(folder, name)
-                    if path not in seen and name.endswith(".pem"):
-                        issued += _issued_in(path, signers)
-        return Published(
-            [int(number, 16) for number in given.crl_numbers],
-            [Revocation(int(one.serial, 16), one.at or "", one.reason) for one in given.revocations],
-            issued,
-            given.compared,
-        )
-
     # --- writing ---
 
     def _changed_texts(
-        self, items: t.Sequence[_Item], ours: Numbers, base: Numbers, outcome: Outcome, replaced: bool
-    ) -> t.Dict[str, bytes]:
-        """The contents of the database's files where they are to be other than the set's or the host's; by part."""
-        texts = {}
-        result = outcome.numbers
-        if result.rows != base.rows:
-            source = (
-                self._texts.get("index", b"")
-                if replaced
-                else read_file(next(item.path for item in items if item.member.part == "index"), "the database", LARGEST_INDEX)
+        self, base: Base, ours: Numbers, theirs: Numbers, result: Numbers, live: DatabaseFiles
+    ) -> t.Dict[str, t.Optional[bytes]]:
+        """The files of the database that are to be written, by part: None where the set's bytes are right. Those left out stay."""
+        texts: t.Dict[str, t.Optional[bytes]] = {}
+        there = os.path.lexists(live.path) or live.path in live.waiting
+        if result.rows != ours.rows or not there:
+            source = self._texts.get("index", b"")
+            if base.merged or not base.replaced:
+                source, before = read_file(live.path, "the database", LARGEST_INDEX), ours.rows
+            else:
+                before = theirs.rows
+            texts["index"] = (
+                None
+                if result.rows == theirs.rows and base.replaced and not base.merged
+                else index_text(source, before, result.rows, base.twice)
             )
-            texts["index"] = index_text(source, base, result)
-        if result.next_serial != base.next_serial:
-            texts["serial"] = f"{even_hex(result.next_serial or 0)}\n".encode("ascii")
-        if result.next_crl_number != base.next_crl_number:
-            texts["crl_number"] = f"{even_hex(result.next_crl_number or 0)}\n".encode("ascii")
+        for part, want, our, their in (
+            ("serial", result.next_serial, ours.next_serial, theirs.next_serial),
+            ("crl_number", result.next_crl_number, ours.next_crl_number, theirs.next_crl_number),
+        ):
+            if part not in self._texts:
+                continue
+            # A file of which the number means nothing is put back where it is missing.
+            if want != our if want is not None else not os.path.lexists(self._core_path(part)):
+                texts[part] = None if want == their else f"{even_hex(want or 0)}\n".encode("ascii")
         return texts
 
     def _put_back(self, items: t.Sequence[_Item], texts: t.Mapping[str, bytes]) -> None:
         """What only adds comes first; the database itself comes last, so that a killed run has taken nothing away."""
-        core = ("index", "serial", "crl_number")
         wanted = {}
         for item in items:
             missing = item.there in ("missing", "shortened")
             replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
             if item.member.part in ("companion", "crl", "movable"):
-                replacing = replacing and self._aside
-            if missing or (replacing and (item.member.part in core or self._aside)):
+                replacing = replacing and self._gives_way(item)
+            if missing or (replacing and (item.member.part in CORE or self._gives_way(item))):
                 wanted[item.member.path] = item
-        changed = {part: data for part, data in texts.items() if part in core}
+        changed = dict(texts)
         for item in wanted.values():
             self._restored.append(orders.BroughtBack(item.path, _part(item.member.part)))
         for part in changed:
@@ -313,7 +324,7 @@ class Restoration:
                 self._restored.append(orders.BroughtBack(path, "database"))
         protections = {item.path: _protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
         if self._check:
-            self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._aside]
+            self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._gives_way(i)]
             return
         when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = ""
@@ -333,14 +344,14 @@ class Restoration:
                         directories.append(item)
                     continue
                 make_directories(os.path.dirname(path), Protection(0o755))
-                if item.there == "different" and self._aside:
+                if item.there == "different" and self._gives_way(item):
                     self._set_aside.append(SetAside(path, move_aside(path, when)))
                 if member.type == "link":
                     os.symlink(t.cast(str, member.target), path)
                     if os.geteuid() == 0:
                         os.chown(path, *_owner(member), follow_symlinks=False)
                     continue
-                if member.part in core:
+                if member.part in CORE:
                     data = changed.pop(member.part, None)
                     late.append((stack.enter_context(_staged(path, stream, member, protections[path], data)), member.part))
                     continue
@@ -370,17 +381,21 @@ class Restoration:
         finally:
             stack.close()
 
+    def _gives_way(self, item: _Item) -> bool:
+        """Whether what is there is kept under another name: as the task says, or where the set's certificate of one number counts."""
+        if self._aside or not self._base or item.member.part not in ("issued", "movable"):
+            return self._aside
+        stem, suffix = os.path.splitext(os.path.basename(item.path))
+        return suffix == ".pem" and stem.upper() in {even_hex(number) for number in self._base.theirs_count}
+
     def _core_path(self, part: str) -> str:
         return self._place(self._core[part].path)
 
     def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest
-        advisories = []
-        if self._more and not self._aside:
-            advisories.append(Finding("database_newer", "the database on the host has entries that the set lacks; they stay"))
-        if self._further:
-            text = "the numbers on the host are beyond the set's and stay; what was issued or revoked in between may be missing"
-            advisories.append(Finding("numbers_newer", text))
+        advisories = list(self._finished)
+        if outcome and self._base:
+            advisories += self._base.findings(outcome, manifest.as_of)
         if outcome and outcome.entered:
             advisories.append(Finding("certificates_reentered", f"{outcome.entered} certificates that the set lacked were entered"))
         if published is not None and not published.compared:
@@ -433,18 +448,6 @@ def _lacks_chain(path: str, whole: bytes) -> bool:
     """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
     certificates = pem_certificates(whole)
     return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]
-
-
-def _issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
-    """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
-    try:
-        parsed = _x509.load(read_file(path, "the certificate"))
-    except (KeywardError, ValueError, FileNotFoundError):
-        return []
-    if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
-        return []
-    expires = asn1_time(_x509.validity(parsed)[1])
-    return [Issued(parsed.serial_number, expires, one_line(parsed.subject), os.path.basename(path))]
 
 
 def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, recorded: Protection, data: t.Optional[bytes]) -> StagedFile:

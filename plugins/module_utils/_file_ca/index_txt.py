@@ -1,15 +1,25 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: the index.txt of openssl ca, and what an old one must become; may change in any release."""
+"""Private to keyward.pki: the index.txt of openssl ca, read as openssl reads it, and written; may change in any release.
+
+openssl reads it into memory (its text database), checks each row, and writes what it has in memory back at the next change.
+"""
 
 from __future__ import annotations
 
+import re
 import typing as t
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_faults import Fault, faults_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+
+_BLOCK = 512  # bytes that openssl reads at once; a line that is longer is read in pieces
+_SEPARATOR = re.compile(r"(?<!\\)\t")
+_NUMBER = re.compile(r"-?[0-9A-Fa-f]+\Z")
+_SHOWN = 20  # faults of one file
 
 
 @dataclass(frozen=True)
@@ -24,188 +34,167 @@ class Row:
     subject: str
 
     @property
+    def kind(self) -> str:
+        """openssl looks at the first letter of the state only."""
+        return self.state[:1]
+
+    @property
+    def number(self) -> t.Optional[int]:
+        return int(self.serial, 16) if _NUMBER.match(self.serial) else None
+
+    @property
     def text(self) -> str:
-        return f"{self.state}\t{self.expires}\t{self.revoked}\t{self.serial}\t{self.file}\t{self.subject}"
+        fields = (self.state, self.expires, self.revoked, self.serial, self.file, self.subject)
+        return "\t".join(field.replace("\t", "\\\t") for field in fields)
 
     def covers(self, earlier: Row) -> bool:
         """Whether this row is the earlier one or what has become of it: revoked or expired since."""
         if self == earlier:
             return True
-        later = {"V": ("V", "R", "E"), "E": ("E", "R"), "R": ("R",)}[earlier.state]
-        same = (self.expires, self.serial, self.subject) == (earlier.expires, earlier.serial, earlier.subject)
-        return same and self.state in later and (earlier.state != "R" or self.revoked == earlier.revoked)
-
-
-def parse_index(text: str, path: str) -> t.Dict[int, Row]:
-    """The rows by serial number. Raises KeywardError where openssl would not read it either."""
-    rows = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.startswith("#") or line == "":
-            continue
-        fields = line.split("\t")
-        try:
-            row = Row(*fields)
-            if row.state not in ("V", "R", "E"):
-                raise ValueError
-            rows[int(row.serial, 16)] = row
-        except (TypeError, ValueError):
-            raise KeywardError(
-                f"the database {path} can't be read",
-                f"its line {number} is not one of openssl ca",
-                "Find out what it is before anything else",
-            ) from None
-    return rows
-
-
-def index_text(source: bytes, base: Numbers, result: Numbers) -> bytes:
-    """The bytes of an index.txt with what is to result in the place of what was read from it; all else stays as it is."""
-    lines = source.decode("utf-8", "surrogateescape").split("\n")
-    known = {row.text: row for row in base.rows.values()}
-    out = []
-    for line in lines:
-        row = known.get(line)
-        out.append(result.rows[int(row.serial, 16)].text if row else line)
-    added = [result.rows[serial].text for serial in result.rows if serial not in base.rows]
-    if out and out[-1] == "":
-        out.pop()
-    return "".join(f"{line}\n" for line in [*out, *added]).encode("utf-8", "surrogateescape")
-
-
-def serials(database: str, state: bytes) -> t.Set[str]:
-    """The serial numbers (upper-case hex) of the rows of an index.txt in a state: V, R or E."""
-    found = set()
-    try:
-        with open(database, "rb") as stream:
-            for line in stream:
-                fields = line.rstrip(b"\n").split(b"\t")
-                if fields[0] == state and len(fields) > 3:
-                    found.add(fields[3].decode("ascii", "replace").upper())
-    except OSError as exc:
-        raise KeywardError(
-            f"the database {database} can't be read", os_cause(exc), "Let the user that runs this task read it (become)"
-        ) from exc
-    return found
-
-
-# --- what an old one must become -------------------------------------------------------------------------------------
+        later = {"V": ("V", "R", "E"), "E": ("E", "R"), "R": ("R",)}.get(earlier.kind, ())
+        same = (self.expires, self.number, self.subject) == (earlier.expires, earlier.number, earlier.subject)
+        return same and self.kind in later and (earlier.kind != "R" or self.revoked == earlier.revoked)
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A database as numbers: its rows by serial number, and what comes next. None where the CA has no such file."""
+class Index:
+    """An index.txt. C(lines): the number of each row's line.
 
-    rows: t.Mapping[int, Row]
-    next_serial: t.Optional[int]
-    next_crl_number: t.Optional[int]
+    C(passed_over): rows that a person sees and openssl does not read; C(faults): what it refuses or takes for something else.
+    """
 
-    def covers(self, earlier: Numbers) -> bool:
-        """Whether this database has everything of the other, or what has become of it."""
-        return (
-            all(serial in self.rows and self.rows[serial].covers(row) for serial, row in earlier.rows.items())
-            and (self.next_serial or 0) >= (earlier.next_serial or 0)
-            and (self.next_crl_number or 0) >= (earlier.next_crl_number or 0)
-        )
-
-
-@dataclass(frozen=True)
-class Revocation:
-    serial: int
-    at: str  # YYMMDDHHMMSSZ, as in an index.txt
-    reason: t.Optional[str]
+    rows: t.Tuple[Row, ...]
+    lines: t.Tuple[int, ...] = ()
+    passed_over: t.Tuple[Row, ...] = ()
+    faults: t.Tuple[Fault, ...] = ()
 
     @property
-    def field(self) -> str:
-        return f"{self.at},{self.reason}" if self.reason else self.at
+    def by_number(self) -> t.Dict[int, Row]:
+        """Two rows of one number, as openssl may have them where their texts differ, are one certificate: the revoked one counts."""
+        found: t.Dict[int, Row] = {}
+        for row in self.rows:
+            number = row.number
+            if number is not None and not (number in found and found[number].kind == "R"):
+                found[number] = row
+        return found
+
+    @property
+    def revoked(self) -> t.Set[int]:
+        """The serial numbers that openssl puts into a CRL."""
+        return {number for row in self.rows if row.kind == "R" for number in (row.number,) if number is not None}
+
+    @property
+    def revoked_unread(self) -> t.Set[int]:
+        """The serial numbers of certificates that are revoked to a person's eye, and that openssl puts into no CRL."""
+        rows = [row for row in (*self.rows, *self.passed_over) if row.kind != "R" or row in self.passed_over]
+        meant = [row for row in rows if row.state.strip("\ufeff \r").upper().startswith("R")]
+        return {number for row in meant for number in (row.number,) if number is not None} - self.revoked
+
+    def findings(self, path: str) -> t.List[Finding]:
+        """The faults, those of most weight first."""
+        found = sorted(self.faults, key=lambda fault: (not fault.refused, fault.line))
+        shown = [
+            Finding("index_refused", f"openssl ca refuses {path}: line {fault.line} {fault.text}")
+            if fault.refused
+            else Finding("index_passed_over", f"line {fault.line} of {path} {fault.text}")
+            for fault in found[:_SHOWN]
+        ]
+        if found[_SHOWN:]:
+            shown.append(Finding(shown[0].code, f"{path} has {len(found) - _SHOWN} further lines of that kind"))
+        return shown
+
+    def refuse(self, what: str, path: str) -> None:
+        """Raises KeywardError where openssl can't use it."""
+        refused = [finding for finding in self.findings(path) if finding.code == "index_refused"]
+        if refused:
+            remedy = "Correct that line, or put the file back as it was (ca_database_restore, with on_conflict: set_aside)"
+            raise KeywardError(what, "; ".join(finding.message for finding in refused[:3]), remedy, refused)
 
 
-@dataclass(frozen=True)
-class Issued:
-    """A certificate that is known to be issued."""
-
-    serial: int
-    expires: str
-    subject: str  # as in an index.txt
-    where: str
-
-
-@dataclass(frozen=True)
-class Published:
-    """What is out there: numbers and revocations of CRLs, certificates."""
-
-    crl_numbers: t.Sequence[int] = ()
-    revocations: t.Sequence[Revocation] = ()
-    issued: t.Sequence[Issued] = ()
-    compared: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a database is to be. C(newer): why what is published is newer than the database was."""
-
-    numbers: Numbers
-    newer: t.Tuple[Finding, ...] = ()
-    reentered: t.Tuple[Revocation, ...] = ()
-    advanced: t.Mapping[str, t.Optional[int]] = field(default_factory=dict)
-    entered: int = 0  # certificates that the database lacked
-
-
-def compare(base: Numbers, published: Published, advance: t.Any, ca_expires: str, unique_subject: bool = False) -> Outcome:
-    """The database that must result. C(advance): None, "auto" or {serial, crl_number} as numbers. Raises KeywardError.
-
-    C(unique_subject): openssl ca reads no database in which two valid rows have one subject; of several the last one is entered.
-
-    An old database hands out serial numbers and CRL numbers a second time, and forgets revocations.
-    """
-    known = {one.serial: one for one in published.issued}
-    unknown = sorted(serial for serial in known if serial not in base.rows)
-    numbers = [number for number in published.crl_numbers if number >= (base.next_crl_number or 0)]
-    missing = [one for one in published.revocations if one.serial not in base.rows or base.rows[one.serial].state != "R"]
-    newer = []
-    if numbers or missing:
-        what = [f"CRL number {max(numbers):X}"] if numbers else []
-        what += [f"{len(missing)} revocations that it lacks"] if missing else []
-        newer.append(Finding("published_crl_newer", "a published CRL is newer than the database: " + ", ".join(what)))
-    if unknown:
-        where = ", ".join(f"{serial:X} ({known[serial].where})" for serial in unknown[:5])
-        newer.append(Finding("published_certificates_newer", f"{len(unknown)} certificates were issued that the database lacks: {where}"))
-    if newer and advance is None:
-        return Outcome(base, tuple(newer))
-    seen = max([*unknown, *(one.serial for one in missing if one.serial not in base.rows)], default=-1)
-    least = {"serial": max(base.next_serial or 0, seen + 1), "crl_number": max([base.next_crl_number or 0, *(n + 1 for n in numbers)])}
-    wanted = dict(least)
-    if isinstance(advance, dict):
-        for name, given in advance.items():
-            if given is not None and given < least[name]:
-                if newer:
-                    raise KeywardError(
-                        "nothing was restored",
-                        f"advance.{name} {given:X} is not beyond what was issued and published",
-                        f"Give at least {least[name]:X}, or advance: auto",
-                    )
-                continue
-            wanted[name] = given if given is not None else least[name]
-    rows = dict(base.rows)
-    for one in missing if advance is not None else ():
-        there, seen_as = rows.get(one.serial), known.get(one.serial)
-        if there:
-            rows[one.serial] = replace(there, state="R", revoked=one.field)
+def read_index(data: bytes, unique_subject: bool = False) -> Index:
+    """What openssl has in memory of an index.txt. C(unique_subject): it allows no two valid certificates of one subject."""
+    rows, lines, passed_over = [], [], []
+    faults: t.List[Fault] = []
+    for number, text, why in _records(data):
+        fields = [field.replace("\\\t", "\t") for field in _SEPARATOR.split(text)]
+        if len(fields) == 7 and fields[6] == "":  # a tab at the end is none too many
+            fields.pop()
+        if why:
+            faults.append(Fault(number, why))
+            if len(fields) == 6:
+                passed_over.append(Row(*fields))
+        elif len(fields) == 6:
+            rows.append(Row(*fields))
+            lines.append(number)
+        elif text == "":
+            faults.append(Fault(number, "is empty", refused=True))
         else:
-            expires = seen_as.expires if seen_as else ca_expires
-            subject = seen_as.subject if seen_as else "/CN=re-entered from the published CRL"
-            rows[one.serial] = Row("R", expires, one.field, even_hex(one.serial), "unknown", subject)
-    entered = [] if advance is None else [known[serial] for serial in unknown if serial not in rows]
-    if unique_subject:
-        named = {row.subject for row in rows.values() if row.state == "V"}
-        entered = list({seen_as.subject: seen_as for seen_as in entered if seen_as.subject not in named}.values())
-    for seen_as in entered:
-        rows[seen_as.serial] = Row("V", seen_as.expires, "", even_hex(seen_as.serial), "unknown", seen_as.subject)
-    result = Numbers(
-        rows,
-        None if base.next_serial is None else wanted["serial"] if advance is not None else base.next_serial,
-        None if base.next_crl_number is None else wanted["crl_number"] if advance is not None else base.next_crl_number,
-    )
-    advanced = {
-        "serial": result.next_serial if result.next_serial != base.next_serial else None,
-        "crl_number": result.next_crl_number if result.next_crl_number != base.next_crl_number else None,
-    }
-    return Outcome(result, (), tuple(missing) if advance is not None else (), advanced, len(entered))
+            faults.append(Fault(number, f"has {len(fields)} columns between tabs, and a row has 6", refused=True))
+    faults += faults_of(rows, lines, unique_subject)
+    return Index(tuple(rows), tuple(lines), tuple(passed_over), tuple(sorted(faults, key=lambda fault: fault.line)))
+
+
+def _records(data: bytes) -> t.Iterator[t.Tuple[int, str, str]]:
+    """(number of its line, text, why openssl passes it over: empty where it reads it), block by block as openssl reads."""
+    size, position, line, start, record = _BLOCK, 0, 1, 1, b""
+    while position < len(data):
+        if record:
+            size += _BLOCK
+        last = position + size - len(record) - 1
+        end = data.find(b"\n", position, last) + 1 or min(last, len(data))
+        piece = data[position:end]
+        position = end
+        seen = piece.split(b"\0", 1)[0]
+        if seen != piece:
+            yield line, "", "holds a NUL byte: what follows is not read as it stands"
+        if not seen:
+            if data.find(b"\n", position) != -1:
+                yield line, "", "and those that follow are not read, because of that byte: they go with openssl's next change"
+            break
+        comment = not record and seen[:1] == b"#"
+        if comment:
+            yield line, "", "begins with #: openssl does not read it, and it goes with its next change"
+        else:
+            record += seen
+        line += piece.endswith(b"\n")
+        if comment:
+            start = line
+        elif seen.endswith(b"\n"):
+            yield start, _text(record[:-1]), ""
+            start, record = line, b""
+    if record:
+        yield start, _text(record), "has no newline at its end: openssl does not read it, and it goes with its next change"
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def is_unique_subject(attributes: t.Optional[str], configured: t.Optional[str]) -> bool:
+    """As openssl ca decides it: by the file beside the index, else by the configuration, else yes. Both are its values of the name."""
+    value = configured if attributes is None else attributes
+    return not (value and value[0] in "fFnN0")
+
+
+def attribute_in(path: str, directory: str) -> t.Optional[str]:
+    """What an index.txt.attr says of unique_subject; None where openssl can't read it or it says nothing."""
+    try:
+        return OpensslConfig(path, directory).get("default", "unique_subject")
+    except (KeywardError, FileNotFoundError):
+        return None
+
+
+def index_text(source: bytes, base: t.Mapping[int, Row], result: t.Mapping[int, Row], twice: t.Mapping[int, Row]) -> bytes:
+    """The bytes of an index.txt with what is to result in the place of what was read from it; all else stays as it is.
+
+    C(twice): rows of a number that another row has; openssl allows it once, and they are noted as comments.
+    """
+    text = source.decode("utf-8", "surrogateescape")
+    known = {row.text: number for number, row in base.items()}
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    out = [result[known[line]].text if line in known else line for line in lines]
+    out += [result[number].text for number in result if number not in base]
+    out += [f"#{row.text}" for row in twice.values() if f"#{row.text}" not in out]
+    return "".join(f"{line}\n" for line in out).encode("utf-8", "surrogateescape")

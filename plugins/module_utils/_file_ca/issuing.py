@@ -14,8 +14,9 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import requested_subject, stand_in_key, subject_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import serials
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
@@ -59,10 +60,14 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
                 "the configuration of the CA that should sign it names no database and no new_certs_dir",
                 "Give config_file, and name them there",
             )
+        database = DatabaseFiles(ca, files)
+        finished = [] if check else database.finish(_WHAT)
         issuing = _Issuing(ca, files, facts.generations, order)
         extensions = ca.subordinate(files, order.extensions)
         earlier = issued = issuing.answered(_REQUEST)
         if earlier is None:
+            database.index.refuse(_WHAT, database.path)
+            refuse_to_overwrite(database, files, facts.generations, _WHAT)
             rehearsed = issuing.rehearse(extensions)
             issued = None if check else issuing.issue(extensions, locks)
             shown = issued or rehearsed
@@ -80,7 +85,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
         certificate=pem(issued.certificate) if issued else None,
         serial=issued.serial if issued else None,
         chain=tuple(pem(der) for der in (facts.generations[-1].certificate, *facts.chain)),
-        advisories=(*facts.advisories, *found),
+        advisories=(*facts.advisories, *finished, *found),
     )
 
 
@@ -119,9 +124,13 @@ class _Issuing:
             parsed = x509.load_der_x509_certificate(answer.certificate)
             if answer.public_key_sha256 != key or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
                 continue
-            if answer.not_after > now_text() and answer.serial.upper() in serials(self._database, b"V"):
+            if answer.not_after > now_text() and self._is_valid(int(answer.serial, 16)):
                 return answer
         return None
+
+    def _is_valid(self, number: int) -> bool:
+        row = DatabaseFiles(self._ca, self._files).index.by_number.get(number)
+        return row is not None and row.kind == "V"
 
     def rehearse(self, extensions: t.Sequence[str]) -> Generation:
         """What would be issued: openssl signs with a key of this moment, in copies of the database. Nothing of the CA is touched.

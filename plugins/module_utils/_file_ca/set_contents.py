@@ -11,8 +11,8 @@ from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import NEVER, Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import ISSUED_PARTS, SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import LARGEST_INDEX
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, parse_index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, read_index
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE
 from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
@@ -28,7 +28,7 @@ class SetContents:
     def rows(self) -> t.Dict[int, Row]:
         for member, stream in self._files.contents(CORE):
             if stream and member.part == "index":
-                return parse_index(stream.read(LARGEST_INDEX).decode("utf-8", "surrogateescape"), "of the set")
+                return read_index(stream.read(LARGEST_INDEX)).by_number
         return {}
 
     @functools.cached_property
@@ -56,7 +56,7 @@ def compared(newer: Stored, older: Stored) -> Lacks:
     missed = [(row, until) for row, until in missed if until > today]
     return Lacks(
         rows=len(missed),
-        revoked=sum(1 for row, _until in missed if row.state == "R"),
+        revoked=sum(1 for row, _until in missed if row.kind == "R"),
         until=max((until for _row, until in missed), default=NEVER),
         any=bool(example),
         example=example,

@@ -15,9 +15,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import 
 
 @dataclass(frozen=True)
 class Look:
-    """Tell the authority as it is. Nothing is changed."""
+    """Tell the authority as it is. Nothing is changed. C(database): also what is wrong with its database."""
 
     NAME: t.ClassVar[str] = "look"
+
+    database: bool = False
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class Restore:
     of: t.Optional[Hex]
     manifest: ManifestText
     part: t.Annotated[str, OneOf(("all", "configuration"))] = "all"
-    on_conflict: t.Annotated[str, OneOf(("fail", "set_aside"))] = "fail"
+    on_conflict: t.Annotated[str, OneOf(("fail", "merge", "set_aside"))] = "fail"
     published: Published = Published()
     advance: t.Optional[Advance] = None
     folder: t.Optional[Path] = None

@@ -64,6 +64,8 @@ def test_one_flow_wherever_the_set_is(ca: OpensslCa, store: Path, where: str) ->
     assert host.restore(check=True, **{where: place})["changed"] and not (ca.directory / "index.txt").exists()
     result = host.restore(**{where: place})
     assert result["changed"] and result["set"]["paths"] == [str(path)] and result["authority"]["host"] == "ca1"
+    assert before.pop("serial") == b"1001\n" and (ca.directory / "serial").read_text() == "011001\n", "beyond what was given since"
+    assert codes(result["advisories"]) == ["numbers_advanced", "published_not_compared"]
     assert {name: (ca.directory / name).read_bytes() for name in before} == before
     whole = exact(ca.directory)
     assert not host.restore(**{where: place})["changed"] and exact(ca.directory) == whole
@@ -150,7 +152,7 @@ def test_what_is_published(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
     assert codes(host.restore(**there)["reasons"]) == ["published_crl_newer"]
     assert codes(host.restore(stores=[str(store)], published_certificates=str(issued))["reasons"]) == ["published_certificates_newer"]
     result = host.restore(**there, published_certificates=str(issued), advance="auto")
-    assert (result["next_serial"], result["advanced"]) == ("1002", {"serial": "1002", "crl_number": result["next_crl_number"]})
+    assert (result["next_serial"], result["advanced"]) == ("011002", {"serial": "011002", "crl_number": result["next_crl_number"]})
     (entered,) = result["reentered"]
     assert (entered["serial"], entered["reason"]) == ("1000", "CACompromise") and entered["revoked_at"].endswith("Z")
     assert "/CN=later.example.com" in (ca.directory / "index.txt").read_text()

@@ -1,0 +1,136 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what a person must know of the database of a CA of files; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, now
+
+_CERTIFICATE = re.compile(r"([0-9A-Fa-f]+)\.pem\Z")
+_SHOWN = 10
+
+
+def findings(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.List[Finding]:
+    """What is wrong with a database, what openssl left undone, and where CRLs and certificates on the host show more than it has."""
+    found = database.index.findings(database.path)
+    for path in database.waiting:
+        text = f"openssl was stopped before it put {path}.new in place: ca_crl and ca_sign do that before they sign, and each new set"
+        found.append(Finding("unfinished_issue", text))
+    for path in database.missing():
+        text = f"{path} is gone; {path}.old is what came before it, and its numbers were given. Put it back (ca_database_restore)"
+        found.append(Finding("database_file_missing", text))
+    return [*found, *_without_row(database, files, generations), *_crls_say_more(database, files, generations)]
+
+
+def refuse_to_overwrite(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation], what: str) -> None:
+    """Raises KeywardError where the next certificate would take the number, and the file, of one without a row."""
+    following = database.next_serial
+    for path, certificate in unlisted(files.new_certificates, database.index.by_number, generations):
+        if certificate.serial_number == following:
+            why = f"the next serial number is that of {path}, which has no row in {database.path}: openssl was stopped while it issued it"
+            raise KeywardError(what, why, f"Enter it (openssl ca -valid {path}), and set {files.serial} beyond it")
+
+
+def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.List[Finding]:
+    found, following = [], None
+    try:
+        following = database.next_serial
+    except KeywardError as exc:
+        found.append(str(exc))
+    for path, certificate in unlisted(files.new_certificates, database.index.by_number, generations):
+        text = f"{path} has no row in {database.path}: "
+        if certificate.serial_number == following:
+            text += "the next certificate would get its number and its place. "
+        found.append(text + f"Enter it (openssl ca -valid {path}), and see that {files.serial or 'the next number'} is beyond it")
+    if found[_SHOWN:]:
+        found[_SHOWN:] = [f"{len(found) - _SHOWN} further certificates have no row in {database.path}"]
+    return [Finding("certificate_without_row", text) for text in found]
+
+
+def unlisted(folder: t.Optional[str], rows: t.Container[int], generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any]]:
+    """The unexpired certificates of this CA in a folder, named by their numbers, whose number has no row; its own not among them."""
+    try:
+        names = sorted(os.listdir(folder)) if folder else []
+    except OSError:
+        return
+    signers = [_x509.load(generation.certificate) for generation in generations]
+    for name in names:
+        match = _CERTIFICATE.match(name)
+        if not match or int(match.group(1), 16) in rows:
+            continue
+        path = os.path.join(str(folder), name)
+        try:
+            parsed = _x509.load(read_if_there(path, "the certificate") or b"")
+            ended = _x509.validity(parsed)[1] < now()
+        except (KeywardError, ValueError, OSError):
+            continue
+        if ended or parsed.serial_number in rows or parsed in signers:
+            continue
+        if any(_x509.is_issued_by(parsed, signer) for signer in signers):
+            yield path, parsed
+
+
+def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any]]:
+    """The CRLs of this CA that lie on the host, of older keys too."""
+    named = [path for path in (files.crl, files.crl_der) if path]
+    folder = files.crl_directory or (None if files.crl else directory)
+    paths = [*named, *(path for one in named for _number, path in older_files(one))]
+    if folder:
+        try:
+            paths += [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith((".pem", ".crl", ".der"))]
+        except OSError:
+            pass
+    seen: t.List[t.Any] = []
+    for path in dict.fromkeys(paths):
+        try:
+            parsed = _x509.load_crl(read_if_there(path, "the CRL", LARGEST_CRL) or b"")
+        except (KeywardError, ValueError, TypeError):
+            continue
+        if parsed not in seen and any(_x509.signed_by(parsed, generation.certificate) for generation in generations):
+            seen.append(parsed)
+            yield path, parsed
+
+
+def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Iterator[Finding]:
+    """What CRLs that lie here show, and the database does not know any more."""
+    rows, following = database.index.by_number, None
+    try:
+        following = database.next_crl_number
+    except KeywardError as exc:
+        yield Finding("crl_number_behind", str(exc))
+    for path, parsed in own_crls(files, database.directory, generations):
+        lost = sorted(entry.serial_number for entry in parsed if not _is_known(rows.get(entry.serial_number)))
+        if lost:
+            listed = ", ".join(_x509.even_hex(number) for number in lost[:_SHOWN])
+            text = f"{path} lists {len(lost)} certificates that {database.path} does not call revoked: {listed}"
+            yield Finding("revocations_missing", text + ". The next CRL would let them be valid again")
+        number = int(_x509.crl_number(parsed) or "0", 16)
+        if following is not None and number >= following:
+            text = f"{path} has number {number:X}, and {files.crl_number} would give the next one {following:X}: clients keep the later"
+            yield Finding("crl_number_behind", text)
+
+
+def _is_known(row: t.Optional[Row]) -> bool:
+    """Whether a certificate that a CRL lists is revoked in the database, or has expired."""
+    if row is None:
+        return False
+    expired = row.kind == "E" or _moment(row.expires) < _moment(asn1_time(now()))
+    return row.kind == "R" or expired
+
+
+def _moment(text: str) -> str:
+    """A time of an index.txt in one form, to be compared; the years of two digits are those from 1950 on."""
+    return text if len(text) > 13 else ("20" if text[:2] < "50" else "19") + text
