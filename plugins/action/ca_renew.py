@@ -57,6 +57,8 @@ class ActionModule(Task):
         if self.options["days"] is not None and not told.abilities.takes_days:
             raise _adcs.no_days()
         root = is_root(told.generations)
+        if root and told.abilities.renewal_keeps_start and self.options["reuse_key"] and self.options["issued_before"] is not None:
+            raise _adcs.no_issued_before()
         waiting = told.pending_request if told.pending_request and told.pending_request.answerable and not root else None
         order, reasons = self._decided(told, root, waiting)
         if order is None:

@@ -153,7 +153,8 @@ function New-AdcsPathError {
 function Get-AdcsDigest {
     # SHA-256 of bytes, or of the file at -Path, in lower case hex.
     param([byte[]]$Content, [string]$Path)
-    $algorithm = [System.Security.Cryptography.SHA256]::Create()
+    # SHA256.Create() of .NET Framework makes one that FIPS mode forbids.
+    $algorithm = New-Object -TypeName System.Security.Cryptography.SHA256CryptoServiceProvider
     $stream = if ($Path) { [IO.File]::OpenRead($Path) }
     try {
         $digest = if ($Path) { $algorithm.ComputeHash($stream) } else { $algorithm.ComputeHash($Content) }

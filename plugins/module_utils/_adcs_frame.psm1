@@ -171,7 +171,7 @@ function Stop-Module {
 function Get-AdcsAbility {
     # What the controller follows; the defaults of its Abilities are those of a CA that consists of files.
     @{
-        keys_in_hand = $false; takes_days = $false; signs_any_crl = $false; signs_requests = $false
+        keys_in_hand = $false; takes_days = $false; renewal_keeps_start = $true; signs_any_crl = $false; signs_requests = $false
         sets_are_archives = $false; takes_numbers = $false
     }
 }

@@ -18,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    ca_version,
     even_hex,
     key_algorithm,
     pem,
@@ -169,6 +170,18 @@ def generation_advisories(generations: t.Iterable[Generation], now: str) -> t.Li
         for generation in generations
         if generation.not_after < now
     ]
+
+
+def oldest_first(generations: t.Iterable[Generation]) -> t.List[Generation]:
+    """By the number that Windows writes into CA certificates, where each has another; else by validity.
+
+    Windows renews a root with its own key without a new beginning. A parent that isn't AD CS drops the number.
+    """
+    by_validity = sorted(generations, key=lambda generation: (generation.not_before, generation.not_after, generation.sha256))
+    numbers = {generation.sha256: ca_version(generation.certificate) for generation in by_validity}
+    if None in numbers.values() or len(set(numbers.values())) < len(numbers):
+        return by_validity
+    return sorted(by_validity, key=lambda generation: t.cast(int, numbers[generation.sha256]))
 
 
 def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generation]) -> t.List[Generation]:

@@ -130,7 +130,7 @@ def answer_among(certificates: t.Sequence[bytes], key: t.Optional[str], known: t
     given = [generation_of(certificate) for certificate in certificates]
     fitting = [one for one in given if one.public_key_sha256 == key and one.sha256 not in known]
     if fitting:
-        return max(fitting, key=lambda one: one.not_before)
+        return max(fitting, key=lambda one: (one.not_before, one.not_after))
     return None if any(one.sha256 in known for one in given) else given[0]
 
 

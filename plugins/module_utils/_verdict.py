@@ -13,7 +13,13 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of, is_backup_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    Authority,
+    Generation,
+    generation_of,
+    is_backup_of,
+    oldest_first,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import proves
 
 try:
@@ -131,8 +137,7 @@ def bundle_generations(bundles: t.Iterable[Bundle]) -> t.List[Generation]:
                 continue
             if generation.public_key_sha256 in present:
                 found[generation.sha256] = generation
-    ordered = sorted(found.values(), key=lambda generation: (generation.not_before, generation.sha256))
-    return [replace(generation, index=index, private_key="present") for index, generation in enumerate(ordered)]
+    return [replace(generation, index=index, private_key="present") for index, generation in enumerate(oldest_first(found.values()))]
 
 
 def key_storage(bundles: t.Iterable[Bundle], provider_types: t.Mapping[str, int]) -> t.Dict[str, t.Dict[str, t.Any]]:

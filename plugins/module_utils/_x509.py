@@ -83,6 +83,19 @@ def is_ca(certificate: x509.Certificate) -> bool:
         return False
 
 
+def ca_version(certificate: bytes) -> t.Optional[int]:
+    """The index of an AD CS certificate (DER) among those of its CA: szOID_CERTSRV_CA_VERSION, low 16 bits. None without one.
+
+    https://learn.microsoft.com/windows/win32/seccrypto/certification-authority-renewal
+    """
+    try:
+        extensions = x509.load_der_x509_certificate(certificate).extensions
+        value = extensions.get_extension_for_oid(x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1")).value
+        return _der.integer(_der.only(t.cast(x509.UnrecognizedExtension, value).value)) & 0xFFFF
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return None
+
+
 def load(data: bytes) -> x509.Certificate:
     """The first certificate of PEM or DER bytes. Raises ValueError."""
     try:

@@ -58,6 +58,16 @@ def no_days() -> KeywardError:
     )
 
 
+def no_issued_before() -> KeywardError:
+    """Microsoft, "Renew root CA certificate": with the same key, ValidFrom stays that of the original."""
+    return KeywardError(
+        "the CA can't be renewed",
+        "on Windows a root that is renewed with its own key begins to be valid when its first certificate did, so that issued_before "
+        "stays true: each run would renew it again",
+        "Give remaining_days instead of issued_before, or renew with a new key (reuse_key: false)",
+    )
+
+
 def refuse_endless(still: t.Sequence[Finding]) -> None:
     """The CA alone decides for how long its certificate is valid: that it left the condition true is seen only afterwards."""
     if still:

@@ -187,15 +187,27 @@ def _extensions(host: Host, builder: Any, key: Any, index: int, key_index: int) 
     return builder
 
 
+def _renewal_days(host: Host) -> int:
+    """What CAPolicy.inf says of it, 0 where it says nothing."""
+    policy = host.system_root / "CAPolicy.inf"
+    text = policy.read_text(encoding="ascii") if policy.exists() else ""
+    found = dict(re.findall(r"^(RenewalValidityPeriod(?:Units)?) *= *(\w+)", text, re.MULTILINE))
+    return round(DAYS[found["RenewalValidityPeriod"]] * int(found["RenewalValidityPeriodUnits"])) if found else 0
+
+
 def _self_signed(host: Host, container: str, index: int, key_index: int) -> bytes:
     key, subject = host.key(container), _subject(host)
     start = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0) - datetime.timedelta(minutes=10)
     days = host.machine().get("days", 0)
     if host.generations:
         before = host.certificate(host.generations[-1])
-        days = (before.not_valid_after_utc - before.not_valid_before_utc).days
+        days = _renewal_days(host) or (before.not_valid_after_utc - before.not_valid_before_utc).days
+        same_key = before.public_key() == key.public_key()
+    end = start + datetime.timedelta(days=days)
+    if host.generations and same_key and host.switches()["same_key_renewal_begins"] == "as_before":
+        start = before.not_valid_before_utc
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=days))
+    builder = builder.not_valid_before(start).not_valid_after(end)
     return _der(_extensions(host, builder, key, index, key_index).sign(key, _hash(host)))
 
 

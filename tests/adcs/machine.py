@@ -43,6 +43,7 @@ SWITCHES: dict[str, Any] = {
     "keys_fail": {},
     "hangs": [],
     "renewal_takes_effect": "at_once",
+    "same_key_renewal_begins": "as_before",
     "renew_hangs_after_work": False,
     "install_finds": "all",
     "ca_cert_hash": "spaced",

@@ -256,29 +256,33 @@ def test_a_root_is_renewed(windows: WindowsAnsible, hosts: dict[str, AdcsHost]) 
     for host in (one, two):
         host.install_by_hand()
     two.switch(renewal_takes_effect="at_restart", pings_until_ready=2)
+    (two.system_root / "CAPolicy.inf").write_text("[certsrv_server]\nRenewalValidityPeriod = Years\nRenewalValidityPeriodUnits = 10\n")
     moment = now()
-    renew = {"issued_before": moment, "reuse_key": "{{ reuse }}"}
+    renew = {"issued_before": "{{ moment | default(omit) }}", "remaining_days": "{{ days | default(omit) }}", "reuse_key": "{{ reuse }}"}
     tasks = [
         step("ca_renew", "not told when", reuse_key=False, fails=True),
+        step("ca_renew", "would stay due", issued_before=moment, reuse_key=True, fails=True),
         step("ca_renew", "for days", remaining_days=30, days=100, reuse_key=False, fails=True),
         step("ca_renew", "not due", remaining_days=30, reuse_key=False),
         step("ca_renew", "predicted", **renew, check=True),
         step("ca_renew", "renewed", **renew),
         step("ca_renew", "again", **renew),
     ]
-    result = play(windows, tasks, hosts=inventory(hosts, one={"reuse": False}, two={"reuse": True}))
-    for name, host in hosts.items():
+    result = play(windows, tasks, hosts=inventory(hosts, one={"reuse": False, "moment": moment}, two={"reuse": True, "days": 1900}))
+    for (name, host), why in zip(hosts.items(), ("issued_before", "remaining_days")):
         assert "RenewalValidityPeriod" in failure(result, "for days", name)
         assert "when a renewal is due" in failure(result, "not told when", name)
+        assert "each run would renew it again" in failure(result, "would stay due", name)
         changed = [result.task(title, name)["changed"] for title in ("not due", "predicted", "renewed", "again")]
         assert changed == [False, True, True, False]
         assert result.task("predicted", name)["renewed"] and len(result.task("predicted", name)["generations"]) == 1
         done = result.task("renewed", name)
-        assert done["renewed"] and not done["pending"] and codes(done["reasons"]) == ["issued_before"] and done["advisories"] == []
+        assert done["renewed"] and not done["pending"] and codes(done["reasons"]) == [why] and done["advisories"] == []
         assert [one["fingerprints"]["sha1"].upper() for one in done["generations"]] == host.generations
         assert len(host.generations) == 2 and len(renewals(host)) == 1 and host.machine()["service"] == "Running"
         assert host.ran("Stop-Service") and not list(host.system_root.rglob("keyward-renewal.txt"))
     assert different_keys(one) == 2 and different_keys(two) == 1
+    assert len({two.certificate(sha1).not_valid_before_utc for sha1 in two.generations}) == 1
     assert renewals(one) == [["-silent", "-renewCert"]] and renewals(two) == [["-silent", "-renewCert", "ReuseKeys"]]
 
 
