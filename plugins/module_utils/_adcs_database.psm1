@@ -20,17 +20,25 @@ function Get-AdcsDatabaseState {
     .PARAMETER Facts
         The answer of Get-AdcsAuthority.
     .OUTPUTS
-        Ordered dictionary: last_request_id, revocations ("<request id>,<when>"), next_crl_number ($null where the CA has
-        published none), configuration_sha256.
+        Ordered dictionary: last_request_id, revocations ("<request id>,<reason>,<effective when>"), unissued ("<request id>,<disposition>"),
+        next_crl_number ($null where the CA has published none), configuration_sha256.
     .NOTES
         https://learn.microsoft.com/windows-server/administration/windows-commands/certutil#-view
     #>
     param([System.Collections.IDictionary]$Facts, [string]$What)
     $last = @(Get-Number -What $What -Row @(Get-ViewRow -What $What -ArgumentList '-restrict', 'RequestId=$', '-out', 'RequestId', 'csv'))
-    $revoked = @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition=21', '-out', 'RequestId,Request.RevokedWhen', 'csv')
+    $columns = 'RequestId,Request.RevokedReason,Request.RevokedEffectiveWhen'
+    $revoked = @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition=21', '-out', $columns, 'csv')
     $revokedIds = @(Get-Number -What $What -Row $revoked)
     $revocations = for ($at = 0; $at -lt $revoked.Count; $at++) {
-        '{0},{1}' -f $revokedIds[$at], (ConvertFrom-CertutilTime -Text ($revoked[$at][1..9] -join ','))
+        $when = ConvertFrom-CertutilTime -Text ($revoked[$at][2..9] -join ',')
+        '{0},{1},{2}' -f $revokedIds[$at], (ConvertFrom-CertutilNumber -Text $revoked[$at][1]), $when
+    }
+    # Below 15 a request waits; from 30 on it failed or was denied. certutil -resubmit issues each of them under the number that it has.
+    $unissued = foreach ($restriction in 'Disposition<15', 'Disposition>=30') {
+        $rows = @(Get-ViewRow -What $What -ArgumentList '-restrict', $restriction, '-out', 'RequestId,Disposition', 'csv')
+        $ids = @(Get-Number -What $What -Row $rows)
+        for ($at = 0; $at -lt $rows.Count; $at++) { '{0},{1}' -f $ids[$at], (ConvertFrom-CertutilNumber -Text $rows[$at][1]) }
     }
     $crls = foreach ($row in @(Get-ViewRow -What $What -ArgumentList '-out', 'CRLNumber', 'CRL', 'csv')) {
         ConvertFrom-CertutilNumber -Text $row[0]
@@ -40,6 +48,7 @@ function Get-AdcsDatabaseState {
     [ordered]@{
         last_request_id = if ($last.Count) { [long]($last | Measure-Object -Maximum).Maximum } else { 0L }
         revocations = [object[]]@($revocations)
+        unissued = [object[]]@($unissued)
         next_crl_number = $next
         configuration_sha256 = Get-ConfigurationDigest -SanitizedName $Facts['authority']['sanitized_name']
     }
@@ -79,9 +88,9 @@ function ConvertFrom-CertutilCsv {
 }
 
 function ConvertFrom-CertutilNumber {
-    # A number as certutil writes it: 42 or 0x2a (42). $null for anything else, such as an empty column.
+    # A number as certutil writes it: 42, 0x2a (42), or one with its meaning, 21 -- Revoked. $null for anything else, such as an empty column.
     param([string]$Text)
-    $found = [regex]::Match($Text.Trim(), '^(?:0x[0-9A-Fa-f]+\s*\(([0-9]+)\)|([0-9]+))$')
+    $found = [regex]::Match($Text.Trim(), '^(?:0x[0-9A-Fa-f]+\s*\(([0-9]+)\)|([0-9]+))(?:\s+--\s.*)?$')
     if ($found.Success) { [long]($found.Groups[1].Value + $found.Groups[2].Value) }
 }
 

@@ -110,15 +110,31 @@ class _Ca:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a database is compared by. C(revocations): request id and moment."""
+    """What a database is compared by. C(revocations): request id, reason and effective moment, with commas between.
+
+    C(unissued): request id and disposition of what is pending, denied or failed: C(certutil -resubmit) issues it under the same id.
+    """
 
     last_request_id: int
     revocations: Names
+    unissued: Names
     next_crl_number: t.Optional[int]
 
     def covers(self, other: _Contents) -> bool:
         """Whether a database has all that the other has. A revocation that was lifted counts as one that is lacking."""
-        return self.last_request_id >= other.last_request_id and set(other.revocations) <= set(self.revocations)
+        issued_there = {each for each in _ids(self.unissued) - _ids(other.unissued) if each <= other.last_request_id}
+        return self.last_request_id >= other.last_request_id and not self.lacks_revocations_of(other) and not issued_there
+
+    def lacks_revocations_of(self, other: _Contents) -> int:
+        return len(_ids(other.revocations) - _ids(self.revocations))
+
+
+def _ids(rows: t.Iterable[str]) -> set[int]:
+    """Request ids of rows. Raises Misshapen."""
+    try:
+        return {int(row.split(",", 1)[0]) for row in rows}
+    except ValueError:
+        raise Misshapen("own_state", "a request has no number") from None
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,7 @@ class _Done:
 def state_of(own_state: Own) -> State:
     """What the host said of its database. Raises Misshapen."""
     database = parse(_Database, own_state, "own_state")
-    content = json.dumps([database.last_request_id, sorted(database.revocations)], separators=(",", ":"))
+    content = json.dumps([database.last_request_id, sorted(database.revocations), sorted(database.unissued)], separators=(",", ":"))
     number = database.next_crl_number
     return State(
         database=hashlib.sha256(content.encode("utf-8")).hexdigest(),
@@ -168,7 +184,7 @@ def lacks(own: t.Any, older: SetManifest) -> Lacks:
     """
     ours, theirs = parse(_Contents, own, "own"), parse(_Contents, older.own, "own")
     rows = max(0, theirs.last_request_id - ours.last_request_id)
-    revoked = len(set(theirs.revocations) - set(ours.revocations))
+    revoked = ours.lacks_revocations_of(theirs)
     held = ours.covers(theirs)
     return Lacks(rows, revoked if rows else 0, any=not held, example="" if held else f"{rows} requests and {revoked} revocations")
 

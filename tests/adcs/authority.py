@@ -316,6 +316,7 @@ def issue(host: Host, common_name: str) -> str:
         "NotAfter": certificate.not_valid_after_utc.isoformat(),
         "SubmittedWhen": start.isoformat(),
         "RevokedWhen": None,
+        "RevokedEffectiveWhen": None,
         "RevokedReason": None,
         "KeyRecoveryHashes": "5d 0c 8e" if host.switches()["kra"] else None,
         "key": hashlib.sha1(key.public_key().public_bytes(Encoding.DER, _SPKI)).hexdigest(),  # noqa: S324
@@ -352,7 +353,7 @@ def publish_crls(host: Host) -> None:
 
 
 def _revoked(row: dict[str, Any]) -> x509.RevokedCertificate:
-    when = datetime.datetime.fromisoformat(row["RevokedWhen"])
+    when = datetime.datetime.fromisoformat(row["RevokedEffectiveWhen"])
     builder = x509.RevokedCertificateBuilder(int(row["SerialNumber"], 16), when)
     reason = {1: "key_compromise", 2: "ca_compromise", 3: "affiliation_changed", 4: "superseded", 5: "cessation_of_operation"}
     reason[6] = "certificate_hold"

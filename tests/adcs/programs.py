@@ -24,6 +24,11 @@ HEADINGS = {
     "RevokedWhen": ("Revocation Date", "Sperrdatum"),
     "CRLNumber": ("CRL Number", "Sperrlistennummer"),
 }
+COLUMNS = (
+    *("RequestId", "SerialNumber", "Disposition", "CommonName", "NotAfter", "SubmittedWhen", "RevokedWhen", "RevokedEffectiveWhen"),
+    *("RevokedReason", "KeyRecoveryHashes", "CRLNumber", "CRLRowId", "CRLNameId"),
+)
+MEANINGS = {"Disposition": ("Issued", "Ausgestellt"), "RevokedReason": ("Reason: Key Compromise", "Grund: Schlüsselgefährdung")}
 
 
 class Usage(Exception):
@@ -113,17 +118,15 @@ def _view(host: Host, options: dict[str, str], positionals: list[str]) -> list[s
             raise Failure(0x80070057)
         rows = _restricted(rows, _column(match[1]), match[2], match[3].strip('"'))
     columns = [_column(name) for name in (options.get("-out") or "RequestId,SerialNumber,Disposition").split(",")]
-    known = {"RequestId", "SerialNumber", "Disposition", "CommonName", "NotAfter", "SubmittedWhen", "RevokedWhen", "RevokedReason"}
-    if not set(columns) <= known | {"KeyRecoveryHashes", "CRLNumber", "CRLRowId", "CRLNameId"}:
+    if not set(columns) <= set(COLUMNS):
         raise Failure(0x80070057)
     lines = [",".join(f'"{host.text(HEADINGS.get(column, (column, column)))}"' for column in columns)]
-    return lines + [",".join(_field(host, row.get(column)) for column in columns) for row in rows]
+    return lines + [",".join(_field(host, row.get(column), MEANINGS.get(column)) for column in columns) for row in rows]
 
 
 def _column(name: str) -> str:
     plain = name.strip().rpartition(".")[2].lower()
-    spelt = ("RequestId", "SerialNumber", "Disposition", "CommonName", "NotAfter", "SubmittedWhen", "RevokedWhen", "RevokedReason")
-    return next((each for each in (*spelt, "KeyRecoveryHashes", "CRLNumber", "CRLRowId", "CRLNameId") if each.lower() == plain), plain)
+    return next((each for each in COLUMNS if each.lower() == plain), plain)
 
 
 def _restricted(rows: list[dict[str, Any]], column: str, operator: str, value: str) -> list[dict[str, Any]]:
@@ -146,13 +149,19 @@ def _restricted(rows: list[dict[str, Any]], column: str, operator: str, value: s
     return found
 
 
-def _field(host: Host, value: Any) -> str:
+def _field(host: Host, value: Any, meaning: tuple[str, str] | None = None) -> str:
+    """C(meaning): what may stand behind a number. Always the same here: it is never read."""
     switches = host.switches()
     if value is None:
         return "EMPTY" if switches["language"] == "en" else "LEER"
     if isinstance(value, int):
-        hexadecimal = f"0x{value:x} ({value})"
-        shapes = {"plain": f"{value}", "quoted": f'"{value}"', "hex": hexadecimal, "quoted_hex": f'"{hexadecimal}"'}
+        hexadecimal, more = f"0x{value:x} ({value})", f" -- {host.text(meaning)}" if meaning else ""
+        shapes = {
+            "plain": f"{value}{more}",
+            "quoted": f'"{value}{more}"',
+            "hex": hexadecimal + more,
+            "quoted_hex": f'"{hexadecimal}{more}"',
+        }
         return shapes[switches["view_numbers"]]
     if re.fullmatch(r"\d{4}-\d\d-\d\dT.*", value):
         when = datetime.datetime.fromisoformat(value)

@@ -271,13 +271,38 @@ class Host(Machine):
 
         return authority.issue(self, common_name)
 
+    def submit(self, common_name: str, disposition: int = 9) -> int:
+        """A request that waits for an officer (9), was denied (31) or failed (30); its number."""
+        content = self.database()
+        row = {"RequestId": len(content["requests"]) + 1, "Disposition": disposition, "CommonName": common_name, "SubmittedWhen": _now()}
+        empty = ("SerialNumber", "NotAfter", "RevokedWhen", "RevokedEffectiveWhen", "RevokedReason", "KeyRecoveryHashes")
+        content["requests"].append({**dict.fromkeys(empty), **row})
+        self.save_database(content)
+        return len(content["requests"])
+
+    def resubmit(self, request_id: int) -> str:
+        """What certutil -resubmit does: the certificate is issued under the same number."""
+        from adcs import authority
+
+        content = self.database()
+        row = content["requests"].pop(request_id - 1)
+        self.save_database(content)
+        serial = authority.issue(self, row["CommonName"])
+        content = self.database()
+        content["requests"].insert(request_id - 1, {**content["requests"].pop(), "RequestId": request_id})
+        self.save_database(content)
+        return serial
+
     def revoke(self, serial: str, reason: int = 0) -> None:
         self.ping()
         content = self.database()
-        rows = [row for row in content["requests"] if row["SerialNumber"].lstrip("0") == serial.lower().replace(" ", "").lstrip("0")]
+        rows = [
+            row for row in content["requests"] if (row["SerialNumber"] or "").lstrip("0") == serial.lower().replace(" ", "").lstrip("0")
+        ]
         if not rows:
             raise Failure(0x80094004)
-        rows[0].update(Disposition=21 if reason != -1 else 20, RevokedWhen=_now() if reason != -1 else None, RevokedReason=reason)
+        when = _now() if reason != -1 else None
+        rows[0].update(Disposition=21 if when else 20, RevokedWhen=when, RevokedEffectiveWhen=when, RevokedReason=reason if when else None)
         self.save_database(content)
 
     def publish_crls(self) -> None:

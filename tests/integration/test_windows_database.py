@@ -67,8 +67,14 @@ def test_a_set_is_due_when_the_database_or_the_configuration_changed(windows: Wi
         backup("still nothing", one),
         host.task("a request", "host.issue('new.example.com')"),
         backup("by request", one),
-        host.task("a revocation", f"host.revoke({serial!r}, 1)"),
-        backup("by revocation", one, check=True),
+        host.task("a request that waits", "host.submit('later.example.com')", "host.submit('denied.example.com', 31)"),
+        backup("by waiting request", one),
+        host.task("it is issued", "host.resubmit(3)"),
+        backup("by issuing alone", one),
+        host.task("a hold", f"host.revoke({serial!r}, 6)"),
+        backup("by revocation", one),
+        host.task("a revocation for another reason", f"host.revoke({serial!r}, 1)"),
+        backup("by reason", one, check=True),
         host.task("a setting", "host.configure(ValidityPeriodUnits=7)"),
         backup("by both", one),
         host.task("a policy", f"(host.system_root / 'CAPolicy.inf').write_text({POLICY!r})"),
@@ -88,11 +94,12 @@ def test_a_set_is_due_when_the_database_or_the_configuration_changed(windows: Wi
     assert result.task("predicted")["set"] is None
     for nothing in ("nothing, predicted", "nothing", "still nothing", "in both"):
         assert due(result, nothing) == []
-    assert due(result, "by request") == due(result, "by revocation") == ["database_changed"]
+    assert due(result, "by request") == due(result, "by revocation") == due(result, "by reason") == ["database_changed"]
+    assert due(result, "by waiting request") == due(result, "by issuing alone") == ["database_changed"]
     assert due(result, "by both") == ["database_changed", "configuration_changed"]
     assert due(result, "by policy") == ["configuration_changed"]
     assert due(result, "by age") == ["max_age"]
-    assert result.task("by age")["database"] == {"entries": 2, "next_serial": None, "next_crl_number": "02"}
+    assert result.task("by age")["database"] == {"entries": 4, "next_serial": None, "next_crl_number": "02"}
 
     copied = result.task("into a second store")
     assert copied["changed"] and not copied["due"]

@@ -156,3 +156,10 @@ def test_a_task_waits_for_another_and_not_for_ever(host: AdcsHost, tmp_path: Pat
     said, waited, again = run(host, tmp_path, "_adcs_service", script)
     assert "another task has been at work on this CA for more than 1 seconds (it holds " in said
     assert (waited, again) == ("True", "True")
+
+
+def test_what_fips_mode_forbids_is_not_used() -> None:
+    """.NET Framework's managed classes, and what Create() makes where it may choose."""
+    forbidden = re.compile(r"(SHA\d+|MD5|Aes|HMAC\w*)\]::Create|\w+Managed\b|RijndaelManaged", re.IGNORECASE)
+    found = [(path.name, match.group(0)) for path in MODULES.glob("*.psm1") for match in forbidden.finditer(path.read_text())]
+    assert found == [] and forbidden.search("[System.Security.Cryptography.SHA256]::Create()")

@@ -117,8 +117,9 @@ AS_OF = parse_time("2026-06-01T00:00:00Z")
 NAMES = ("configuration.reg", "CAPolicy.inf", "DataBase/ca.edb")
 
 
-def database(last: int = 5, *revocations: str, crl: int | None = 7) -> dict[str, Any]:
-    return {"last_request_id": last, "revocations": list(revocations), "next_crl_number": crl, "configuration_sha256": "c"}
+def database(last: int = 5, *revocations: str, crl: int | None = 7, unissued: tuple[str, ...] = ()) -> dict[str, Any]:
+    rows = {"revocations": list(revocations), "unissued": list(unissued)}
+    return {"last_request_id": last, **rows, "next_crl_number": crl, "configuration_sha256": "c"}
 
 
 def manifest(**known: Any) -> SetManifest:
@@ -146,7 +147,8 @@ def restoration(there: StateTold | None, seen: Seen | None = None, known: SetMan
 def test_what_a_state_is_compared_by() -> None:
     assert state_of(database(5, "3,x")) == replace(state_of(database(5, "3,x")), entries=5, next_serial=None, next_crl_number="07")
     assert state_of(database(5, "3,x", "4,y")).database == state_of(database(5, "4,y", "3,x")).database
-    assert len({state_of(each).database for each in (database(5), database(6), database(5, "3,x"))}) == 3
+    different = (database(5), database(6), database(5, "3,x"), database(5, unissued=("4,9",)), database(5, unissued=("4,31",)))
+    assert len({state_of(each).database for each in different}) == 5
     assert state_of({**database(5), "configuration_sha256": "d"}) == State(state_of(database(5)).database, "d", 5, None, "07")
     with pytest.raises(Misshapen):
         state_of(None)
@@ -163,9 +165,25 @@ def test_what_a_state_is_compared_by() -> None:
         (told(database(6, "3,x")), False, True),
         (told(database(6)), None, True),
         (told(database(4, "3,x", "1,z")), None, True),
+        (told(database(5, "3,y")), False, False),
+        (told(database(5, "3,x", unissued=("2,9",))), True, True),
+        (told(database(6, "3,x", unissued=("6,9",))), False, True),
         (told(None), None, True),
     ],
-    ids=["bare", "no database", "begun", "older", "the same", "newer", "lifted", "both", "silent"],
+    ids=[
+        "bare",
+        "no database",
+        "begun",
+        "older",
+        "the same",
+        "newer",
+        "lifted",
+        "both",
+        "for another reason",
+        "not issued yet",
+        "one that waits",
+        "silent",
+    ],
 )
 def test_whether_a_set_takes_the_place(there: StateTold | None, takes: bool | None, with_aside: bool) -> None:
     assert restoration(there, on_conflict="set_aside").takes_the_place is with_aside

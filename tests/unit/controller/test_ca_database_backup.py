@@ -199,7 +199,7 @@ TOLD: dict[str, Any] = {
         "log_directory": "",
         "clock_skew_minutes": 10,
     },
-    "own_state": {"last_request_id": 1, "revocations": [], "next_crl_number": 1, "configuration_sha256": "x"},
+    "own_state": {"last_request_id": 1, "revocations": [], "unissued": [], "next_crl_number": 1, "configuration_sha256": "x"},
     "sets": [],
 }
 
@@ -251,7 +251,7 @@ def test_an_answer_of_another_shape(path: str, value: Any) -> None:
     assert "evil" not in result["msg"] and result["msg"].endswith(".")
 
 
-OWN = {**TOLD["own"], "last_request_id": 7, "revocations": [], "next_crl_number": 1}
+OWN = {**TOLD["own"], "last_request_id": 7, "revocations": [], "unissued": [], "next_crl_number": 1}
 
 
 def test_a_database_that_vanished_is_not_stored_as_the_newest_set() -> None:
