@@ -128,7 +128,7 @@ def test_what_stops_it(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) 
         )
         assert sets(crowded) == [] and [path.name for path in crowded.iterdir()] == ["keyward-store.json"]
     for name, why in {
-        "no space": "no space is left",
+        "no space": "0 are free in",
         "both": "exactly one of stores, host_store",
         "neither": "exactly one of stores, host_store",
         "another kind": "it is a store for keys",

@@ -11,6 +11,7 @@ sorted by path: both are read and written as streams, side by side.
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import gzip
 import hashlib
@@ -26,6 +27,7 @@ import zlib
 from dataclasses import dataclass
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
@@ -55,6 +57,12 @@ PARTS = (
     "extra",
     "directory",
 )
+# Without these a set is none.
+_ESSENTIAL = ("configuration", "index", "serial", "crl_number", "attributes", "certificate")
+# Folders of which all is taken. Others may write into them.
+_TREES = ("issued", "request", "movable", "crl", "extra")
+# ELF, Mach-O and PE: what a configuration could have loaded.
+_PROGRAMS = tuple(map(bytes.fromhex, ("7f454c46", "feedface", "cefaedfe", "feedfacf", "cffaedfe", "cafebabe", "4d5a")))
 ISSUED_PARTS = ("issued", "request", "movable")
 
 
@@ -127,17 +135,20 @@ class Written(t.NamedTuple):
     left_out: t.List[LeftOut]
 
 
-def write_set(folder: str, wanted: t.Mapping[str, str], key_files: t.Collection[str], known: t.Sequence[bytes]) -> Written:
+def write_set(
+    folder: str, wanted: t.Mapping[str, str], key_files: t.Collection[str], known: t.Sequence[bytes], owners: t.Collection[int]
+) -> Written:
     """The archives of C(wanted) (path -> part) and the list of their members, new in a folder. Files with a private key are left out.
 
-    C(key_files): the paths of the CA's own keys; C(known): their numbers. Raises KeywardError, OSError.
+    C(key_files): the paths of the CA's own keys; C(known): their numbers; C(owners): whose links are followed. Raises KeywardError,
+    OSError.
     """
     left_out: t.List[LeftOut] = []
     count = size = 0
     with contextlib.ExitStack() as stack:
         archives = {name: stack.enter_context(_new_archive(os.path.join(folder, name))) for name in (CORE, ISSUED)}
         listed = stack.enter_context(_new_list(os.path.join(folder, MEMBERS)))
-        for member in _added(archives, wanted, key_files, known, left_out):
+        for member in _added(archives, wanted, key_files, known, left_out, owners):
             listed.write(line_of(member))
             count, size = count + 1, size + member.size
     return Written(Members(count, size, listed.hexdigest), left_out)
@@ -183,8 +194,14 @@ def _added(
     key_files: t.Collection[str],
     known: t.Sequence[bytes],
     left_out: t.List[LeftOut],
+    owners: t.Collection[int],
 ) -> t.Iterator[Member]:
     """Each member, once it is in its archive."""
+
+    @functools.lru_cache(maxsize=1024)
+    def of_others(folder: str) -> t.Optional[str]:
+        return leads_by(folder, owners)
+
     identities = {(status.st_dev, status.st_ino) for status in map(_status, key_files) if status}
     inside = {os.path.realpath(path) for path in wanted if not os.path.islink(path)}
     for path, part in sorted(wanted.items()):
@@ -192,9 +209,21 @@ def _added(
         status = _status(path, follow=False)
         if status is None:
             continue
+        link: t.Optional[str] = of_others(os.path.dirname(path))
+        if stat.S_ISLNK(status.st_mode) and not link and os.path.realpath(path) not in inside:
+            link = leads_by(path, owners)
+        if link:
+            behind = f"it lies behind the link {link}, which others than root and the CA's owner can change"
+            if part in _ESSENTIAL:
+                remedy = "Find out who made it; take it away, or take the right to write there from others"
+                raise KeywardError(f"{path} can't be backed up", behind, remedy)
+            left_out.append(LeftOut(path, behind))
+            continue
         followed = _status(path) if stat.S_ISLNK(status.st_mode) else None
-        if followed and not _stays_a_link(path, part, followed, inside, identities):
-            status = followed
+        if followed and part not in _TREES:
+            status = followed  # on another host the link would lead nowhere
+        elif followed and stat.S_ISREG(followed.st_mode) and os.path.realpath(path) not in inside | set(key_files):
+            left_out.append(LeftOut(path, "it leads out of the CA's folders: the set has the link alone"))
         if stat.S_ISREG(status.st_mode):
             if path in key_files or (status.st_dev, status.st_ino) in identities:
                 left_out.append(LeftOut(path, "it is the file of a private key of this CA"))
@@ -202,7 +231,7 @@ def _added(
             if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
                 left_out.append(LeftOut(path, "it is larger than 1 GiB, as no file of a CA is"))
                 continue
-            member, why = _add_file(archive, path, part, known)
+            member, why = _add_file(archive, path, part, known, status)
             if why:
                 left_out.append(LeftOut(path, why))
             elif member:
@@ -213,6 +242,8 @@ def _added(
             member = _member(path, part, status, target=target, **acls)
             archive.addfile(_tar_info(member))
             yield member
+        else:
+            left_out.append(LeftOut(path, "it is neither a file nor a directory"))
 
 
 def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
@@ -222,15 +253,10 @@ def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
         return None
 
 
-def _stays_a_link(path: str, part: str, target: os.stat_result, inside: t.Collection[str], keys: t.Collection[t.Tuple[int, int]]) -> bool:
-    """Whether a set keeps a symbolic link as one. Elsewhere it holds what the link leads to: on another host that would lead nowhere."""
-    if part not in ("issued", "request", "crl", "extra"):
-        return False
-    return os.path.realpath(path) in inside or (target.st_dev, target.st_ino) in keys or not stat.S_ISREG(target.st_mode)
-
-
-def _add_file(archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[bytes]) -> t.Tuple[t.Optional[Member], t.Optional[str]]:
-    """Search a file, then copy it; what was searched is what is copied, or the digests differ."""
+def _add_file(
+    archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[bytes], seen: os.stat_result
+) -> t.Tuple[t.Optional[Member], t.Optional[str]]:
+    """Search a file, then copy it; what was searched is what is copied, or the digests differ. C(seen): what lay there a moment ago."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -238,8 +264,12 @@ def _add_file(archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[
     except OSError as exc:
         raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
     with os.fdopen(descriptor, "rb") as stream:
+        if not os.path.samestat(os.fstat(descriptor), seen):
+            raise _Changed()
         searched = _Measuring(stream)
         why = private_key_in(t.cast(t.BinaryIO, searched), known)
+        if why is None and searched.is_program:
+            why = "it is a program, as no file of a CA is"
         if why is None and searched.is_nearly_empty and part not in ("index", "configuration"):
             why = "it is nearly empty: nothing but repetition, as no file of a CA is"
         if why:
@@ -287,9 +317,13 @@ class _Measuring(_Digesting):
     def __init__(self, stream: t.IO[bytes]) -> None:
         super().__init__(stream)
         self._packer, self._read, self._packed = zlib.compressobj(1), 0, 0
+        self.is_program = False
 
     def read(self, size: int = -1) -> bytes:
         data = super().read(size)
+        if self._read > LARGEST_MEMBER:  # it grows while it is read
+            raise _Changed()
+        self.is_program = self.is_program or (not self._read and data.startswith(_PROGRAMS))
         self._read += len(data)
         if self._read > _LOOKED_AT:
             self._packed += len(self._packer.compress(data))

@@ -33,7 +33,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     request_path,
     staged_path,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
@@ -76,6 +78,10 @@ class Survey:
             if count:
                 found.append(LeftOut(path, "subscribers' keys are theirs", int(count)))
         return found
+
+    @property
+    def owners(self) -> t.Set[int]:
+        return owner_of(self._backend.directory)
 
     @property
     def known(self) -> t.List[bytes]:
@@ -175,7 +181,7 @@ def _add_tree(found: t.Dict[str, str], folder: str, part: str) -> None:
         directories.sort()
         found.setdefault(directory, "directory")
         links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
-        for name in sorted([*names, *links]):
+        for name in sorted({*names, *links} - {LOCK}):
             found.setdefault(os.path.join(directory, name), part)
 
 
@@ -219,7 +225,7 @@ def make_files(survey: Survey, folder: str) -> Copied:
         before = signature_of(wanted)
         try:
             state = survey.state(wanted)
-            members, left_out = write_set(folder, wanted, survey.key_files, survey.known)
+            members, left_out = write_set(folder, wanted, survey.key_files, survey.known, survey.owners)
         except CHANGED:
             continue
         if survey.wanted() == wanted and signature_of(wanted) == before:
