@@ -14,6 +14,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    KEY_INACCESSIBLE,
     Generation,
     authority_id,
     directory_name,
@@ -190,7 +191,7 @@ class ActionModule(BackupTask):
     def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
         """Before any secret is asked for: a partial backup is a failure."""
         carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
-        told_why = {advisory.certificate: advisory.message for advisory in plan.told.advisories if advisory.code == "key_inaccessible"}
+        told_why = {advisory.certificate: advisory.message for advisory in plan.told.advisories if advisory.code in KEY_INACCESSIBLE}
         faults, remedies = [], []
         for generation in plan.told.generations:
             if generation.public_key_sha256 in carried:

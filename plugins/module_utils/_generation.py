@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
-from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     ca_version,
     even_hex,
@@ -163,13 +163,42 @@ def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generat
     )
 
 
-def generation_advisories(generations: t.Iterable[Generation], now: str) -> t.List[Finding]:
-    """What is worth saying of generations themselves; C(now) is ISO 8601, UTC."""
-    return [
-        Finding("expired_generation", f"{generation.label} expired on {generation.not_after}", generation.sha256)
-        for generation in generations
-        if generation.not_after < now
-    ]
+def generation_advisories(generations: t.Sequence[Generation], now: str) -> t.List[Finding]:
+    """What is worth saying of generations themselves; C(now) is ISO 8601, UTC. The last one is the current one."""
+    found = []
+    for generation in generations:
+        current, ended = generation is generations[-1], generation.not_after < now
+        if ended:
+            code = "certificate_expired" if current else "expired_generation"
+            found.append(Finding(code, f"{generation.label} expired on {generation.not_after}", generation.sha256))
+        elif current and _in_its_last_tenth(generation, now):
+            text = f"{generation.label} is valid until {generation.not_after} only: renew it"
+            found.append(Finding("certificate_runs_out", text, generation.sha256))
+    return found
+
+
+def _in_its_last_tenth(generation: Generation, now: str) -> bool:
+    """Of a life of ten years, the last one."""
+    start, end = parse_time(generation.not_before), parse_time(generation.not_after)
+    return parse_time(now) > end - (end - start) / 10
+
+
+# What a host says of a key that it can't use: where it is the newest generation's, and where it is an older one's.
+KEY_MISSING = ("key_missing_on_host", "older_key_missing_on_host")
+KEY_INACCESSIBLE = ("key_inaccessible", "older_key_inaccessible")
+
+
+def keys_not_in_hand(generations: t.Sequence[Generation], told: t.Iterable[Finding]) -> t.List[Finding]:
+    """The keys that are not on the host, or can't be used there, and of which nothing is C(told) yet."""
+    known = {advisory.certificate for advisory in told if advisory.code in KEY_MISSING + KEY_INACCESSIBLE}
+    found = []
+    for generation in generations:
+        if generation.private_key != "present" and generation.sha256 not in known:
+            codes = KEY_MISSING if generation.private_key == "missing" else KEY_INACCESSIBLE
+            what = "is not here" if codes is KEY_MISSING else "can't be used here"
+            code = codes[generation is not generations[-1]]
+            found.append(Finding(code, f"the private key of {generation.label} {what}", generation.sha256))
+    return found
 
 
 def oldest_first(generations: t.Iterable[Generation]) -> t.List[Generation]:

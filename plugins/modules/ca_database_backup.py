@@ -184,7 +184,7 @@ removed:
 
 reasons:
   description:
-    - Why a set was due, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - Why a set was due, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(no_set), V(database_changed), V(configuration_changed) and V(max_age).
   returned: always
   type: list

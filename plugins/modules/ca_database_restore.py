@@ -171,7 +171,7 @@ reentered:
 
 reasons:
   description:
-    - Why the task failed, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - Why the task failed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(conflict), V(foreign_authority), V(published_crl_newer) and V(published_certificates_newer).
   returned: always
   type: list

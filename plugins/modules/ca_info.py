@@ -179,6 +179,11 @@ advisories:
     code:
       description: A stable identifier, such as V(key_inaccessible), V(key_missing_on_host) or V(expired_generation).
       type: str
+    level:
+      description:
+        - What it makes of a run. V(red), the roles fail; V(warning), all is held and a person must act; V(counted), it is expected.
+        - The first two are Ansible warnings, too. The guide I(What a run says) has the level of each code.
+      type: str
     message:
       description: A sentence.
       type: str

@@ -107,13 +107,23 @@ encryption:
 
 reasons:
   description:
-    - Why it is not restorable, or why the task failed, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - Why it is not restorable, or why the task failed.
     - The codes are V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
       V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported) and V(limit_exceeded).
     - Or V(not_at_home), where a host shows a known authority that lives elsewhere; the message has the command that settles it.
   returned: always
   type: list
   elements: dict
+  contains:
+    code:
+      description: A stable identifier.
+      type: str
+    message:
+      description: A sentence.
+      type: str
+    certificate:
+      description: SHA-256 fingerprint of the certificate that it is about, or V(null).
+      type: str
 
 advisories:
   description:

@@ -121,7 +121,7 @@ request_file:
 
 reasons:
   description:
-    - Why the CA was renewed, in the shape of RV(keyward.pki.ca_info#module:advisories).
+    - Why the CA was renewed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(remaining_days), V(issued_before), V(unfinished_renewal) and V(answered).
   returned: always
   type: list

@@ -25,12 +25,14 @@ from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import keys_not_in_hand
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import ROOM, Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils import _secrets
+from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import memory_limited
 
 try:
@@ -43,6 +45,7 @@ Result = dict[str, t.Any]
 Answer = t.TypeVar("Answer")
 COLLECTION_VERSION = "0.1.0"
 _MOST_WARNINGS, _LONGEST_WARNING = 10, 1000  # that a host may have shown; characters
+_MOST_ADVISORIES = 20  # of one task that become warnings
 
 
 class NothingOnHost(KeywardError):
@@ -80,9 +83,24 @@ class Task(ActionBase):  # type: ignore[misc]
         newline = _secrets.newline_at_the_end(self._task.args) if outcome.get("failed") else None
         if newline:
             outcome["msg"] = f"{outcome['msg']} {newline}"
+        self._tell_advisories(outcome)
         result.update(self._passed_on)
         result.update(outcome)
         return result
+
+    def _tell_advisories(self, outcome: Result) -> None:
+        """Give each advisory its level. What a person must act on is a warning, which Ansible shows once, whatever the verbosity."""
+        whose = outcome.get("authority") or {}
+        name = whose.get("subject") or whose.get("name") or "the CA"
+        told = []
+        for advisory in outcome.get("advisories") or ():
+            advisory["level"] = level_of(advisory["code"])
+            if advisory["level"] != COUNTED:
+                told.append(f"{name} on {self._host}: {advisory['message']}"[:_LONGEST_WARNING])
+        if len(told) > _MOST_ADVISORIES:
+            told[_MOST_ADVISORIES:] = [f"{name} on {self._host}: {len(told) - _MOST_ADVISORIES} more; see advisories in the result (-v)"]
+        if told:
+            self._passed_on["warnings"] = [*self._passed_on.get("warnings", []), *told]
 
     def perform(self) -> Result:
         raise NotImplementedError
@@ -159,7 +177,7 @@ class Task(ActionBase):  # type: ignore[misc]
             error = NothingOnHost(f"the CA {told.authority.subject or told.authority.name} can't be read", *why)
             error.abilities, error.waiting = told.abilities, told if told.pending_request else None
             raise error
-        return told
+        return replace(told, advisories=(*told.advisories, *keys_not_in_hand(told.generations, told.advisories)))
 
     @staticmethod
     def shown(told: t.Any) -> Result:

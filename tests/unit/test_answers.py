@@ -78,8 +78,9 @@ def test_text_from_a_host_can_be_printed() -> None:
     finding = {"code": ODD, "message": ODD, "certificate": ODD}
     result = run(CaInfo, {**ANSWER, "authority": told, "advisories": [finding], "warnings": [ODD, ODD * 1000, {}], "deprecations": [ODD]})
     assert (result["authority"]["name"], result["authority"]["directory"]) == (SHOWN, SHOWN)
-    assert result["advisories"] == [{"code": SHOWN, "message": SHOWN, "certificate": SHOWN}]
-    assert result["warnings"][0] == SHOWN and len(result["warnings"]) == 2 and len(result["warnings"][1]) < 5000
+    assert result["advisories"] == [{"code": SHOWN, "message": SHOWN, "certificate": SHOWN, "level": "red"}]
+    assert result["warnings"][0] == SHOWN and len(result["warnings"]) == 3 and len(result["warnings"][1]) < 5000
+    assert result["warnings"][2].endswith(f" on ca01: {SHOWN}")
     assert "deprecations" not in result
     failed = run(CaInfo, {"failed": True, "nothing_there": False, "msg": ODD, "reasons": [finding], "abilities": {}})
     assert failed["msg"] == SHOWN and failed["reasons"] == [{"code": SHOWN, "message": SHOWN, "certificate": SHOWN}]

@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile, load_key_file, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import KEY_INACCESSIBLE, KEY_MISSING, Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_element, is_certificate, pem_certificates
 
 MOST_CHAIN = 100
@@ -238,17 +238,19 @@ class GenerationFiles:
             elif owner and owner.public_key_sha256 not in opened:
                 unopened.setdefault(owner.public_key_sha256, key_file)
             elif not key_file.in_token:
-                advisories.append(_inaccessible(key_file, "an unknown generation", None))
+                advisories.append(_inaccessible(key_file, "an unknown generation", None, KEY_INACCESSIBLE[1]))
         known: t.List[Generation] = []
         for generation in generations:
             key_file = opened.get(generation.public_key_sha256) or unopened.get(generation.public_key_sha256) or KeyFile("")
             state, exportable = "present", not key_file.in_token
             if not key_file.path:
                 state = "missing"
-                advisories.append(Finding("key_missing_on_host", f"the private key of {generation.label} is not here", generation.sha256))
+                code = KEY_MISSING[generation is not generations[-1]]
+                advisories.append(Finding(code, f"the private key of {generation.label} is not here", generation.sha256))
             elif not (key_file.digest or key_file.in_token):
                 state = "inaccessible"
-                advisories.append(_inaccessible(key_file, generation.label, generation.sha256))
+                code = KEY_INACCESSIBLE[generation is not generations[-1]]
+                advisories.append(_inaccessible(key_file, generation.label, generation.sha256, code))
             known.append(
                 replace(
                     generation,
@@ -308,10 +310,8 @@ def _unreadable(what: str) -> t.Type[KeywardError]:
     return NothingThere if what == _CURRENT else KeywardError
 
 
-def _inaccessible(key_file: KeyFile, about: str, certificate: t.Optional[str]) -> Finding:
-    return Finding(
-        "key_inaccessible", f"the private key {key_file.path} of {about} can't be used: {key_file.why}. {key_file.remedy}", certificate
-    )
+def _inaccessible(key_file: KeyFile, about: str, certificate: t.Optional[str], code: str) -> Finding:
+    return Finding(code, f"the private key {key_file.path} of {about} can't be used: {key_file.why}. {key_file.remedy}", certificate)
 
 
 # --- paths -------------------------------------------------------------------------------------------------------

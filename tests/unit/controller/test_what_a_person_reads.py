@@ -77,3 +77,15 @@ def test_a_diff_shows_what_was_before(ca: OpensslCa, stores: Path) -> None:
     due = {"config_file": str(ca.config_file), "reuse_key": True, "remaining_days": 40000, "days": 50000}
     diff = FakeHost().run(CaRenew, due, check=True, diff=True)["diff"]
     assert diff["before"].startswith("generation 0: ") and diff["after"] == f"{diff['before']}a new generation\n"
+
+
+def test_what_a_person_must_act_on_is_a_warning_at_any_verbosity(ca: OpensslCa, stores: Path) -> None:
+    ca.renew_keeping()
+    assert "warnings" not in back_up(ca, stores / "keys", password=PASSWORD)
+    for name, level in (("cakey.0.pem", "warning"), ("cakey.pem", "red")):
+        (ca.directory / "private" / name).unlink()
+        told = back_up(ca, stores / "keys", password=PASSWORD)
+        assert not told["changed"] and not told.get("failed"), "the backup holds it"
+        assert told["advisories"][-1]["level"] == level
+        assert "is not here" in told["warnings"][-1] and " on ca1: " in told["warnings"][-1]
+    assert [advisory["code"] for advisory in told["advisories"]] == ["older_key_missing_on_host", "key_missing_on_host"]
