@@ -15,7 +15,7 @@ help:
 	@echo 'make test         lint, unit tests, integration tests on the installed tarball, other readers'
 	@echo 'make sanity       ansible-test sanity, ansible-lint, antsibull-docs, antsibull-changelog, galaxy-importer'
 	@echo 'make matrix       a play and the playbooks on every supported ansible-core and target Python'
-	@echo 'make bench        what a backup of 20 hosts and a renewal run cost'
+	@echo 'make bench        what a backup of 20 hosts, a renewal run and sets of a large database cost'
 	@echo 'make clean        removes what these commands made'
 
 quickstart: .venv/core.stamp
@@ -42,6 +42,7 @@ matrix: .venv/test.stamp
 
 bench: .venv/test.stamp
 	$(python) tests/bench/fleet
+	$(python) tests/bench/database
 
 clean:
 	rm -rf .cache .venv collections quickstart .mypy_cache .pytest_cache .ruff_cache
