@@ -13,6 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
     Lacks,
     age_in_seconds,
     due_reasons,
+    fewer_entries,
     is_old,
     lost_rows,
     refuse_emptied,
@@ -83,10 +84,12 @@ class ActionModule(DatabaseTask):
         self._one_of("stores", "host_store")
         age = age_in_seconds(self.options["max_age"]) if self.options["max_age"] else None
         self._refuse_odd_keeping()
+        extra = self._extra_paths()
         stores = self._stores()
         for store in stores:
             store.refuse_if_not_writable()
-        told: StateTold = self.completed(self.send(TellState(), StateTold))
+        told: StateTold = self.completed(self.send(TellState(extra), StateTold))
+        self._refuse_extra_paths(told.abilities)
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
         known = self._known(told, [there] if there else stores)
@@ -109,6 +112,8 @@ class ActionModule(DatabaseTask):
 
         left_out = [dict(one) for one in manifest.left_out] if manifest else []
         lost = lost_rows(manifest, known.holds, now()) if manifest else []
+        missing = list(_left_out(left_out))
+        self.warn(missing, "{} files of the CA are left out of its sets: {}")
         result: Result = {
             "changed": bool(reasons or lacking),
             "authority": replace(told.authority, id=identity).as_result(),
@@ -126,7 +131,8 @@ class ActionModule(DatabaseTask):
                 _databases.copies(known.all, told.authority.home),
                 there.advisories if there else (),
                 (*stored.copied.advisories, *stored.advisories) if stored else (),
-                _left_out(left_out),
+                fewer_entries(state, newest.manifest) if newest and self._check else (),
+                missing,
             ),
         }
         if self._task.diff:
@@ -225,7 +231,7 @@ class ActionModule(DatabaseTask):
         )
 
     def _copied(self, told: StateTold, **where: t.Any) -> Copied:
-        order = Copy(told.generations[-1].sha256, truncate_logs=self.options["truncate_logs"], **where)
+        order = Copy(told.generations[-1].sha256, truncate_logs=self.options["truncate_logs"], extra_paths=self._extra_paths(), **where)
         return self.send(order, Copied)
 
     # --- into a store of the host ---
@@ -303,7 +309,7 @@ def _left_out(files: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[Finding]:
     """Said each night: in none of the sets is that file."""
     for one in files:
         if one.get("count") is None:
-            yield Finding("private_key_left_out", f"{one['path']} is left out of the sets: {one['why']}")
+            yield Finding("private_key_left_out", f"{one['path']}: {one['why']}")
 
 
 def _refuse_odd_time(text: str) -> None:

@@ -47,7 +47,7 @@ class ActionModule(DatabaseTask):
 
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
-        advance = self._advance()
+        advance, extra = self._advance(), self._extra_paths()
         chosen = given_set(self.options["set"]) if self.options["set"] else None
         # Where the task does not say which CA, it is the one that the set is of.
         said = chosen is None or self.names_an_authority or self.finds_its_ca
@@ -61,6 +61,7 @@ class ActionModule(DatabaseTask):
             )
         manifest: SetManifest = chosen.manifest
         self._refuse_what_it_can_t(manifest, abilities, advance)
+        self._refuse_extra_paths(abilities)
         if live:
             refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
         published = _published.seen(self.options["published_crl"], self.options["published_certificates"], manifest.generations)
@@ -71,6 +72,7 @@ class ActionModule(DatabaseTask):
             on_conflict=self.options["on_conflict"],
             published=published.as_order(),
             advance=advance,
+            extra_paths=extra,
         )
         if abilities.sets_are_archives:
             done = self._carried_out(order, chosen, manifest.files)

@@ -143,6 +143,7 @@ CA_DATABASE_BACKUP: Spec = {
     "keep_full_sets": {"type": "int"},
     "keep_days": {"type": "int", "default": 35},
     "truncate_logs": {"type": "bool", "default": False},
+    "extra_paths": {"type": "list", "elements": "str"},
     **CONTROLLER,
 }
 CA_DATABASE_RESTORE: Spec = {
@@ -155,5 +156,6 @@ CA_DATABASE_RESTORE: Spec = {
     "published_crl": {"type": "list", "elements": "path"},
     "published_certificates": {"type": "path"},
     "advance": {"type": "raw"},
+    "extra_paths": {"type": "list", "elements": "str"},
     **CONTROLLER,
 }

@@ -124,7 +124,7 @@ class Backend(t.Protocol):
 class Database(t.Protocol):
     """What a CA has issued, and all that belongs to it but keys. Each raises KeywardError."""
 
-    def state(self) -> t.Optional[State]:
+    def state(self, order: database.TellState) -> t.Optional[State]:
         """What is compared with sets."""
 
     def findings(self) -> t.List[Finding]:

@@ -105,6 +105,13 @@ def lost_rows(manifest: SetManifest, there: t.Callable[[str], bool], now: dateti
     return found
 
 
+def fewer_entries(state: State, newest: SetManifest) -> t.List[Finding]:
+    """What can be told without a copy: which entries these are is seen when it is made."""
+    pairs = ((newest.state.entries - state.entries, "entries"), (newest.state.revoked - state.revoked, "revoked ones"))
+    fewer = [f"{count} {what}" for count, what in pairs if count > 0]
+    return [Finding("fewer_entries", f"the database has fewer than the set of {newest.as_of}: {' and '.join(fewer)}")] if fewer else []
+
+
 def refuse_lost(findings: t.Sequence[Finding]) -> t.Optional[KeywardError]:
     """The error that a task ends with, after all is stored: no CA software takes an entry away by itself."""
     if not findings:

@@ -37,7 +37,7 @@ def state(backend: Backend, order: TellState, check: bool) -> StateTold:
     """The authority, and what its database is. Raises KeywardError."""
     facts, database = backend.facts(), backend.database()
     found = replace(facts, advisories=(*facts.advisories, *database.findings()))
-    return t.cast(StateTold, told(backend, found, StateTold, state=database.state()))
+    return t.cast(StateTold, told(backend, found, StateTold, state=database.state(order)))
 
 
 def copy(backend: Backend, order: Copy, check: bool) -> Copied:

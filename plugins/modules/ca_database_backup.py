@@ -17,6 +17,7 @@ description:
     left out and named. Found are PEM, DER, PKCS#12 and base64 of them, also in other files, in UTF-16 and in JSON; the forms of
     OpenSSH, PuTTY, Windows (PVK, blobs) and Java (JKS, JCEKS); JWK; what C(openssl pkey -text) prints; and the numbers of this CA's own
     keys in any of these and bare. A file that is compressed or encrypted as a whole can't be searched and is left out, too.
+  - A store is never in a set, also where it lies in the directory of the CA.
   - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
     has changed.
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
@@ -48,6 +49,13 @@ options:
       - Elsewhere there are no log files, and it means nothing.
     type: bool
     default: false
+  extra_paths:
+    description:
+      - Files and directories on the host that the CA needs besides, such as extension files, wrappers or publishing scripts.
+      - They go into the set, searched for private keys like every other file, and make one due when they change.
+      - Not for Windows, which writes its sets itself.
+    type: list
+    elements: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -193,8 +201,9 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(private_key_left_out), V(digest_mismatch), V(unfinished_issue), V(store_on_the_host), V(other_copy) (the
-      CA has a database on another host) and V(older_sets_kept).
+    - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(unfinished_issue),
+      V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,
+      V(fewer_entries).
     - With V(rows_vanished) the task fails, after all is stored. The database lacks entries that an earlier set has and whose certificates
       have not expired. That set stays, and each run fails until they are back or that set is taken out of the store.
   returned: success

@@ -56,6 +56,12 @@ options:
       - With V(auto), the next serial number and CRL number are taken above everything seen. With a dictionary they are the given ones.
       - Revocations that a published CRL shows and the database lacks are entered again.
     type: raw
+  extra_paths:
+    description:
+      - Which files and directories come back that are in the set by C(extra_paths) of M(keyward.pki.ca_database_backup). Without this
+        option none does.
+    type: list
+    elements: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -123,7 +129,7 @@ restored:
     part:
       description: What it belongs to.
       type: str
-      choices: [configuration, database, issued, request, crl, certificate, directory]
+      choices: [configuration, database, issued, request, crl, certificate, directory, extra]
 
 set_aside:
   description: What was in the way and was kept under another name, as in RV(keyward.pki.ca_key_restore#module:set_aside).
@@ -180,7 +186,7 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(database_newer), V(published_not_compared) and V(moved).
+    - Codes are, among others, V(database_newer), V(published_not_compared), V(moved) and V(extra_paths_not_restored).
   returned: success
   type: list
   elements: dict

@@ -169,6 +169,7 @@ def state_of(own_state: Own) -> State:
         entries=database.last_request_id,
         next_serial=None,  # AD CS draws serial numbers at random
         next_crl_number=None if number is None else even_hex(number),
+        revoked=len(database.revocations),
     )
 
 

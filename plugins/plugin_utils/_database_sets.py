@@ -16,6 +16,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, Held, HeldSet, ReadStore, StateTold
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
@@ -157,6 +158,21 @@ class DatabaseTask(Task):
     def _one_of(self, *names: str) -> None:
         if len([name for name in names if self.options.get(name)]) != 1:
             raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
+
+    def _extra_paths(self) -> tuple[str, ...]:
+        """They are paths of the host, so that no other user's C(~) and no directory of the controller means anything."""
+        given = [os.path.normpath(path) for path in self.options["extra_paths"] or () if path.startswith("/")]
+        if len(given) != len(self.options["extra_paths"] or ()):
+            raise KeywardError(f"{self.NAME} can't run", "extra_paths holds a path that is not absolute", "Give paths that begin with /")
+        return tuple(given)
+
+    def _refuse_extra_paths(self, abilities: Abilities) -> None:
+        if self.options["extra_paths"] and not abilities.sets_are_archives:
+            raise KeywardError(
+                f"{self.NAME} can't run",
+                "the software of this CA writes its sets itself, and nothing else goes into them",
+                "Leave extra_paths out, and back these files up by other means",
+            )
 
     def _stores(self) -> list[Store]:
         """Those on the controller."""

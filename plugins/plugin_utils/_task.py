@@ -23,6 +23,7 @@ from ansible import constants
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import keys_not_in_hand
@@ -107,6 +108,12 @@ class Task(ActionBase):  # type: ignore[misc]
 
     def refusal(self, error: KeywardError) -> Result:
         return {"failed": True, "msg": str(error), "reasons": findings(error.findings)}
+
+    def warn(self, found: t.Sequence[Finding], several: str) -> None:
+        """What a person must act on, in one line that is seen without C(-v). C(several): with their number and the first of them."""
+        if found:
+            first = "; ".join(finding.message for finding in found[:3])
+            Display().warning(f"{self._host}: " + several.format(len(found), first))
 
     # --- arguments ---
 

@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.adcs import AdcsHost, WindowsAnsible
 from support.ansible_run import Result
-from support.plays import PASSWORD, backups, codes, failure, new_store, play, step
+from support.plays import PASSWORD, codes, failure, new_store, play, sets, step
 from support.roles import newest_manifest
 
 POLICY = "[Version]\r\nSignature=$Windows NT$\r\n"
@@ -103,10 +103,10 @@ def test_a_set_is_due_when_the_database_or_the_configuration_changed(windows: Wi
 
     copied = result.task("into a second store")
     assert copied["changed"] and not copied["due"]
-    assert [Path(path).parents[1] for path in copied["set"]["paths"]] == [one, two]
-    kept = backups(one)
+    assert [Path(path).parents[2] for path in copied["set"]["paths"]] == [one, two]
+    kept = sets(one)
     assert len(kept) == 2 and len(result.task("by age")["removed"]) == 3
-    (copy,) = backups(two)
+    (copy,) = sets(two)
     assert copy.name == kept[-1].name and files_of(copy) == files_of(kept[-1])
     assert due(result, "in both") == []
 
@@ -131,7 +131,7 @@ def test_a_set_is_complete_and_holds_no_key(windows: WindowsAnsible, host: AdcsH
     result = play(windows, tasks, hosts={"ca": host.variables()})
     assert [due(result, f"read {number}") for number in range(3)] == [[], [], []]
 
-    one, other = backups(store)
+    one, other = sets(store)
     files = files_of(one)
     fixed = {"configuration.reg", "CAPolicy.inf", "configuration.json", "database.json", "DataBase/certbkxp.dat"}
     assert fixed <= set(files) and files["CAPolicy.inf"] == POLICY.encode()
@@ -195,7 +195,7 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
     assert due(result, "predicted") == due(result, "first") == ["no_set"]
     assert due(result, "nothing, predicted") == due(result, "nothing") == []
     assert due(result, "by request") == ["database_changed"]
-    (kept,) = backups(share)
+    (kept,) = sets(share)
     assert result.task("by request")["set"]["paths"] == [str(kept)] and kept.name.startswith("000002-")
     assert len(result.task("by request")["removed"]) == 1
     assert {f"DataBase/{host.active}.edb", "configuration.reg"} <= set(files_of(kept))

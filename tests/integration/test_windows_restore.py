@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.adcs import AdcsHost, WindowsAnsible
 from support.openssl_ca import OpensslCa
-from support.plays import PASSWORD, backups, codes, failure, new_store, play, step
+from support.plays import PASSWORD, backups, codes, failure, new_store, play, sets, step
 from support.roles import now
 
 POLICY = "[Version]\r\nSignature=$Windows NT$\r\n"
@@ -111,7 +111,7 @@ def test_in_place(windows: WindowsAnsible, host: AdcsHost, tmp_path: Path) -> No
     ]
     result = play(windows, tasks, hosts={"ca": host.variables()})
     assert result.task("has it all and more")["changed"] is False
-    first, second = backups(store)
+    first, second = sets(store)
     both = host.database()["requests"]
     damaged = tmp_path / "damaged"
     shutil.copytree(second, damaged)
@@ -204,7 +204,7 @@ def test_onto_another_computer(windows: WindowsAnsible, host: AdcsHost, openssl_
         step("ca_database_backup", "database", stores=[str(store)]),
     ]
     play(windows, made, hosts={"old": host.variables()})
-    (one,) = backups(store)
+    (one,) = sets(store)
     openssl_store, config = tmp_path / "openssl", str(openssl_ca.config_file)
     made = [
         new_databases(openssl_store),
@@ -213,7 +213,7 @@ def test_onto_another_computer(windows: WindowsAnsible, host: AdcsHost, openssl_
     ]
     result = play(windows, made, hosts={"posix": windows.local()})
     assert "backend is adcs, and this is no Windows host" in failure(result, "a Windows set")
-    (of_openssl,) = backups(openssl_store)
+    (of_openssl,) = sets(openssl_store)
 
     rows, before = host.database()["requests"], host.generations
     directories = {name: host.registry.get(CONFIGURATION, name) for name in ("DBDirectory", "ConfigurationDirectory")}

@@ -100,6 +100,15 @@ def authorities(store: Path) -> list[Path]:
     return sorted(path for path in store.iterdir() if path.is_dir())
 
 
+def sets(store: Path) -> list[Path]:
+    """The sets of the only database in a store, oldest first. Nothing half-written lies beside."""
+    (authority,) = authorities(store)
+    (database,) = [path for path in authority.iterdir() if path.name != "events"]
+    found = sorted(database.iterdir())
+    assert all(BACKUP_NAME.match(path.name) for path in found), found
+    return found
+
+
 def backups(store: Path, authority: str | None = None) -> list[Path]:
     """The backups of the only authority in a store, or of the one of that name, oldest first. Nothing half-written lies beside."""
     folders = [path for path in authorities(store) if authority in (None, path.name)]

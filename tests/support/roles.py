@@ -87,7 +87,7 @@ def issued(directory: Path) -> list[tuple[str, ...]]:
 def newest_manifest(store: Path, number: int = 0) -> dict[str, Any]:
     """The newest manifest of the n-th authority in a store."""
     authority = sorted(path for path in store.iterdir() if path.is_dir())[number]
-    newest = max(path for path in authority.iterdir() if path.name != "events")
+    newest = max((path.parent for path in authority.rglob("manifest.json")), key=lambda path: path.name)
     content: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
     return content
 

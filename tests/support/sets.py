@@ -113,11 +113,11 @@ def sent(selector: Selector, order: Any, check: bool = False) -> Any:
     return parse(type(answer), json.loads(json.dumps(dump(answer))))
 
 
-def copied(selector: Selector, folder: Path) -> tuple[SetManifest, Copied]:
+def copied(selector: Selector, folder: Path, **options: Any) -> tuple[SetManifest, Copied]:
     """A set in a new folder, and what the host answered."""
     folder.mkdir()
     told: Told = sent(selector, Look())
-    answer: Copied = sent(selector, Copy(told.generations[-1].sha256, folder=str(folder)))
+    answer: Copied = sent(selector, Copy(told.generations[-1].sha256, folder=str(folder), **options))
     assert answer.state and answer.members
     manifest = SetManifest(
         id="0" * 32,

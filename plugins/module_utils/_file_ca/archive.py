@@ -226,7 +226,7 @@ def _added(
             left_out.append(LeftOut(path, "it leads out of the CA's folders: the set has the link alone"))
         if stat.S_ISREG(status.st_mode):
             if path in key_files or (status.st_dev, status.st_ino) in identities:
-                left_out.append(LeftOut(path, "it is the file of a private key of this CA"))
+                left_out.append(LeftOut(path, "it is the file of a private key of this CA", 1 if path in key_files else None))
                 continue
             if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
                 left_out.append(LeftOut(path, "it is larger than 1 GiB, as no file of a CA is"))

@@ -16,7 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import F
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
 
@@ -25,8 +25,8 @@ class FileDatabase:
     def __init__(self, ca: FileCa) -> None:
         self._ca = ca
 
-    def state(self) -> State:
-        survey = Survey(self._ca, self._ca.known_facts or self._ca.facts())
+    def state(self, order: TellState) -> State:
+        survey = Survey(self._ca, self._ca.known_facts or self._ca.facts(), order.extra_paths)
         return survey.state(survey.wanted())
 
     def findings(self) -> t.List[Finding]:
@@ -39,7 +39,7 @@ class FileDatabase:
     def copy(self, order: Copy, folder: str, check: bool) -> Copied:
         """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
-        return make_files(Survey(self._ca, facts), folder)
+        return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder)
 
     def compare(self, newer: Stored, older: Stored) -> Lacks:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared

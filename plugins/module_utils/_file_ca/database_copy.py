@@ -39,19 +39,23 @@ from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 ATTEMPTS, PAUSE = 8, 0.5  # seconds
 WHAT = "the database was not backed up"
 REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
+MOST_EXTRA = 100_000  # files of one of extra_paths
 
 
 class Survey:
     """The files of a CA that belong to a set, each with its part, and what they say."""
 
-    def __init__(self, backend: FileCa, reading: Facts) -> None:
-        self._backend, self._reading = backend, reading
+    def __init__(self, backend: FileCa, reading: Facts, extra: t.Sequence[str] = (), apart: t.Optional[str] = None) -> None:
+        """C(extra): what belongs to a set besides; C(apart): where the set is made, which may lie in a directory of the CA."""
+        self._backend, self._reading, self._extra, self._apart = backend, reading, extra, apart
+        self._stores: t.Set[str] = set()
         self._files = backend.files()
         if self._files.database is None:
             raise KeywardError(
@@ -77,7 +81,7 @@ class Survey:
             count = len([name for name in inside if name not in own]) or os.path.isfile(path)
             if count:
                 found.append(LeftOut(path, "subscribers' keys are theirs", int(count)))
-        return found
+        return found + [LeftOut(path, "it is a store, which no set holds", 1) for path in sorted(self._stores)]
 
     @property
     def owners(self) -> t.Set[int]:
@@ -111,7 +115,7 @@ class Survey:
             found.setdefault(path, "crl")
         for path, part in files.more:
             if os.path.isdir(path):
-                _add_tree(found, path, part)
+                self._add_tree(found, path, part)
             else:
                 found.setdefault(path, part)
         beside = files.new_certificates or index
@@ -119,7 +123,7 @@ class Survey:
         trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]
         for tree, part in [*trees, *((path, "request") for path in requests)]:
             if tree and os.path.isdir(tree):
-                _add_tree(found, tree, part)
+                self._add_tree(found, tree, part)
         for folder in dict.fromkeys((self._backend.directory, os.path.dirname(files.certificate))):
             with contextlib.suppress(OSError):
                 for name in sorted(os.listdir(folder)):
@@ -127,7 +131,41 @@ class Survey:
                         found.setdefault(os.path.join(folder, name), "request")
         # Leave the pending request out: its key is in no backup, and a request without its key blocks renewal.
         found.pop(request_path(files.certificate), None)
+        self._add_extra(found)
         return {path: part for path, part in found.items() if not lies_in(path, files.subscribers)}
+
+    def _add_tree(self, found: t.Dict[str, str], folder: str, part: str, folders: str = "directory") -> None:
+        """All below a folder. In a flat CA that is everything, also what is stored of it, and what is being made."""
+        for directory, directories, names in os.walk(folder):
+            if MARKER in names or directory == self._apart:
+                if directory == folder:
+                    why = f"{folder}, where the CA has its files, is a store itself"
+                    raise KeywardError("the database can't be backed up", why, "Move the store to a place of its own")
+                self._stores |= {directory} - {self._apart or ""}
+                directories.clear()
+                continue
+            directories.sort()
+            found.setdefault(directory, folders)
+            links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
+            for name in sorted({*names, *links} - {LOCK}):
+                found.setdefault(os.path.join(directory, name), part)
+
+    def _add_extra(self, found: t.Dict[str, str]) -> None:
+        for path in self._extra:
+            if not os.path.lexists(path):
+                raise KeywardError(
+                    "the database was not backed up",
+                    f"{path}, named in extra_paths, does not exist",
+                    "Correct extra_paths, or bring it back",
+                )
+            before = len(found)
+            if os.path.isdir(path):
+                self._add_tree(found, path, "extra", "extra")
+            else:
+                found.setdefault(path, "extra")
+            if len(found) - before > MOST_EXTRA:
+                why = f"{path}, named in extra_paths, has more than {MOST_EXTRA} files"
+                raise KeywardError("the database was not backed up", why, "Name what the CA needs, and no more")
 
     def at_work(self, wanted: t.Mapping[str, str]) -> t.List[str]:
         """What lies there while the CA issues, or where it was stopped then."""
@@ -146,12 +184,14 @@ class Survey:
         whole = {"index", "serial", "crl_number", "attributes", "certificate"}
         contents, configuration = hashlib.sha256(), hashlib.sha256()
         for path, part in sorted(wanted.items()):
-            if part == "configuration":
+            if part == "extra" and not os.path.isdir(path):
+                configuration.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
+            elif part == "configuration":
                 configuration.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
             elif part in whole and not os.path.isdir(path):
                 contents.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "crl":
-                contents.update(f"{path} {_crl_state(path)}\n".encode("utf-8", "surrogateescape"))
+                contents.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
             elif part in ("issued", "request", "movable"):
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
@@ -176,17 +216,8 @@ def hex_or_none(number: t.Optional[int]) -> t.Optional[str]:
     return None if number is None else even_hex(number)
 
 
-def _add_tree(found: t.Dict[str, str], folder: str, part: str) -> None:
-    for directory, directories, names in os.walk(folder):
-        directories.sort()
-        found.setdefault(directory, "directory")
-        links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
-        for name in sorted({*names, *links} - {LOCK}):
-            found.setdefault(os.path.join(directory, name), part)
-
-
-def _crl_state(path: str) -> t.Optional[str]:
-    """Others, such as a web server, may write where CRLs lie: a link isn't followed, and nothing is read without end."""
+def _state_of(path: str) -> t.Optional[str]:
+    """Of a CRL, say: others, such as a web server, may write where it lies. No link is followed, and nothing is read without end."""
     try:
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
+import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS, lies_in
 
 
 class DatabasePlaces:
@@ -39,6 +40,21 @@ class DatabasePlaces:
             or any(path.startswith(stem) and "/" not in path[len(stem) :] for stem in self._stems)
             or (folder == self._requests and name.endswith((".csr", ".req")))
         )
+
+
+class ExtraPaths:
+    """What a person named besides: of a set nothing else of that kind comes back."""
+
+    def __init__(self, paths: t.Sequence[str]) -> None:
+        self._named = [path.rstrip("/") for path in paths]
+        self._trees = {tree for path in self._named for tree in (_canonical(path), os.path.realpath(path))}
+
+    def names(self, path: str) -> bool:
+        return lies_in(path, self._named)
+
+    def __contains__(self, path: str) -> bool:
+        """Whether it lies there, links in the way followed."""
+        return lies_in(_canonical(path), self._trees)
 
 
 def _canonical(path: str) -> str:

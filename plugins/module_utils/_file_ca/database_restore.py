@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy
     lies_in,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles, parse_number
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import DatabasePlaces
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import DatabasePlaces, ExtraPaths
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
     older_files,
@@ -88,6 +88,7 @@ class Restoration:
         self._base: t.Optional[Base] = None
         self._places: t.Optional[DatabasePlaces] = None
         self._files: t.Optional[Files] = None
+        self._extra, self._unnamed = ExtraPaths(order.extra_paths), 0
         with contextlib.suppress(KeywardError):
             self._files = backend.files()
         self._random_serials = bool(self._files and self._files.random_serials)
@@ -150,6 +151,9 @@ class Restoration:
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
                 self._core[member.part] = member
             there = _compare(member, path)
+            if member.part == "extra" and not self._extra.names(path):
+                self._unnamed += there != "same"
+                continue
             if there == "different" and member.part == "attributes" and self._says_the_same(path):
                 there = "same"
             if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
@@ -166,7 +170,7 @@ class Restoration:
 
     def _refuse_outside(self, item: _Item) -> None:
         """A set is no more trusted than its store. Where the CA's configuration is lost, the set alone says what belongs to it."""
-        if self._places and item.path not in self._places:
+        if item.path not in self._extra if item.member.part == "extra" else self._places and item.path not in self._places:
             raise KeywardError(
                 "nothing was restored" if not self._set_aside else f"{item.path} was not put back",
                 f"the set holds {item.path}, which is no place of this CA as its configuration on the host describes it",
@@ -220,7 +224,7 @@ class Restoration:
 
     def _chosen(self, items: t.Sequence[_Item], ours: Numbers, theirs: Numbers) -> Base:
         merging = self._order.on_conflict == "merge"
-        parts = ("configuration", "attributes") if merging else ("configuration", "attributes", "issued", "request")
+        parts = ("configuration", "attributes") if merging else ("configuration", "attributes", "issued", "request", "extra")
         self._refuse([item for item in items if item.there == "different" and item.member.part in parts])
         index_lost = not any(item.member.part == "index" and item.there != "missing" for item in items)
         base = choose(ours, theirs, index_lost and not ours.rows, self._order.on_conflict)
@@ -310,7 +314,7 @@ class Restoration:
         wanted = {}
         for item in items:
             missing = item.there in ("missing", "shortened")
-            replacing = item.there == "different" and item.member.part not in ("certificate", "directory")
+            replacing = item.there == "different" and item.member.part != "certificate" and item.member.type != "directory"
             if item.member.part in ("companion", "crl", "movable"):
                 replacing = replacing and self._gives_way(item)
             if missing or (replacing and (item.member.part in CORE or self._gives_way(item))):
@@ -394,6 +398,9 @@ class Restoration:
     def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest
         advisories = list(self._finished)
+        if self._unnamed:
+            text = "files that the set has by extra_paths are missing here, or others: they come back where a task names them"
+            advisories.append(Finding("extra_paths_not_restored", f"{self._unnamed} {text}"))
         if outcome and self._base:
             advisories += self._base.findings(outcome, manifest.as_of)
         if outcome and outcome.entered:

@@ -43,16 +43,21 @@ class SetContents:
 
 
 def compared(newer: Stored, older: Stored) -> Lacks:
-    """What a set lacks of an older one's rows and issued files. Raises KeywardError, OSError."""
+    """What a set lacks of an older one's rows and issued files. Raises KeywardError, OSError.
+
+    Lost is a row that is gone, or no longer revoked; one that says less of its certificate, as a restore enters it, only keeps the older
+    set from going.
+    """
     ours, theirs = _contents(newer), _contents(older)
-    lost = [row for number, row in theirs.rows.items() if not (number in ours.rows and ours.rows[number].covers(row))]
-    example = f"the entry {lost[0].serial}" if lost else ""
-    for digest, path in theirs.issued() if not lost else ():
+    changed = [(ours.rows.get(number), row) for number, row in theirs.rows.items() if ours.rows.get(number) != row]
+    changed = [(our, row) for our, row in changed if not (our and our.covers(row))]
+    example = f"the entry {changed[0][1].serial}" if changed else ""
+    for digest, path in theirs.issued() if not changed else ():
         if digest not in ours.digests:
             example = path
             break
     today = format_time(now())
-    missed = [(row, _expires(row)) for row in lost]
+    missed = [(row, _expires(row)) for our, row in changed if our is None or (row.kind == "R" != our.kind)]
     missed = [(row, until) for row, until in missed if until > today]
     return Lacks(
         rows=len(missed),

@@ -24,13 +24,16 @@ ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
 Own = t.Optional[t.Dict[str, t.Annotated[t.Any, Most(MOST_FILES)]]]
 Numbers = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
 Event = t.Dict[str, t.Any]
+Paths = t.Annotated[t.Tuple[Path, ...], Most(1000)]
 
 
 @dataclass(frozen=True)
 class TellState:
-    """Tell the authority, and what its database is."""
+    """Tell the authority, and what its database is. C(extra_paths): what belongs to its sets besides."""
 
     NAME: t.ClassVar[str] = "database.state"
+
+    extra_paths: Paths = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Copy:
     host_store: t.Optional[Path] = None
     commit: t.Optional[Commit] = None
     truncate_logs: bool = False
+    extra_paths: Paths = ()
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,8 @@ class Restore:
     """Put back what the host lacks of a set, from a folder, or from a store of the host (C(directory), C(database), C(name)).
 
     C(of): as in C(Renew); None where nothing of a CA was left. C(advance): None to refuse where what is published is newer.
-    C(files): those that were sent, where not all are needed. C(event): what a store of the host records.
+    C(files): those that were sent, where not all are needed. C(extra_paths): what may come back besides the CA's own files.
+    C(event): what a store of the host records.
     """
 
     NAME: t.ClassVar[str] = "database.restore"
@@ -246,6 +251,7 @@ class Restore:
     database: t.Optional[Name] = None
     name: t.Optional[Name] = None
     event: t.Optional[Event] = None
+    extra_paths: Paths = ()
     own: Own = None
 
 

@@ -149,7 +149,7 @@ def test_what_a_state_is_compared_by() -> None:
     assert state_of(database(5, "3,x", "4,y")).database == state_of(database(5, "4,y", "3,x")).database
     different = (database(5), database(6), database(5, "3,x"), database(5, unissued=("4,9",)), database(5, unissued=("4,31",)))
     assert len({state_of(each).database for each in different}) == 5
-    assert state_of({**database(5), "configuration_sha256": "d"}) == State(state_of(database(5)).database, "d", 5, None, "07")
+    assert state_of({**database(5), "configuration_sha256": "d"}) == State(state_of(database(5)).database, "d", 5, None, "07", 0)
     with pytest.raises(Misshapen):
         state_of(None)
 
