@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import typing as t
@@ -15,6 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, protect_path
 
 LARGEST_FILE = 16 * 1024 * 1024
+_PIECE = 64 * 1024
 
 
 def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
@@ -33,7 +35,8 @@ def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
         raise KeywardError(f"{what} {path} can't be read", "it is not a regular file", "Give the path of a file")
     with os.fdopen(descriptor, "rb") as stream:
         try:
-            data = stream.read(limit + 1)
+            # Not at once: that would take the memory of the whole limit.
+            data = b"".join(itertools.islice(iter(lambda: stream.read(_PIECE), b""), limit // _PIECE + 1))
         except OSError as exc:
             raise KeywardError(f"{what} {path} can't be read", os_cause(exc), "Check the file system it is on") from exc
     if len(data) > limit:

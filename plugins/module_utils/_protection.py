@@ -43,6 +43,11 @@ class Protection:
     default_acl: t.Optional[t.Tuple[Entry, ...]] = None
     label: t.Optional[bytes] = None
 
+    def not_written_by_others(self) -> Protection:
+        """The same, but that those whom neither owner, group nor ACL names can't write."""
+        acl = self.acl and tuple((tag, rights & ~2 if tag == _OTHER else rights, number) for tag, rights, number in self.acl)
+        return replace(self, mode=None if self.mode is None else self.mode & ~0o002, acl=acl)
+
     def closed_to_others(self) -> Protection:
         """The same, without access for those whom neither owner, group nor ACL names."""
         acl = self.acl and tuple((tag, 0 if tag == _OTHER else rights, number) for tag, rights, number in self.acl)

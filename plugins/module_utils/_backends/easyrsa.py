@@ -108,6 +108,10 @@ class EasyrsaBackend(FileCa):
     def setting(self, name: str) -> t.Optional[str]:
         return self._get()(self.files().section, name)
 
+    def loaded_by(self, path: str, data: bytes) -> t.List[str]:
+        run = ["easy-rsa runs it as a shell script"] if os.path.basename(path) == "vars" else []
+        return [*run, *super().loaded_by(path, data)]
+
     def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
         """As init-pki and build-ca do. With the shipped configuration: 3.1 does nothing in a PKI that has none of its own."""
         changed, shipped = super().lay_out(order, check), self._find(_CONFIGURATION)

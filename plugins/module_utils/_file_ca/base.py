@@ -79,6 +79,12 @@ class FileCa:
         """What its configuration says of it under a name of C(openssl ca). Raises as C(configuration)."""
         return None
 
+    def loaded_by(self, path: str, data: bytes) -> t.List[str]:
+        """What a file of its configuration has it load or run, as clauses."""
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
+
+        return loaded_by(data, self.directory)
+
     def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
         """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
         return None

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS, lies_in
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by, owner_of
 
 
 class DatabasePlaces:
@@ -55,6 +58,43 @@ class ExtraPaths:
     def __contains__(self, path: str) -> bool:
         """Whether it lies there, links in the way followed."""
         return lies_in(_canonical(path), self._trees)
+
+
+class BarePlaces:
+    """Where the files of a CA may lie of which nothing is left: in its directory, and where the task says that its configuration is."""
+
+    def __init__(self, backend: FileCa) -> None:
+        self._tree = backend.directory
+        self._config = backend.config_file and _canonical(backend.config_file)
+
+    def __contains__(self, path: str) -> bool:
+        path, tree = _canonical(path), os.path.realpath(self._tree)
+        return path in (self._config, _canonical(self._tree)) or path == tree or path.startswith(tree.rstrip("/") + "/")
+
+
+Places = t.Union[BarePlaces, DatabasePlaces]
+
+
+def places_here(backend: FileCa) -> Places:
+    """As the CA's configuration on this host says it; where there is none, its directory, and where its configuration belongs."""
+    with contextlib.suppress(KeywardError, FileNotFoundError):
+        return DatabasePlaces(backend)
+    return BarePlaces(backend)
+
+
+def refuse_outside(path: str, places: Places, extra: ExtraPaths, backend: FileCa, what: str) -> None:
+    """A set is no more trusted than its store: what belongs to the CA is decided here. Raises KeywardError; C(what) says what fails."""
+    if path not in places and path not in extra:
+        why = "which is no place of this CA as its configuration on the host describes it"
+        remedy = "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar"
+        if isinstance(places, BarePlaces):
+            why = f"which is outside {backend.directory}, and no configuration is on the host that says that it belongs to the CA"
+            remedy = "Put the configuration back first (part: configuration) and look at it, or name that place as one of extra_paths"
+        raise KeywardError(what, f"the set holds {path}, {why}", remedy)
+    link = leads_by(os.path.dirname(path), owner_of(backend.directory))
+    if link:
+        why = f"{path} would be written through the link {link}, which others than root and the CA's owner can change"
+        raise KeywardError(what, why, "Find out who made it; take it away, or take the right to write there from others")
 
 
 def _canonical(path: str) -> str:

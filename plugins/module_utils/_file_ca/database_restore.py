@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy
     lies_in,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles, parse_number
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import DatabasePlaces, ExtraPaths
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import ExtraPaths, places_here, refuse_outside
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
     older_files,
@@ -86,7 +86,8 @@ class Restoration:
         self._texts: t.Dict[str, bytes] = {}
         self._finished: t.List[Finding] = []
         self._base: t.Optional[Base] = None
-        self._places: t.Optional[DatabasePlaces] = None
+        self._places = places_here(backend)
+        self._loads: t.Dict[str, t.List[str]] = {}  # by the path of a configuration
         self._files: t.Optional[Files] = None
         self._extra, self._unnamed = ExtraPaths(order.extra_paths), 0
         with contextlib.suppress(KeywardError):
@@ -150,6 +151,8 @@ class Restoration:
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
                 self._core[member.part] = member
+            if stream and member.part == "configuration":
+                self._loads[path] = self._backend.loaded_by(path, stream.read(LARGEST_INPUT))
             there = _compare(member, path)
             if member.part == "extra" and not self._extra.names(path):
                 self._unnamed += there != "same"
@@ -160,22 +163,16 @@ class Restoration:
                 there = "shortened"
             items.append(_Item(member, path, there))
         self._set.prove()
-        main = self._backend.config_file
-        if self._backend.FIXED or any(item.path == main and item.there == "same" for item in items):
-            with contextlib.suppress(KeywardError):
-                self._places = DatabasePlaces(self._backend)
         for item in items:
             self._refuse_outside(item)
         return items
 
     def _refuse_outside(self, item: _Item) -> None:
-        """A set is no more trusted than its store. Where the CA's configuration is lost, the set alone says what belongs to it."""
-        if item.path not in self._extra if item.member.part == "extra" else self._places and item.path not in self._places:
-            raise KeywardError(
-                "nothing was restored" if not self._set_aside else f"{item.path} was not put back",
-                f"the set holds {item.path}, which is no place of this CA as its configuration on the host describes it",
-                "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar",
-            )
+        what = "nothing was restored" if not self._set_aside else f"{item.path} was not put back"
+        if item.member.part == "extra" and item.path not in self._extra:
+            raise KeywardError(what, f"{item.path} leads out of what extra_paths names", "Look at the links on its way")
+        if item.there != "same":
+            refuse_outside(item.path, self._places, self._extra, self._backend, what)
 
     def _key_places(self) -> t.Tuple[t.Set[str], t.Tuple[str, ...]]:
         """The files of the CA's private keys, and where subscribers' keys lie."""
@@ -416,6 +413,8 @@ class Restoration:
             advisories.append(
                 Finding("moved", f"the CA was in {manifest.authority.directory}: its configuration may still say so, it was not changed")
             )
+        for path in {one.path for one in self._restored} & self._loads.keys():
+            advisories += [Finding("configuration_loads_code", f"{path}, as the set has it: {said}") for said in self._loads[path]]
         numbers = outcome.numbers if outcome else None
         advanced = {name: hex_or_none(number) for name, number in outcome.advanced.items()} if outcome else {}
         return orders.Restored(
@@ -467,11 +466,11 @@ def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, recorded
 
 def _protection(member: Member, path: str) -> Protection:
     """As the set records it, for a place on this host. Raises KeywardError where an ACL names somebody who is not here."""
-    what, mode = f"{path} was not restored", int(member.mode, 8) & (0o7777 if member.type == "directory" else 0o777)
+    what, mode = f"{path} was not restored", int(member.mode, 8) & (0o2777 if member.type == "directory" else 0o777)
     owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
     acl, default = acl_from_text(member.acl, what, mode), acl_from_text(member.default_acl, what)
     kind = stat.S_IFDIR if member.type == "directory" else stat.S_IFREG
-    return Protection(mode, *owner, acl, default, expected_label(path, kind | mode))
+    return Protection(mode, *owner, acl, default, expected_label(path, kind | mode)).not_written_by_others()
 
 
 def _owner(member: Member) -> t.Tuple[int, int]:

@@ -142,3 +142,75 @@ def test_what_would_unpack_to_more_than_a_database_is_not_unpacked(ca: OpensslCa
     assert "would unpack to" in refused(lambda: restore(ca, folder, relisted(folder, manifest, members)))
     lies = relisted(folder, manifest, members)
     assert "its list of members" in refused(lambda: restore(ca, folder, replace(lies, members=manifest.members)))
+
+
+# --- what a set decides ------------------------------------------------------------------------------------------------
+
+
+def test_a_set_without_its_configuration_writes_nowhere_else(ca: OpensslCa, tmp_path: Path) -> None:
+    """The configuration on the host decides, whether or not the set has one, or the same."""
+    manifest, outside = make(ca, tmp_path / "set"), tmp_path / "cron.d"
+    outside.mkdir()
+    made = forged(tmp_path / "set", manifest, ({"path": str(outside / "evil")}, b"* * * * * root id"))
+    (ca.directory / "index.txt").unlink()
+    ca.config_file.write_text(ca.config_file.read_text() + "\n# another one than the set's\n")
+    assert "is no place of this CA" in refused(lambda: restore(ca, tmp_path / "set", made, on_conflict="set_aside"))
+    assert list(outside.iterdir()) == []
+
+
+def test_where_nothing_is_left_a_set_fills_the_directory_that_the_task_names(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest, outside = make(ca, tmp_path / "set"), tmp_path / "cron.d"
+    shutil.copytree(tmp_path / "set", tmp_path / "honest")
+    outside.mkdir()
+    made = forged(tmp_path / "set", manifest, ({"path": str(outside / "evil")}, b"* * * * * root id"))
+    lose_all_but_keys(ca)
+    assert "no configuration is on the host that says" in refused(lambda: restore(ca, tmp_path / "set", made))
+    assert list(outside.iterdir()) == [] and [path.name for path in ca.directory.iterdir()] == ["private"]
+    assert restore(ca, tmp_path / "honest", manifest).changed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of others")
+def test_nothing_is_written_through_a_link_of_others(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest, newcerts = make(ca, tmp_path / "set"), ca.directory / "newcerts"
+    newcerts.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "1000.pem").unlink()
+    newcerts.symlink_to(tmp_path / "elsewhere")
+    os.chown(newcerts, 12345, -1, follow_symlinks=False)
+    assert f"through the link {newcerts}" in refused(lambda: restore(ca, tmp_path / "set", manifest))
+    os.chown(newcerts, 0, -1, follow_symlinks=False)
+    assert restore(ca, tmp_path / "set", manifest).changed and (tmp_path / "elsewhere" / "1000.pem").exists()
+
+
+def test_what_a_set_brings_is_no_program_and_written_by_no_others(ca: OpensslCa, tmp_path: Path) -> None:
+    folder, newcerts = tmp_path / "set", ca.directory / "newcerts"
+    manifest = make(ca, folder)
+    shutil.copytree(folder, tmp_path / "second")
+    program = forged(folder, manifest, ({"path": str(newcerts / "evil.so")}, b"\x7fELF\x02\x01"))
+    assert "it is a program" in refused(lambda: restore(ca, folder, program))
+    open_to_all = forged(
+        tmp_path / "second",
+        manifest,
+        ({"path": str(newcerts / "ww"), "mode": "0666"}, b"x"),
+        ({"path": str(newcerts / "wd"), "part": "directory", "type": "directory", "mode": "1777"}, b""),
+    )
+    restore(ca, tmp_path / "second", open_to_all)
+    assert [oct((newcerts / name).stat().st_mode & 0o7777) for name in ("ww", "wd")] == ["0o664", "0o775"]
+
+
+def test_a_configuration_that_loads_code_is_said(ca: OpensslCa, tmp_path: Path) -> None:
+    honest = make(ca, tmp_path / "honest")
+    text = ca.config_file.read_text()
+    loading = (
+        "\n[init]\nproviders = prov\nengines=more\n[prov]\nevil = e\n[e]\nmodule = /srv/evil.so\n[more]\ndynamic_path=/srv/evil\\\n.so\n"
+    )
+    ca.config_file.write_text(f"openssl_conf = init\n.include /srv/foreign.cnf\n.include own.cnf\n{text}{loading}")
+    manifest = make(ca, tmp_path / "set")
+    ca.config_file.unlink()
+    for check in (True, False):
+        told = [one.message.partition(": ")[2] for one in restore(ca, tmp_path / "set", manifest, check=check).advisories]
+        told = [one for one in told if " = " in one]
+        assert told == [".include = /srv/foreign.cnf", "module = /srv/evil.so", "dynamic_path = /srv/evil.so"]
+    again = restore(ca, tmp_path / "set", manifest)
+    assert not [one for one in again.advisories if one.code == "configuration_loads_code"]
+    ca.config_file.unlink()
+    assert not [one for one in restore(ca, tmp_path / "honest", honest).advisories if one.code == "configuration_loads_code"]
