@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import may
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl, of_each_key, rejection
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl, signed_by
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -30,21 +32,26 @@ class ActionModule(Task):
         return self.decided_anew(self._signed_again)
 
     def _refreshed(self) -> Result:
-        """The CRL of each generation that is valid, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
+        """The CRL of each key, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
         told: Crled = self.completed(self.send(Crls(), Crled))
         if self.options["days"] is not None and not told.abilities.takes_days:
             raise _adcs.no_terms_of_crls()
         able, advisories = self._able(told, expired=False)
-        due, good = self._due(told, able, self.options["remaining_days"])
+        due, good, found = self._due(told, able, self.options["remaining_days"])
         changed = bool(due)
+        signed: set[str] = set()
+        wanted = [] if self._check else due
+        while wanted:
+            order = Crls(told.generations[-1].sha256, tuple(wanted), days=self.options["days"], at=now_text())
+            done: Crled = self.completed(self.send(order, Crled))
+            told = replace(done, changed=told.changed or done.changed, advisories=(*told.advisories, *done.advisories))
+            signed |= {one.certificate for one in wanted}
+            due, good, found = self._due(told, able, 0)
+            # Where the CRL of a key names one of its certificates, those for the others are due from then on.
+            wanted, changed = [one for one in due if one.certificate not in signed], told.changed
         if due and not self._check:
-            order = Crls(told.generations[-1].sha256, tuple(due), days=self.options["days"])
-            told = self.completed(self.send(order, Crled))
-            changed = told.changed
-            missing, good = self._due(told, able, 0)
-            if missing:
-                raise self._not_there(able, missing)
-        return self._result(told, changed, good, advisories)
+            raise self._not_there(told, able, due)
+        return self._result(told, changed, good, [*advisories, *found])
 
     def _able(self, told: Told, expired: bool) -> tuple[list[Generation], list[Finding]]:
         """The generations to sign with, the current one last, and why others don't. Raises KeywardError where a key is missing."""
@@ -66,17 +73,49 @@ class ActionModule(Task):
                 able.append(generation)
         return able, advisories
 
-    def _due(self, told: Crled, able: list[Generation], remaining_days: int) -> tuple[list[DueCrl], list[Known]]:
-        """What is due, and the CRLs that need no successor."""
-        due, good = [], []
-        for generation in able:
-            placed = next((crl for crl in told.crls if crl.certificate == generation.sha256), None)
-            newest = max(self._crls_of(told, generation), key=lambda crl: crl.number, default=None)
-            if newest and newest.is_good(remaining_days):
+    def _due(self, told: Crled, able: list[Generation], remaining_days: int) -> tuple[list[DueCrl], list[Known], list[Finding]]:
+        """What is due, the CRLs that need no successor, and what is to be said: one by each key, and where it names one of its
+        certificates (authorityKeyIdentifier) one for each of them."""
+        due: list[DueCrl] = []
+        good: list[Known] = []
+        found: list[Finding] = []
+        for same in of_each_key(able):
+            crls = [crl for generation in same for crl in self._crls_of(told, generation)]
+            serving = [crl for crl in crls if crl.is_good(remaining_days)]
+            newest = self._newest(serving, same[-1])
+            if newest:
                 good.append(newest)
+            elif same[-1].sha256 in told.idle:
+                text = f"nothing that the key of {same[-1].label} signed is still valid: it needs no CRL"
+                found.append(Finding("no_crl_needed", text, same[-1].sha256))
+                continue
             else:
-                due.append(DueCrl(generation.sha256, hashlib.sha256(placed.content).hexdigest() if placed else None))
-        return due, good
+                due.append(self._due_crl(told, same[-1]))
+            for generation in same[:-1] if newest and told.abilities.signs_any_crl else ():
+                own = self._newest(serving, generation)
+                if own is None:
+                    due.append(self._due_crl(told, generation))
+                elif own is not newest:
+                    good.insert(-1, own)
+                    text = f"who has {generation.label} needs {own.path}: CRLs of this CA name a certificate (authorityKeyIdentifier)"
+                    found.append(Finding("crl_names_certificate", text, generation.sha256))
+            if newest:
+                why = rejection(newest.parsed, same[-1].certificate)
+                if why:
+                    found.append(Finding("crl_rejected", f"clients reject the CRL of {same[-1].label}: {why}", same[-1].sha256))
+        return due, good, found
+
+    @staticmethod
+    def _newest(crls: list[Known], generation: Generation) -> Known | None:
+        """The newest one that who has this generation's certificate takes. Where it may sign none, all are as good."""
+        able = may(load(generation.certificate), "crl_sign")
+        taken = [crl for crl in crls if not able or rejection(crl.parsed, generation.certificate) is None]
+        return max(taken, key=lambda crl: crl.age, default=None)
+
+    @staticmethod
+    def _due_crl(told: Crled, generation: Generation) -> DueCrl:
+        placed = next((crl for crl in told.crls if crl.certificate == generation.sha256), None)
+        return DueCrl(generation.sha256, hashlib.sha256(placed.content).hexdigest() if placed else None)
 
     def _crls_of(self, told: Crled, generation: Generation) -> list[Known]:
         """Where a host can't tell whose its CRLs are, the generation that verifies one is its signer."""
@@ -84,11 +123,19 @@ class ActionModule(Task):
         known = [known_crl(generation, crl.content, crl.path, crl.certificate is not None, crl.lacks) for crl in own]
         return [crl for crl in known if crl]
 
-    def _not_there(self, able: list[Generation], missing: list[DueCrl]) -> KeywardError:
-        lacking = {due.certificate for due in missing}
+    def _not_there(self, told: Crled, able: list[Generation], missing: list[DueCrl]) -> KeywardError:
+        due = {one.certificate for one in missing}
+        lacking = {crl.certificate: crl.lacks for crl in told.crls if crl.lacks}
+        why = [
+            f"that of {generation.label} lacks {lacking[generation.sha256]} certificates that the database says are revoked"
+            if generation.sha256 in lacking
+            else f"{generation.label} has none that is valid"
+            for generation in able
+            if generation.sha256 in due
+        ]
         return KeywardError(
             "not every key has its CRL",
-            "; ".join(f"{generation.label} has none that is valid" for generation in able if generation.sha256 in lacking),
+            "; ".join(why),
             "Run the task again. If that doesn't help, look at the places where the CA publishes CRLs, and at its log",
         )
 
@@ -116,7 +163,7 @@ class ActionModule(Task):
             raise _adcs.no_terms_of_crls()
         if not any(signed_by(last, generation.certificate) for generation in told.generations):
             raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
-        order = Crls(told.generations[-1].sha256, days=self.options["days"], published=data)
+        order = Crls(told.generations[-1].sha256, days=self.options["days"], published=data, at=now_text())
         done: Crled = self.completed(self.send(order, Crled))
         return self._result(done, done.changed, [crl for generation in done.generations for crl in self._crls_of(done, generation)], [])
 

@@ -26,7 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, differences
-from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -92,7 +92,7 @@ class ActionModule(Task):
     def _decided(self, told: Told, root: bool, waiting: PendingRequest | None) -> tuple[Renew | Answer | None, list[Finding]]:
         """What the host is to do, and why; None where nothing is due. Raises KeywardError."""
         current, given = told.generations[-1], self.options["certificate"]
-        renew = Renew(current.sha256, self.options["reuse_key"], self.options["days"])
+        renew = Renew(current.sha256, self.options["reuse_key"], self.options["days"], at=now_text())
         certificates = [] if given is None or root else given_certificates(given)
         there = {generation.sha256 for generation in told.generations}
         answer = answer_among(certificates, waiting.public_key_sha256 if waiting else None, there) if certificates else None

@@ -13,6 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._home import of_id
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask, known_authorities
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
@@ -71,7 +72,7 @@ class ActionModule(BackupTask):
             raise _adcs.no_requests()
         current = told.generations[-1]
         self._refuse_request(self.options["request"], current)
-        order = Sign(current.sha256, self.options["request"], self.options["days"], self.options["extensions"] or "")
+        order = Sign(current.sha256, self.options["request"], self.options["days"], self.options["extensions"] or "", now_text())
         done: Signed = self.completed(self.send(order, Signed))
         return {
             "changed": done.changed,

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import typing as t
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, may
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_number, load, load_crl, next_update, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_number, load, load_crl, moment, next_update, signed_by
 
 try:
+    from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
@@ -33,9 +35,15 @@ class Known:
     def number(self) -> int:
         return int(crl_number(self.parsed) or "0", 16)
 
+    @property
+    def age(self) -> t.Tuple[int, datetime]:
+        """Of two CRLs, the newer one has more: by number, and where one has none, by the time from which it is valid."""
+        return self.number, moment(self.parsed, "last_update")
+
     def is_good(self, remaining_days: int) -> bool:
         """Whether it needs no successor."""
-        return not self.lacks and (next_update(self.parsed) or "") >= format_time(now() + timedelta(days=remaining_days))
+        begun = moment(self.parsed, "last_update") <= now() + timedelta(minutes=5)
+        return begun and not self.lacks and (next_update(self.parsed) or "") >= format_time(now() + timedelta(days=remaining_days))
 
     def as_result(self) -> t.Dict[str, t.Any]:
         return {
@@ -70,5 +78,33 @@ def is_successor(data: bytes, last: t.Any, generation: Generation, path: str) ->
     there = known_crl(generation, data, path, True)
     if there is None or not there.is_good(0):
         return False
-    listed = {entry.serial_number for entry in there.parsed}
-    return {entry.serial_number for entry in last} <= listed and there.number > int(crl_number(last) or "0", 16)
+    listed, number = {entry.serial_number for entry in there.parsed}, crl_number(last)
+    if not {entry.serial_number for entry in last} <= listed:
+        return False
+    if number is not None and crl_number(there.parsed) is not None:
+        return there.number > int(number, 16)
+    same = there.parsed.public_bytes(serialization.Encoding.DER) == last.public_bytes(serialization.Encoding.DER)
+    return not same and bool(moment(there.parsed, "last_update") >= moment(last, "last_update"))
+
+
+def rejection(parsed: t.Any, certificate: bytes) -> t.Optional[str]:
+    """Why who has this certificate rejects a CRL that its key signed, as a clause (RFC 5280, 5.2.1 and 6.3.3)."""
+    own = load(certificate)
+    if not may(own, "crl_sign"):
+        return "that certificate may not sign CRLs (its keyUsage lacks cRLSign)"
+    names, identifier = extension(parsed, x509.AuthorityKeyIdentifier), extension(own, x509.SubjectKeyIdentifier)
+    if names is None:
+        return None
+    if names.authority_cert_serial_number not in (None, own.serial_number):
+        return "it names the serial number of another certificate (authorityKeyIdentifier)"
+    if identifier is not None and names.key_identifier not in (None, identifier.digest):
+        return "it names another key identifier (authorityKeyIdentifier)"
+    return None
+
+
+def of_each_key(generations: t.Sequence[Generation]) -> t.List[t.List[Generation]]:
+    """The generations of each key, oldest first; the keys in the order in which they were last renewed."""
+    found: t.Dict[str, t.List[Generation]] = {}
+    for generation in generations:
+        found.setdefault(generation.public_key_sha256, []).append(generation)
+    return sorted(found.values(), key=lambda same: generations.index(same[-1]))

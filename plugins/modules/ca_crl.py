@@ -6,12 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: ca_crl
-short_description: Sign the CRL of each generation of a CA
+short_description: Sign the CRL of each key of a CA
 version_added: 0.1.0
 description:
   - After a renewal with a new key, what the old key signed still needs its own certificate revocation list (CRL). This module has
-    C(openssl ca) sign one with the key of each generation.
+    C(openssl ca) sign one with each key. Generations of one key share one. Only where CRLs name the issuer and serial number of a
+    certificate (C(authorityKeyIdentifier)), each generation gets its own.
   - The CRL of the current generation lies where the configuration says (C(crl)), those of the others beside it as C(<stem>.<n><suffix>).
+  - Each new CRL is proved as a client does it (C(openssl verify -crl_check)), under each certificate of its key. With OpenSSL 3 it is
+    valid since some minutes, for clients whose clock is behind.
   - With O(scratch) it proves that each key can sign, and touches nothing of the CA.
   - With O(published_crl) it signs the last published CRL again, with all its entries, for the day when the keys are back, the
     database is not, and the CRL is about to expire.
@@ -47,9 +50,12 @@ attributes:
   idempotent:
     support: full
     details:
-      - A CRL is signed where it is missing, is not its generation's, lacks a revocation of the database, or is about to expire.
+      - A CRL is signed where it is missing, is not its generation's, lacks a revocation of the database, or is about to expire. The task
+        fails where one lacks a revocation afterwards.
 notes:
-  - A generation that has expired gets no CRL. One whose key is in a token is reported and left to the token.
+  - Nothing is signed where the clock of the host is more than a day off that of the controller, or before the time of the last CRL.
+  - A generation that has expired gets no CRL, nor does an older key of which everything that it signed has expired.
+    One whose key is in a token is reported and left to the token.
   - On Windows the CA publishes its CRLs itself (C(certutil -CRL)), one for each key. With O(scratch) its keys sign in memory. O(days) and
     O(published_crl) can not be given there.
 author:
@@ -83,13 +89,13 @@ generations:
   elements: dict
 
 crls:
-  description: The CRL of each generation, that of the current one last. In check mode only those that stay.
+  description: The CRL of each key, that of the current one last. In check mode only those that stay.
   returned: success
   type: list
   elements: dict
   contains:
     certificate:
-      description: SHA-256 fingerprint of the CA certificate that verifies it.
+      description: SHA-256 fingerprint of the CA certificate that verifies it, the newest where several of one key do.
       type: str
     path:
       description: Where it lies on the host. V(null) with O(scratch=true).
@@ -113,7 +119,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(expired_generation) and V(key_in_token).
+    - Codes are, among others, V(expired_generation), V(key_in_token), V(no_crl_needed), V(crl_names_certificate) where each certificate of
+      a key needs a CRL of its own, and V(crl_rejected) where clients reject one.
   returned: success
   type: list
   elements: dict

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import typing as t
+from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, RenewedMeanwhile, Selector, Waiting, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -28,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, wait_until_gone
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
 
 try:
@@ -41,6 +43,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
+CLOCK_OFF = timedelta(days=1)
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 
@@ -127,8 +130,14 @@ class FileCa:
         wait_until_gone(files.lock, what)
         return locked([os.path.dirname(path) for path in (files.certificate, files.database) if path], what)
 
-    def as_decided(self, of: t.Optional[str], what: str) -> Facts:
-        """The authority as it is, under its lock. Raises RenewedMeanwhile unless C(of) is its newest generation."""
+    def as_decided(self, of: t.Optional[str], what: str, at: t.Optional[str] = None) -> Facts:
+        """The authority as it is, under its lock. Raises RenewedMeanwhile unless C(of) is its newest generation.
+
+        C(at): the controller's time, where something is to be signed; KeywardError where the clock of this host is a day off.
+        """
+        if at and abs(now() - parse_time(at)) > CLOCK_OFF:
+            why = f"the clock of this host says {now_text()}, and that of the controller {at}"
+            raise KeywardError(what, why, "Set the clock that is wrong: what is signed has the time of this host")
         facts = self.facts()
         newest = facts.generations[-1]
         if newest.sha256 != of:

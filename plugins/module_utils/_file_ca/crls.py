@@ -10,16 +10,17 @@ import os
 import shutil
 import typing as t
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, told
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import is_successor
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs import client_findings, idle_generations
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand, scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand, dates_crls, scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
     read_if_there,
@@ -28,7 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
-from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, moment, pem, signed_by
 
 try:
@@ -40,6 +41,7 @@ except ImportError:  # the modules say which library is missing
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
+BACKDATED = timedelta(minutes=5)
 _WHAT = "no CRL was signed"
 
 
@@ -48,8 +50,9 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
     files = ca.files()
     changes = bool(order.sign) or order.published is not None
     with ca.alone(files, _WHAT, check or not changes) as locks:
-        facts = ca.as_decided(order.of, _WHAT) if changes else ca.facts()
+        facts = ca.as_decided(order.of, _WHAT, order.at) if changes else ca.facts()
         signing = _Signing(ca, files, facts, locks)
+        idle: t.List[str] = []
         changed, advisories = False, list(facts.advisories)
         if order.scratch:
             made = signing.prove()
@@ -68,13 +71,16 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
                 changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
                 database = DatabaseFiles(ca, files)
             made = list(signing.tell(database.index.revoked))
-    answer: Crled = told(ca, replace(facts, advisories=tuple(advisories)), Crled, changed=changed, crls=tuple(made))
+            idle = idle_generations(database.index, files, facts.generations)
+    advisories += signing.found
+    answer: Crled = told(ca, replace(facts, advisories=tuple(advisories)), Crled, changed=changed, crls=tuple(made), idle=tuple(idle))
     return answer
 
 
 class _Signing:
     def __init__(self, ca: FileCa, files: Files, facts: Facts, locks: t.Sequence[int]) -> None:
         self._ca, self._files, self._facts, self._locks = ca, files, facts, locks
+        self.found: t.List[Finding] = []
 
     def tell(self, revoked: t.Set[int]) -> t.Iterator[Crl]:
         """What lies in the place of each generation's CRL, and how many of the revocations it lacks."""
@@ -108,13 +114,18 @@ class _Signing:
         changed = False
         for generation in self._facts.generations:
             path = self._path_of(generation)
-            if generation.sha256 not in due or due[generation.sha256] != _digest(read_if_there(path, "the CRL", LARGEST_CRL)):
+            there = read_if_there(path, "the CRL", LARGEST_CRL)
+            if generation.sha256 not in due or due[generation.sha256] != _digest(there):
                 continue
+            begins = _begin_after(generation, there)
             with scratch_directory() as scratch:
                 command = self._ca.signing(self._files, scratch)
                 if command is None:
                     raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
-                self._put(path, self._signed(generation, command, scratch, days))
+                data = self._signed(generation, command, scratch, days, begins)
+                same = [one for one in self._facts.generations if one.public_key_sha256 == generation.public_key_sha256]
+                self.found += client_findings(self._files, same, data)
+                self._put(path, data)
             changed = True
         return changed
 
@@ -131,10 +142,9 @@ class _Signing:
         there = read_if_there(path, "the CRL", LARGEST_CRL)
         if there is not None and is_successor(there, last, signer, path):
             return [Crl(there, path, signer.sha256)], False
-        start = now()
         before, after = moment(last, "last_update"), moment(last, "next_update")
         span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
-        builder = x509.CertificateRevocationListBuilder(last.issuer, start, start + span)
+        builder = x509.CertificateRevocationListBuilder(last.issuer, _begin_after(signer, published), now() + span)
         for extension in last.extensions:
             value: t.Any = extension.value
             if isinstance(value, x509.CRLNumber):
@@ -147,7 +157,14 @@ class _Signing:
             self._put(path, data)
         return [Crl(data, path, signer.sha256)], True
 
-    def _signed(self, generation: Generation, command: OpensslCommand, scratch: str, days: t.Optional[int] = None) -> bytes:
+    def _signed(
+        self,
+        generation: Generation,
+        command: OpensslCommand,
+        scratch: str,
+        days: t.Optional[int] = None,
+        begins: t.Optional[datetime] = None,
+    ) -> bytes:
         if generation.public_key_sha256 not in self._facts.private_keys:
             why = f"the private key of {generation.label} is {generation.private_key}"
             raise KeywardError(_WHAT, why, "Put it back (ca_key_restore), or give its passphrase")
@@ -159,6 +176,8 @@ class _Signing:
             arguments += ["-keyform", "DER"]
         if days is not None:
             arguments += ["-crldays", str(days)]
+        if begins and dates_crls():
+            arguments += ["-crl_lastupdate", asn1_time(begins)]
         what = f"{generation.label} could not sign a CRL"
         command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
         data = read_file(made, "the CRL", LARGEST_CRL)
@@ -180,6 +199,23 @@ class _Signing:
         path = crl_path(self._files, self._ca.directory)
         current = generation.sha256 == self._facts.generations[-1].sha256
         return path if current else older_path(path, generation.index)
+
+
+def _begin_after(generation: Generation, last: t.Optional[bytes]) -> datetime:
+    """From when the next CRL is valid: some minutes ago, for clients whose clock is behind, and not before the last one by this key.
+
+    Raises KeywardError where that one lies in the future: the clock of this host has gone back, and the next one would be the older.
+    """
+    begins, before = now() - BACKDATED, None
+    try:
+        parsed = load_crl(last or b"")
+        before = moment(parsed, "last_update") if signed_by(parsed, generation.certificate) else None
+    except (ValueError, TypeError):
+        pass
+    if before and before > now():
+        why = f"its last CRL was signed on {format_time(before)}, and the clock of this host says {now_text()}"
+        raise KeywardError(f"{generation.label} signed no CRL", why, "Set the clock of this host")
+    return max(begins, before or begins)
 
 
 def _lacking(data: bytes, revoked: t.Set[int]) -> int:

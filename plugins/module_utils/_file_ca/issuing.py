@@ -53,7 +53,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
     """Raises KeywardError."""
     files = ca.files()
     with ca.alone(files, _WHAT, check) as locks:
-        facts = ca.as_decided(order.of, _WHAT)
+        facts = ca.as_decided(order.of, _WHAT, order.at)
         if not files.database or not files.new_certificates:
             raise KeywardError(
                 _WHAT,

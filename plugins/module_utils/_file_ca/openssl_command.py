@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 import typing as t
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -21,6 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 
 TIMEOUT = 300  # seconds
+_OF_CRLS = {"3", "4", "8", "11", "12", "15", "16", "33", "36"}  # X509_V_ERR_*, of a CRL that is not accepted
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,22 @@ def verified_under(trusted: str, certificates: t.Sequence[str]) -> t.Set[str]:
     arguments = ["verify", "-partial_chain", "-no_check_time", "-trusted", trusted, *certificates]
     said = _ended(arguments, "what was issued was not verified").stdout.decode("utf-8", "replace").splitlines()
     return {path for path in certificates if f"{path}: OK" in said}
+
+
+def crl_faults(trusted: str, crl: str, certificate: str) -> t.List[str]:
+    """What a client that checks revocation has against a CRL (files, PEM). That the certificate is revoked is nothing against it."""
+    arguments = ["verify", "-partial_chain", "-crl_check", "-CRLfile", crl, "-trusted", trusted, certificate]
+    done = _ended(arguments, "the CRL was not proved")
+    said = (done.stdout + done.stderr).decode("utf-8", "replace")
+    found = re.findall(r"error (\d+) at \d+ depth lookup: *(.*)", said)
+    return [f"error {number}, {text.strip()}" for number, text in found if number in _OF_CRLS]
+
+
+@lru_cache(maxsize=1)
+def dates_crls() -> bool:
+    """Whether this openssl takes the time from which a CRL is valid: release 3 does."""
+    done = _ended(["ca", "-help"], "openssl was not asked for its options")
+    return b"-crl_lastupdate" in done.stdout + done.stderr
 
 
 def _ended(

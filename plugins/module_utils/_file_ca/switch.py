@@ -53,7 +53,7 @@ def renew(ca: FileCa, order: Renew, check: bool) -> Changed:
     """A new generation, or for a subordinate the request for one; a renewal that was begun goes on. Raises KeywardError."""
     files = ca.files()
     with ca.alone(files, "the CA was not renewed", check):
-        return _Renewal(ca, files, ca.as_decided(order.of, "the CA was not renewed"), check).renew(order)
+        return _Renewal(ca, files, ca.as_decided(order.of, "the CA was not renewed", order.at), check).renew(order)
 
 
 def answer(ca: FileCa, order: Answer, check: bool) -> Changed:

@@ -52,7 +52,7 @@ class Renew:
     """Renew the CA certificate, or finish a renewal that was begun.
 
     C(of): SHA-256 of the newest generation that this was decided on; where there is another by now, nothing is done.
-    C(finish): it was decided on a renewal that was begun; where that is finished by now, nothing is done.
+    C(at): the controller's time. C(finish): it was decided on a renewal that was begun; where that is finished by now, nothing is done.
     """
 
     NAME: t.ClassVar[str] = "renew"
@@ -61,6 +61,7 @@ class Renew:
     reuse_key: bool
     days: t.Optional[int] = None
     finish: bool = False
+    at: t.Optional[Name] = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Changed:
 class Sign:
     """Issue the certificate for the request (PEM) of a subordinate CA, unless it was issued before. C(extensions): empty: the usual.
 
-    C(of): as in C(Renew).
+    C(of), C(at): as in C(Renew).
     """
 
     NAME: t.ClassVar[str] = "sign"
@@ -102,6 +103,7 @@ class Sign:
     request: Text
     days: t.Optional[int] = None
     extensions: t.Annotated[str, Most(255)] = ""
+    at: t.Optional[Name] = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class DueCrl:
 
 @dataclass(frozen=True)
 class Crls:
-    """Tell the CRL of each generation, having signed those in C(sign). C(of): as in C(Renew).
+    """Tell the CRL of each generation, having signed those in C(sign). C(of), C(at): as in C(Renew).
 
     C(days): None for what the configuration says. C(published): sign this last published CRL again instead, with the next number.
     C(scratch): one by each key, for no place; nothing of the CA is changed.
@@ -140,6 +142,7 @@ class Crls:
     scratch: bool = False
     days: t.Optional[int] = None
     published: t.Annotated[t.Optional[bytes], Most(LARGEST_CRL)] = field(default=None, repr=False)
+    at: t.Optional[Name] = None
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,13 @@ class Crl:
 
 @dataclass(frozen=True)
 class Crled(Told):
-    """C(crls): in no order."""
+    """C(crls): in no order. C(idle): generations (SHA-256) whose key has signed only what has expired."""
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
     changed: bool = False
     crls: t.Annotated[t.Tuple[Crl, ...], Most(1000)] = ()
+    idle: t.Annotated[t.Tuple[Hex, ...], Most(1000)] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what clients make of a CRL, and which keys still need one; may change in any release."""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import rejection
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import sample
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import crl_faults, scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem
+
+try:
+    from cryptography.hazmat.primitives import serialization
+except ImportError:  # the modules say which library is missing
+    pass
+
+MOST_LOOKED_AT = 5000  # certificates, to find out whether a key still needs a CRL
+
+
+def client_findings(files: Files, generations: t.Sequence[Generation], data: bytes) -> t.List[Finding]:
+    """What C(openssl verify -crl_check) has against a CRL, under each certificate of its key. C(rejection) tells what is seen without."""
+    crl, found = load_crl(data), []
+    issued = sample(files.new_certificates)
+    with scratch_directory() as scratch:
+        path = os.path.join(scratch, "crl.pem")
+        write_new(path, crl.public_bytes(serialization.Encoding.PEM), 0o600)
+        for generation in generations:
+            certificate = _x509.load(generation.certificate)
+            leaf = next((each for each in issued if _x509.is_issued_by(each, certificate)), None)
+            if leaf is None and _x509.is_self_signed(certificate):
+                leaf = certificate
+            if leaf is None or rejection(crl, generation.certificate):
+                continue
+            trusted, checked = (os.path.join(scratch, f"{generation.sha256}.{kind}") for kind in ("ca", "checked"))
+            write_new(trusted, pem(generation.certificate).encode("ascii"), 0o600)
+            write_new(checked, leaf.public_bytes(serialization.Encoding.PEM), 0o600)
+            faults = crl_faults(trusted, path, checked)
+            if faults:
+                text = f"clients that have {generation.label} reject this CRL: openssl verify -crl_check says {'; '.join(faults)}"
+                found.append(Finding("crl_rejected", text, generation.sha256))
+    return found
+
+
+def idle_generations(index: Index, files: Files, generations: t.Sequence[Generation]) -> t.List[str]:
+    """The generations whose key has signed certificates, of which each has expired. What can't be told needs its CRL."""
+    keys = {generation.public_key_sha256: generation for generation in generations}
+    current = generations[-1].public_key_sha256
+    waiting = {key: _x509.load(generation.certificate) for key, generation in keys.items() if key != current}
+    signed: t.Set[str] = set()
+    rows = [row for row in index.rows if row.number is not None]
+    if not waiting or not files.new_certificates or len(rows) > MOST_LOOKED_AT:
+        return []
+    now = now_text()
+    for row in rows:
+        expired = _moment(row.expires) < now
+        try:
+            path = os.path.join(files.new_certificates, even_hex(t.cast(int, row.number)) + ".pem")
+            certificate = _x509.load(read_file(path, "the certificate", LARGEST_INPUT))
+        except (FileNotFoundError, KeywardError, ValueError):
+            if not expired:
+                return []
+            continue
+        by = [key for key, issuer in waiting.items() if _x509.is_issued_by(certificate, issuer)]
+        signed.update(by)
+        for key in by if not expired else ():
+            del waiting[key]
+    return [generation.sha256 for generation in generations if generation.public_key_sha256 in signed & waiting.keys()]
+
+
+def _moment(text: str) -> str:
+    """A time of an index.txt as results have it; one that can't be read lies in the future."""
+    match = re.match(r"(\d\d|\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)Z\Z", text)
+    if not match:
+        return "9999"
+    year, *rest = match.groups()
+    year = year if len(year) == 4 else f"{'20' if year < '50' else '19'}{year}"
+    return "{}-{}-{}T{}:{}:{}Z".format(year, *rest)
