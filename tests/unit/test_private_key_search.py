@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import datetime
 import gzip
 import io
 import json
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import OVERLAP, WINDOW, key_material, private_key_in
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -150,3 +153,37 @@ def test_less_usual_forms(tmp_path: Path) -> None:
     for number in key_material(key):
         for content in (number[::-1], base64.urlsafe_b64encode(number), number.hex().encode(), number.hex(":").upper().encode()):
             assert private_key_in(io.BytesIO(b"x " + content), [number]), content
+
+
+def armoured(der: bytes, label: str = "CERTIFICATE") -> bytes:
+    return f"-----BEGIN {label}-----\n".encode() + base64.encodebytes(der) + f"-----END {label}-----\n".encode()
+
+
+@pytest.mark.parametrize("kind", ["rsa-2048", "ec-secp256r1", "ed25519"])
+def test_what_looks_like_a_certificate_is_searched(kind: str) -> None:
+    """In its armour, in its extensions, in the text around it, and where its own length ends."""
+    key, certificate = pfx.key(kind), pfx.certificate(pfx.key("rsa-2048"), "Some CA", 1)
+    numbers, der = key_material(key), key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, datetime.datetime(2026, 1, 1), datetime.datetime(2027, 1, 1))
+    inside = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"xyz" + der), False)
+    digest = None if kind == "ed25519" else hashes.SHA256()
+    for content in (
+        armoured(der),
+        armoured(inside.sign(key, digest).public_bytes(Encoding.DER)),
+        armoured(certificate + der),
+        armoured(certificate) + base64.encodebytes(der) + armoured(certificate),
+        b"Certificate:\n    " + base64.b64encode(der) + b"\n" + armoured(certificate),
+        armoured(der, "X509 CRL"),
+    ):
+        assert private_key_in(io.BytesIO(content)), content[:80]
+    for number in numbers:
+        unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), number)
+        for content in (
+            armoured(builder.add_extension(unknown, False).sign(key, digest).public_bytes(Encoding.DER)),
+            number.hex(":").encode() + b"\n" + armoured(certificate),
+            armoured(certificate) + base64.urlsafe_b64encode(number),
+        ):
+            assert private_key_in(io.BytesIO(content)) is None or kind == "ed25519"
+            assert private_key_in(io.BytesIO(content), numbers)
+    assert private_key_in(io.BytesIO(armoured(certificate) * 3), numbers) is None

@@ -20,33 +20,47 @@ WINDOW = 1024 * 1024
 OVERLAP = 64 * 1024
 
 _ARMOUR = re.compile(rb"----[- ]BEGIN [A-Z0-9 #]{0,40}(?:PRIVATE KEY|PKCS12|TSS2)")
-_MARKS = re.compile(
-    rb"PuTTY-User-Key-File-"
-    rb"|openssh-key-v1\x00"
-    rb"|(?:\A|\n)[ \t]*(?:privateExponent|private exponent|priv):[ \t]*\r?\n"  # openssl pkey -text, certtool
-    rb"|\x1e\xf1\xb5\xb0\x00{4}"  # PVK
-    rb"|\x07\x02\x00\x00....(?:RSA2|DSS[24])"  # PRIVATEKEYBLOB
-    rb"|RSA[23]..\x00\x00[\x01-\x08]\x00{3}|ECS[246][\x20\x30\x42]\x00{3}",  # the private blobs of CNG
-    re.DOTALL,
+# Each begins with letters that re looks for at once: one pattern of them all would try each at every byte.
+_MARKS = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        rb"PuTTY-User-Key-File-",
+        rb"openssh-key-v1\x00",
+        rb"private(?:Exponent| exponent):[ \t]*\r?\n",  # openssl pkey -text, certtool
+        rb"priv:(?<![^\s]priv:)[ \t]*\r?\n",
+        rb"\x1e\xf1\xb5\xb0\x00{4}",  # PVK
+        rb"\x07\x02\x00\x00....(?:RSA2|DSS[24])",  # PRIVATEKEYBLOB
+        rb"RSA[23]..\x00\x00[\x01-\x08]\x00{3}",  # the private blobs of CNG
+        rb"ECS[246][\x20\x30\x42]\x00{3}",
+    )
 )
 _JWK = re.compile(rb'"d"\s*:\s*"[A-Za-z0-9_-]{16}')
 # Files that can't be searched. A set is to be proved, so they are taken for what they may hold.
 _OPAQUE = re.compile(
     rb"\A(?:\x1f\x8b|BZh[1-9]|\xfd7zXZ\x00|PK\x03\x04|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!|Salted__|U2FsdGVkX1|\s*-----BEGIN PGP MESSAGE)"
 )
-_DER = re.compile(
-    rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05[\x01-\x0d]"  # PBES1, PBES2 (RFC 8018)
-    rb"|\x06\x0a\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01[\x01-\x06]"  # PBE of PKCS #12 (RFC 7292, appendix C)
-    rb"|\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x0c(?:\x0a\x01[\x01\x02]|\x05\x01[\x01-\x06])"  # its key bags, and PBE of NSS
-    rb"|\x06(?:\x0a\x2b\x06\x01\x04\x01\x2a\x02\x11\x01\x01|\x09\x2b\x06\x01\x04\x01\x2a\x02\x13\x01)"  # JKS, JCEKS
-    rb"|\x30\x82..\x02\x01\x00\x02(?:\x82..|\x81.)\x00"  # RSAPrivateKey (RFC 8017), DSA
-    rb"|\x30(?:[\x20-\x7f]|\x81.|\x82..)\x02\x01\x01\x04[\x14-\x48]",  # ECPrivateKey (RFC 5915)
-    re.DOTALL,
+_DER = tuple(
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05[\x01-\x0d]",  # PBES1, PBES2 (RFC 8018)
+        rb"\x06\x0a\x2a\x86\x48\x86\xf7\x0d\x01\x0c\x01[\x01-\x06]",  # PBE of PKCS #12 (RFC 7292, appendix C)
+        rb"\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x0c(?:\x0a\x01[\x01\x02]|\x05\x01[\x01-\x06])",  # its key bags, and PBE of NSS
+        rb"\x06\x0a\x2b\x06\x01\x04\x01\x2a\x02\x11\x01\x01",  # JKS
+        rb"\x06\x09\x2b\x06\x01\x04\x01\x2a\x02\x13\x01",  # JCEKS
+        rb"\x02\x01\x00\x02(?<=\x30\x82..\x02\x01\x00\x02)(?:\x82..|\x81.)\x00",  # RSAPrivateKey (RFC 8017), DSA
+        rb"\x02\x01\x01\x04[\x14-\x48](?:(?<=\x30[\x20-\x7f].{5})|(?<=\x30\x81.{6})|(?<=\x30\x82.{7}))",  # ECPrivateKey (RFC 5915)
+    )
 )
 # The version and the algorithm of a PrivateKeyInfo (RFC 5958). A CRL has the same two, and no OCTET STRING after them.
 _ALGORITHM = re.compile(rb"\x02\x01[\x00\x01](?=\x30[\x05-\x7f\x81\x82])")
 _URL_SAFE = re.compile(rb"[A-Za-z0-9_-]{40,}")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{8,}={0,2}[ \t\r\n]*){1,}")
+_HEX_DUMP = re.compile(rb"(?:[0-9A-Fa-f]{2}:){8,}[0-9A-Fa-f]{0,2}")  # no base64: it stands in each certificate's text
+SHORTEST = 32  # characters: a key of 24 bytes in base64. Nobody signs certificates with a shorter one.
+_PUBLIC_PEM = re.compile(
+    rb"-----BEGIN (CERTIFICATE|TRUSTED CERTIFICATE|X509 CRL|(?:NEW )?CERTIFICATE REQUEST)-----\r?\n"
+    rb"((?:[A-Za-z0-9+/]{1,76}\r?\n){0,65536}[A-Za-z0-9+/]{1,76}={0,2}\r?\n)-----END \1-----"
+)
 
 
 def key_material(private_key: t.Any) -> t.List[bytes]:
@@ -86,32 +100,35 @@ def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[s
             return "it holds a private key (PEM)"
         if b'"kty"' in text and _JWK.search(text):
             return "it holds a private key (JWK)"
-    if _MARKS.search(window):
+    if _matches(_MARKS, window):
         return "it holds a private key"
     if first and _starts_as_key(window):
         return "it is a private key or PKCS #12 file (DER)"
+    window, contents = _taken_out(window) if b"-----BEGIN" in window else (window, [])
+    if any(_holds_in_any_way(data, known) for data in contents):
+        return "it holds a private key (base64)"
     if _holds(window, known):
         return "it holds a private key (DER)"
     digits = window.translate(None, b": \t\r\n").lower() if known else b""
     if any(number.hex().encode("ascii") in digits for number in known):
         return "it holds a private key (hexadecimal digits)"
+    window = _HEX_DUMP.sub(b":", window)
     for run in _BASE64.finditer(window):
         text = run.group().translate(None, b" \t\r\n=")
+        if len(text) < SHORTEST:
+            continue
         # Where the text begins inside a group of four is not known; long runs are CRLs and lists of certificates.
         for shift in range(4 if len(text) < OVERLAP else 1):
             whole = text[shift:]
             whole = whole[:-1] if len(whole) % 4 == 1 else whole
             data = binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
-            if _holds(data, known) or _ARMOUR.search(data) or _MARKS.search(data):
+            if _holds_in_any_way(data, known):
                 return "it holds a private key (base64)"
     return "it holds a number of this CA's private key" if known and _spelt_out(window, known) else None
 
 
 def _spelt_out(window: bytes, known: t.Sequence[bytes]) -> bool:
-    """Whether a known number is there as hexadecimal digits, or in base64url."""
-    digits = window.translate(None, b": \t\r\n").lower()
-    if any(number.hex().encode("ascii") in digits for number in known):
-        return True
+    """Whether a known number is there in base64url."""
     for run in _URL_SAFE.finditer(window):
         text = run.group().translate(bytes.maketrans(b"-_", b"+/"))
         for shift in range(4):
@@ -122,8 +139,44 @@ def _spelt_out(window: bytes, known: t.Sequence[bytes]) -> bool:
     return False
 
 
+def _matches(patterns: t.Sequence[t.Pattern[bytes]], data: bytes) -> bool:
+    return any(pattern.search(data) for pattern in patterns)
+
+
+def _taken_out(window: bytes) -> t.Tuple[bytes, t.List[bytes]]:
+    """What is left without its certificates, CRLs and requests (PEM), and these (DER): most of what a CA has issued, and quickly told."""
+    contents: t.List[bytes] = []
+
+    def take_out(match: t.Match[bytes]) -> bytes:
+        try:
+            data = binascii.a2b_base64(match.group(2))
+            start, end = _content(data, 0)
+            elements = [position for position, _tag in zip(_positions(data, start, end), range(4))]
+            public = data[0] == 0x30 and end == len(data) and [data[at] for at in elements] == [0x30, 0x30, 0x03]
+        except (IndexError, ValueError):
+            return match.group()
+        if not public:
+            return match.group()
+        contents.append(data)
+        return b"\n"
+
+    return _PUBLIC_PEM.sub(take_out, window), contents
+
+
+def _positions(data: bytes, start: int, end: int) -> t.Iterator[int]:
+    """Where each element of a constructed one begins. Raises IndexError."""
+    while start < end:
+        yield start
+        start = _content(data, start)[1]
+
+
+def _holds_in_any_way(data: bytes, known: t.Sequence[bytes]) -> bool:
+    """Whether decoded bytes hold a key, in text or DER."""
+    return bool(_holds(data, known) or _ARMOUR.search(data) or _matches(_MARKS, data))
+
+
 def _holds(data: bytes, known: t.Sequence[bytes]) -> bool:
-    if _DER.search(data) or any(number in data or number[::-1] in data for number in known):
+    if _matches(_DER, data) or any(number in data or number[::-1] in data for number in known):
         return True
     return any(_is_private_key_info(data, match.end()) for match in _ALGORITHM.finditer(data))
 
