@@ -135,6 +135,9 @@ class ActionModule(DatabaseTask):
                 f"the set is of a CA that ran on {manifest.authority.backend}, and the software on this host can't read it",
                 "Name another set",
             )
+        if self.options["on_conflict"] == "merge" and not abilities.sets_are_archives:
+            why = "the software on this host opens its database alone, so two can't be brought together"
+            raise KeywardError("nothing was restored", why, "Choose one of the two: on_conflict: set_aside keeps the other aside")
         if advance and advance != Advance() and not abilities.takes_numbers:
             raise _adcs_sets.no_numbers()
 

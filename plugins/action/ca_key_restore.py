@@ -117,7 +117,7 @@ class ActionModule(BackupTask):
             of=told.generations[-1].sha256 if told else None,
             directory=chosen.authority.directory if chosen.authority else None,
             files=files,
-            on_conflict=self.options["on_conflict"],
+            on_conflict="set_aside" if self.options["on_conflict"] == "set_aside" else "fail",
             allow_unencrypted_key=self.options["allow_unencrypted_key"],
             trial_password=self._trial_password,
         )

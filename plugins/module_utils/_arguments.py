@@ -87,7 +87,7 @@ CA_KEY_RESTORE: Spec = {
     **BACKUP,
     **PASSWORD,
     **PREVIOUS_PASSWORD,
-    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "set_aside"]},
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "merge", "set_aside"]},
     "allow_unencrypted_key": {"type": "bool", "default": False},
     **CONTROLLER,
 }
@@ -152,7 +152,7 @@ CA_DATABASE_RESTORE: Spec = {
     "host_store": {"type": "path"},
     "set": {"type": "path"},
     "part": {"type": "str", "default": "all", "choices": ["all", "configuration"]},
-    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "set_aside"]},
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "merge", "set_aside"]},
     "published_crl": {"type": "list", "elements": "path"},
     "published_certificates": {"type": "path"},
     "advance": {"type": "raw"},

@@ -26,7 +26,6 @@ except ImportError:  # the modules say which library is missing
     pass
 
 _SIGNED = ("tbs_certificate_bytes", "tbs_certrequest_bytes", "tbs_certlist_bytes")
-_SHORT = {"1.2.840.113549.1.9.1": "emailAddress", "2.5.4.5": "serialNumber", "2.5.4.4": "SN", "2.5.4.42": "GN", "2.5.4.12": "title"}
 
 
 def moment(thing: t.Any, name: str) -> t.Any:
@@ -109,16 +108,6 @@ def short_subject(certificate: bytes) -> str:
     subject = x509.load_der_x509_certificate(certificate).subject
     names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME) or list(subject)[-1:]
     return str(names[-1].value) if names else ""
-
-
-def one_line(name: x509.Name) -> str:
-    """A name in one line, as databases have it: C(/C=DE/O=Example/CN=www), other bytes as C(\\xNN)."""
-    parts = []
-    for attribute in name:
-        short = _SHORT.get(attribute.oid.dotted_string) or attribute.rfc4514_attribute_name
-        value = "".join(chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02X}" for byte in str(attribute.value).encode("utf-8"))
-        parts.append(f"/{short}={value}")
-    return "".join(parts)
 
 
 def is_certificate(der: bytes) -> bool:

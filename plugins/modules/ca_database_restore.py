@@ -38,8 +38,11 @@ options:
     description:
       - What to do where the database on the host has entries that the set lacks, or where other files lie in its place.
       - With V(set_aside) they are kept as C(<path>.set-aside-<time>), and the set takes their place.
+      - With V(merge), every row of both stays, as after a snapshot was brought back and the CA went on. A revocation of either side counts,
+        and the numbers go on beyond both. A number on two certificates is named; C(index.txt) holds it once, as openssl allows, and the
+        other row as a comment. Not on Windows.
     type: str
-    choices: [fail, set_aside]
+    choices: [fail, merge, set_aside]
     default: fail
   published_crl:
     description:
@@ -54,6 +57,8 @@ options:
     description:
       - How to go on where what is published is newer; V(auto), or a dictionary of C(serial) and C(crl_number) (hex digits).
       - With V(auto), the next serial number and CRL number are taken above everything seen. With a dictionary they are the given ones.
+      - Without it as well, the numbers of a restored database go on 65536 beyond everything seen, once for each set, unless the host's own
+        files show what was given since.
       - Revocations that a published CRL shows and the database lacks are entered again.
     type: raw
   extra_paths:

@@ -23,9 +23,9 @@ options:
   on_conflict:
     description:
       - What to do where another key or certificate lies in the place of one that is to be put back.
-      - With V(set_aside) that file is renamed to C(<path>.set-aside-<time>), never deleted.
+      - With V(set_aside) that file is renamed to C(<path>.set-aside-<time>), never deleted. V(merge), of databases, is as V(fail) here.
     type: str
-    choices: [fail, set_aside]
+    choices: [fail, merge, set_aside]
     default: fail
   allow_unencrypted_key:
     description:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import subject_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import IssuedCertificate, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
@@ -123,5 +125,5 @@ def _issued(folder: str, generations: t.Sequence[Generation]) -> list[Issued]:
         except (KeywardError, ValueError, OSError):
             continue
         if not _x509.is_self_signed(parsed) and any(_x509.is_issued_by(parsed, signer) for signer in signers):
-            found.append(Issued(parsed.serial_number, *_x509.validity(parsed), _x509.one_line(parsed.subject), name))
+            found.append(Issued(parsed.serial_number, *_x509.validity(parsed), one_line(subject_bytes(parsed)), name))
     return found

@@ -10,12 +10,14 @@ import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import subject_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import own_crls
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Issued, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time
 
@@ -57,4 +59,4 @@ def _issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
     if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
         return []
     expires = asn1_time(_x509.validity(parsed)[1])
-    return [Issued(parsed.serial_number, expires, _x509.one_line(parsed.subject), os.path.basename(path))]
+    return [Issued(parsed.serial_number, expires, one_line(subject_bytes(parsed)), os.path.basename(path))]
