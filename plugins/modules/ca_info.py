@@ -171,7 +171,12 @@ reasons:
   elements: dict
 
 advisories:
-  description: What is worth knowing and stops nothing.
+  description:
+    - What is worth knowing and stops nothing.
+    - Of a database that openssl keeps, the codes are V(index_refused) (a line with which C(openssl ca) uses no C(index.txt)),
+      V(index_passed_over) (a line that it reads otherwise than it looks), V(unfinished_issue) (it was stopped before it put a file in
+      place), V(database_file_missing), V(certificate_without_row), V(revocations_missing) (a CRL at hand lists certificates that the
+      database does not call revoked), V(crl_number_behind) and V(database_unreadable).
   returned: success
   type: list
   elements: dict

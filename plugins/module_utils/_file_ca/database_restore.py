@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import stat
 import time
 import typing as t
@@ -41,6 +43,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers impor
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import published_on
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import owner_of, recorded_protection, staged_member
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     move_aside,
@@ -48,20 +51,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
-from ansible_collections.keyward.pki.plugins.module_utils._protection import (
-    Protection,
-    acl_from_text,
-    expected_label,
-    protect_path,
-    protection_of,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect_path
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
 
-_CHUNK = 1024 * 1024
 CORE = ("index", "serial", "crl_number")
+_SOMETHING_ELSE = "something else is in the place of what the set holds"
+_ASIDE = "Find out which is right. With on_conflict: set_aside the host's files are kept under another name"
+_MERGE = _ASIDE + "; where the CA went on after a snapshot was brought back, on_conflict: merge brings both databases together"
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,7 @@ class Restoration:
         self._restored: t.List[orders.BroughtBack] = []
         self._texts: t.Dict[str, bytes] = {}
         self._finished: t.List[Finding] = []
+        self._when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._base: t.Optional[Base] = None
         self._places = places_here(backend)
         self._loads: t.Dict[str, t.List[str]] = {}  # by the path of a configuration
@@ -124,7 +124,7 @@ class Restoration:
         texts = self._changed_texts(base, ours, theirs, outcome.numbers, live)
         # What the software has moved since then is where it belongs.
         left = [item for item in items if not (base.newer and item.member.part == "movable")]
-        left = [item for item in left if item.member.part not in CORE or item.member.part in texts]
+        left = [self._beside(item) for item in left if item.member.part not in CORE or item.member.part in texts]
         self._put_back(left, {part: text for part, text in texts.items() if text is not None})
         return self._answer(outcome, published)
 
@@ -221,13 +221,14 @@ class Restoration:
 
     def _chosen(self, items: t.Sequence[_Item], ours: Numbers, theirs: Numbers) -> Base:
         merging = self._order.on_conflict == "merge"
-        parts = ("configuration", "attributes") if merging else ("configuration", "attributes", "issued", "request", "extra")
-        self._refuse([item for item in items if item.there == "different" and item.member.part in parts])
+        parts = ("configuration", "attributes", "extra") if merging else ("configuration", "attributes", "issued", "request", "extra")
+        different = [item for item in items if item.there == "different" and item.member.part in parts]
+        self._refuse(different, remedy=_MERGE if all(item.member.part in ("issued", "request") for item in different) else _ASIDE)
         index_lost = not any(item.member.part == "index" and item.there != "missing" for item in items)
         base = choose(ours, theirs, index_lost and not ours.rows, self._order.on_conflict)
         if base.conflict:
             core = [item for item in items if item.member.part in CORE and item.there == "different"]
-            self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has")
+            self._refuse(core, "the database on the host has entries that the set lacks, and lacks some that it has", _MERGE)
         if merging and base.replaced and self._unique_subject():
             subjects = [row.subject for row in base.numbers.rows.values() if row.kind == "V"]
             if len(subjects) != len(set(subjects)):
@@ -243,13 +244,13 @@ class Restoration:
         of_set = {item.path for item in items}
         return published_on(self._stored.manifest.generations, live, folders, of_set, self._order.published)
 
-    def _refuse(self, items: t.Sequence[_Item], why: str = "something else is in the place of what the set holds") -> None:
+    def _refuse(self, items: t.Sequence[_Item], why: str = _SOMETHING_ELSE, remedy: str = _ASIDE) -> None:
         if items and not self._aside:
             paths = ", ".join(item.path for item in items[:5])
             raise KeywardError(
                 "nothing was restored",
                 f"{why}: {paths}",
-                "Find out which is right. With on_conflict: set_aside the host's files are kept under another name",
+                remedy,
                 [Finding("conflict", f"{item.path} holds something else") for item in items[:50]],
             )
 
@@ -323,11 +324,10 @@ class Restoration:
             path = self._core_path(part)
             if path not in [one.path for one in self._restored]:
                 self._restored.append(orders.BroughtBack(path, "database"))
-        protections = {item.path: _protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
+        protections = {item.path: recorded_protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
         if self._check:
             self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._gives_way(i)]
             return
-        when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = ""
         stack = contextlib.ExitStack()
         try:
@@ -346,17 +346,17 @@ class Restoration:
                     continue
                 make_directories(os.path.dirname(path), Protection(0o755))
                 if item.there == "different" and self._gives_way(item):
-                    self._set_aside.append(SetAside(path, move_aside(path, when)))
+                    self._set_aside.append(SetAside(path, move_aside(path, self._when)))
                 if member.type == "link":
                     os.symlink(t.cast(str, member.target), path)
                     if os.geteuid() == 0:
-                        os.chown(path, *_owner(member), follow_symlinks=False)
+                        os.chown(path, *owner_of(member), follow_symlinks=False)
                     continue
                 if member.part in CORE:
                     data = changed.pop(member.part, None)
-                    late.append((stack.enter_context(_staged(path, stream, member, protections[path], data)), member.part))
+                    late.append((stack.enter_context(staged_member(path, stream, member, protections[path], data)), member.part))
                     continue
-                with _staged(path, stream, member, protections[path], None) as staged:
+                with staged_member(path, stream, member, protections[path], None) as staged:
                     if item.there in ("different", "shortened"):
                         staged.replace()
                     else:
@@ -365,7 +365,7 @@ class Restoration:
                 path = self._core_path(part)
                 like = self._core[part]
                 make_directories(os.path.dirname(path), Protection(0o755))
-                late.append((stack.enter_context(_staged(path, None, like, _protection(like, path), data)), part))
+                late.append((stack.enter_context(staged_member(path, None, like, recorded_protection(like, path), data)), part))
             order = {"index": 0, "crl_number": 1, "serial": 2}
             # The numbers go on before the rows do: a run killed in between hands out no number twice.
             for staged, part in sorted(late, key=lambda one: -order[one[1]]):
@@ -384,10 +384,23 @@ class Restoration:
 
     def _gives_way(self, item: _Item) -> bool:
         """Whether what is there is kept under another name: as the task says, or where the set's certificate of one number counts."""
-        if self._aside or not self._base or item.member.part not in ("issued", "movable"):
-            return self._aside
-        stem, suffix = os.path.splitext(os.path.basename(item.path))
-        return suffix == ".pem" and stem.upper() in {even_hex(number) for number in self._base.theirs_count}
+        return self._aside or (self._base is not None and self._number_of(item) in self._base.theirs_count)
+
+    def _beside(self, item: _Item) -> _Item:
+        """The set's certificate of a number that the host has on another one is kept as well, under another name."""
+        number, base = self._number_of(item), t.cast(Base, self._base)
+        if item.there != "different" or number not in base.twice or number in base.theirs_count:
+            return item
+        kept = glob.glob(glob.escape(item.path) + ".set-aside-*")
+        if any(_compare(item.member, path) == "same" for path in kept):
+            return item
+        return replace(item, path=f"{item.path}.set-aside-{self._when}", there="missing")
+
+    @staticmethod
+    def _number_of(item: _Item) -> t.Optional[int]:
+        """Which certificate a file holds, as openssl names it."""
+        match = re.match(r"([0-9A-Fa-f]+)\.pem\Z", os.path.basename(item.path))
+        return int(match.group(1), 16) if match and item.member.part in ("issued", "movable") else None
 
     def _core_path(self, part: str) -> str:
         return self._place(self._core[part].path)
@@ -454,32 +467,3 @@ def _lacks_chain(path: str, whole: bytes) -> bool:
     """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
     certificates = pem_certificates(whole)
     return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]
-
-
-def _staged(path: str, stream: t.Optional[t.IO[bytes]], member: Member, recorded: Protection, data: t.Optional[bytes]) -> StagedFile:
-    """A file whole on the file system of its place: C(data), or what the set holds; protected as what lies there, else as recorded."""
-    protection = protection_of(path) if os.path.exists(path) else recorded
-    if data is not None or stream is None:
-        return StagedFile(path, data or b"", protection)
-    return StagedFile(path, iter(lambda: stream.read(_CHUNK), b""), protection, member.sha256, member.mtime)
-
-
-def _protection(member: Member, path: str) -> Protection:
-    """As the set records it, for a place on this host. Raises KeywardError where an ACL names somebody who is not here."""
-    what, mode = f"{path} was not restored", int(member.mode, 8) & (0o2777 if member.type == "directory" else 0o777)
-    owner = _owner(member) if os.geteuid() == 0 else (-1, -1)
-    acl, default = acl_from_text(member.acl, what, mode), acl_from_text(member.default_acl, what)
-    kind = stat.S_IFDIR if member.type == "directory" else stat.S_IFREG
-    return Protection(mode, *owner, acl, default, expected_label(path, kind | mode)).not_written_by_others()
-
-
-def _owner(member: Member) -> t.Tuple[int, int]:
-    import grp
-    import pwd
-
-    uid, gid = member.uid, member.gid
-    with contextlib.suppress(KeyError):
-        uid = pwd.getpwnam(member.owner).pw_uid
-    with contextlib.suppress(KeyError):
-        gid = grp.getgrnam(member.group).gr_gid
-    return uid, gid

@@ -14,7 +14,20 @@ from ansible_collections.keyward.pki.plugins.module_utils import _der, _one_line
 from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 
 OTHERS = ("1.2.3.4", "2.5.4.127", "1.3.6.1.4.1.99999.1")
-VALUES = (b"a", b"", b"a/b+c", b"M\xc3\xbcller", b"\xe4", b"\0\0\0a\0\0\0b", b"\0a\0b", b"tab\tnew\nline", b"\\", b"\x7f~ ", b"=,", b"\0\0\0\0")
+VALUES = (
+    b"a",
+    b"",
+    b"a/b+c",
+    b"M\xc3\xbcller",
+    b"\xe4",
+    b"\0\0\0a\0\0\0b",
+    b"\0a\0b",
+    b"tab\tnew\nline",
+    b"\\",
+    b"\x7f~ ",
+    b"=,",
+    b"\0\0\0\0",
+)
 TAGS = (0x0C, 0x13, 0x14, 0x16, 0x1B, 0x1E, 0x1C, 0x12)
 
 
