@@ -142,7 +142,7 @@ def test_restore_without_it(ansible: Ansible, tmp_path: Path) -> None:
     answers = {"Import Password": PASSWORD, "(?i)pass ?phrase": PASSPHRASE}
     status, shown = on_a_terminal(["sh", str(script)], answers, tmp_path)
     assert status == 0, shown
-    assert "The bundle is intact" in shown and [shown.count(text) for text in ("intact: ", "DAMAGED")] == [3, 0]
+    assert "The bundle is intact" in shown and [shown.count(text) for text in ("unpacked: ", "DAMAGED")] == [2, 0]
     assert {path: path.read_bytes() for path in database} == database
     assert [shown.count(text) for text in ("verify OK", "FAILED", "has no key here")] == [4, 0, 1], shown
     assert [shown.count(text) for text in ("put back:", "not touched", "right:", "WRONG")] == [7, 0, 7, 0], shown
