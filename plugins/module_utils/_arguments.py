@@ -137,6 +137,7 @@ CA_CRL: Spec = {
 }
 CA_DATABASE_BACKUP: Spec = {
     **WHICH_AUTHORITY,
+    **AUTHORITY_ID,
     **STORES,
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
@@ -148,6 +149,7 @@ CA_DATABASE_BACKUP: Spec = {
 }
 CA_DATABASE_RESTORE: Spec = {
     **WHICH_AUTHORITY,
+    **AUTHORITY_ID,
     **STORES,
     "host_store": {"type": "path"},
     "set": {"type": "path"},

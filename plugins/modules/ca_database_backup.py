@@ -59,6 +59,7 @@ options:
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._backups.authority_id
   - keyward.pki._backups.database_stores
 attributes:
   check_mode:

@@ -20,7 +20,7 @@ SHARED = "each_authority"
 PUBLIC = sorted(path.name for path in ROLES.iterdir() if path.name != SHARED)
 VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
 # Of the roles alone: no module has an option of that name.
-OWN = {"keyward_authorities", "keyward_parent", "keyward_publish_tasks"}
+OWN = {"keyward_authorities", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
 OF_STORES = {"key_stores": "stores", "database_stores": "stores"}
 
 
