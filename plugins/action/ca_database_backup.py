@@ -22,7 +22,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
-from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copied, Copy, Own, StateTold, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
@@ -46,6 +47,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import (
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
 
@@ -61,13 +64,19 @@ class Made(t.NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What the stores hold of an authority. C(own): of this database, by the path of each store; C(name): its directory below a store."""
+    """What the stores hold of an authority. C(own): of this database, by the path of each store; C(name): its directory below a store.
+
+    C(homes): where it lives; C(change): what a person says of that.
+    """
 
     name: str
     id: str
     authority: str | None
     own: t.Mapping[str, Series]
     all: t.Sequence[Series]
+    homes: tuple[Home, ...]
+    change: HomeChange | None
+    advisories: tuple[Finding, ...]
 
     @property
     def newest(self) -> Stored | None:
@@ -93,16 +102,17 @@ class ActionModule(DatabaseTask):
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
         known = self._known(told, [there] if there else stores)
+        said = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
         newest = known.newest
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, age, now())
+        reasons = due_reasons(state, newest.manifest if newest else None, age, now()) + said
         lacking = [store for store in stores if newest and not reasons and not _has(known.own[store.path], newest)]
 
         identity = known.authority
         paths = [one.path for series in known.own.values() for one in series.all if newest and one.name == newest.name]
         manifest, stored = newest.manifest if newest else None, None
         if reasons and not self._check:
-            identity = identity or authority_id(told.generations)
+            identity = identity or _new_id(told)
             told = replace(told, authority=replace(told.authority, id=identity))
             draft = self._draft(told, state, reasons[0], known)
             stored = self._in_store_of_host(told, draft, there, known) if there else self._in_stores(told, draft, stores, known)
@@ -126,6 +136,7 @@ class ActionModule(DatabaseTask):
             "advisories": findings(
                 lost,
                 told.advisories,
+                known.advisories,
                 *(series.advisories for series in known.own.values()),
                 (advisory for one in known.all if not one.latest for advisory in one.advisories),
                 _databases.copies(known.all, told.authority.home),
@@ -148,21 +159,31 @@ class ActionModule(DatabaseTask):
                 raise KeywardError("ca_database_backup can't run", f"{name} is less than {least}", f"Give a number of at least {least}")
 
     def _known(self, told: StateTold, stores: t.Sequence[Store | HostStore]) -> Known:
-        """What the stores hold of the host's database; a new id where they hold nothing of it."""
+        """What the stores hold of the host's database; a new id where they hold nothing of it. Raises KeywardError."""
         home = told.authority.home
-        held = {store.path: _databases.of_authority(store.series(), told.authority, told.generations) for store in stores}
-        every = [one for series in held.values() for one in series]
-        found = [one for one in (_databases.of_home(series, home) for series in held.values()) if one and one.latest]
-        best = max(found, key=lambda one: one.latest.rank if one.latest else (0, ""), default=None)
-        identity = next((one.latest.manifest.authority.id for one in every if one.latest), None)
+        known, sets = self._known_in(stores)
+        found = self.stand(known, told)
+        self.refuse_elsewhere("nothing was backed up", found, told)
+        record, own = found.known, sets_of(found.known, sets)
+        change = record.change_home(self.said, home) if record else None
+        if change and isinstance(record, KnownAuthority):
+            why = "the backups of its keys say where it lives, and ca_key_backup was not told"
+            raise KeywardError("nothing was backed up", why, f"Say it there first ({'move' if change.kind == MOVED else 'twin'}: true)")
+        homes = change.homes if change else record.homes if record else (home,)
+        former = (*record.homes, *record.former_homes) if record else ()
+        at = [own.database_at(store.path, home, homes, former) for store in stores] if own else []
+        best = max((one for one in at if one and one.latest), key=lambda one: one.latest.rank if one.latest else (0, ""), default=None)
+        whose: Record | None = own or record
+        identity, every = whose.id if whose else None, own.every if own else []
         if best and best.latest:
             name, database = best.name, best.latest.manifest.database
         else:
-            known, database = replace(told.authority, id=identity or authority_id(told.generations)), _databases.new_id()
-            above = next((one.authority for one in every), directory_name(known))
-            name = f"{above}/{_databases.directory_of(database, known)}"
+            authority, database = replace(told.authority, id=identity or _new_id(told)), _databases.new_id()
+            above = own.name if own else directory_name(authority)
+            name = f"{above}/{_databases.directory_of(database, authority)}"
             every = every or [one for store in stores for one in store.series() if one.authority == above]  # whose manifests don't read
-        return Known(name, database, identity, {store.path: store.one(name) for store in stores}, every)
+        series = {store.path: store.one(name) for store in stores}
+        return Known(name, database, identity, series, every, homes, change, found.advisories)
 
     def _draft(self, told: StateTold, state: State, reason: Finding, known: Known) -> SetManifest:
         """A set's manifest, but for what only the copy tells."""
@@ -174,7 +195,7 @@ class ActionModule(DatabaseTask):
             kind="full",
             database=known.id,
             authority=told.authority,
-            homes=newest.manifest.homes if newest else (home,),
+            homes=known.homes,
             made_at=home,
             created=now_text(),
             as_of=now_text(),
@@ -245,7 +266,7 @@ class ActionModule(DatabaseTask):
             database=database,
             name=new_name(draft.sequence),
             manifest=document(draft.as_json()).decode("ascii"),
-            event=self._event("set", draft),
+            event=self._event(known.change.kind, draft, **known.change.as_json()) if known.change else self._event("set", draft),
             keep=self.options["keep_full_sets"],
             may_go=tuple(one.name for one in series.all if self._is_old(one) and not (told.own_state and self._lost(told, one).any)),
         )
@@ -276,6 +297,8 @@ class ActionModule(DatabaseTask):
             removed += pruned.removed
             advisories += pruned.advisories
             store.record(known.name.split("/")[0], self._event("set", manifest))
+            if known.change:
+                store.record(known.name.split("/")[0], self._event(known.change.kind, manifest, **known.change.as_json()))
         return Made(manifest, copied, paths, removed, advisories)
 
     def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged) -> Copied:
@@ -295,6 +318,12 @@ class ActionModule(DatabaseTask):
                         "Check the connection and the disks",
                     )
         return copied
+
+
+def _new_id(told: StateTold) -> str:
+    """A certificate whose key is not there makes nobody its owner: it can be that of the CA above."""
+    own = [generation for generation in told.generations if generation.private_key != "missing"]
+    return authority_id(own or told.generations[-1:])
 
 
 def _numbers(state: State) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._home import lives, shared
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Advance,
@@ -24,18 +25,19 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Store, Stored, document
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import refuse_foreign
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
     DatabaseTask,
     HostStored,
     given_set,
     of_live,
-    of_place,
+    of_lost,
     only_set,
     set_result,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import recorded_place
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 # Advisories on what a set decides, where it takes the place of what is lost: in the diff, too.
@@ -62,8 +64,8 @@ class ActionModule(DatabaseTask):
         manifest: SetManifest = chosen.manifest
         self._refuse_what_it_can_t(manifest, abilities, advance)
         self._refuse_extra_paths(abilities)
-        if live:
-            refuse_foreign(live.authority, live.generations, manifest.authority, manifest.generations)
+        if live and not self._is_of(live, chosen):
+            raise foreign(live.authority, manifest.authority, manifest.generations)
         published = _published.seen(self.options["published_crl"], self.options["published_certificates"], manifest.generations)
         order = Restore(
             of=live.generations[-1].sha256 if live else None,
@@ -118,15 +120,29 @@ class ActionModule(DatabaseTask):
 
     def _newest(self, live: Told | None) -> Stored:
         """The newest intact set of the database in all stores. Raises KeywardError."""
-        found: list[Stored] = []
         generations = live.generations if live else ()
-        stores = (self._host_store(generations),) if self.options["host_store"] else self._stores()
-        for held in [store.series() for store in stores]:
-            place = _arguments.stated_place(self.options)
-            series = of_live(held, live.authority, generations) if live else of_place(held, self._host, place)
+        stores = [self._host_store(generations)] if self.options["host_store"] else self._stores()
+        known, sets = self._known_in(stores)
+        if live:
+            standing = self.stand(known, live)
+            self.refuse_elsewhere("nothing was restored", standing, live)
+            record, here = standing.known, live.authority.home
+        else:
+            record, here = self.lost(known, "set"), self.stated_home
+        own = sets_of(record, sets)
+        found: list[Stored] = []
+        for store in stores if record and own else ():
+            series = (of_live if live else of_lost)(t.cast(KnownDatabases, own), store.path, here, t.cast(Record, record))
             if series and (len(series) > 1 or series[0].newest):
                 found.append(only_set(series, self._host))
         return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
+
+    @staticmethod
+    def _is_of(live: Told, chosen: Stored) -> bool:
+        """Whether the host shows the authority that a set is of. Each of its certificates counts: it was named, or found at home."""
+        keys = {generation.public_key_sha256 for generation in chosen.manifest.generations}
+        same = live.authority.subject == chosen.manifest.authority.subject and lives(chosen.manifest.homes, live.authority.home)
+        return same or bool(shared(live.generations, keys))
 
     def _refuse_what_it_can_t(self, manifest: SetManifest, abilities: Abilities, advance: Advance | None) -> None:
         if manifest.is_archive is not abilities.sets_are_archives:

@@ -66,6 +66,16 @@ options:
     default: false
 """
 
+    RECORDS = r"""
+options:
+  key_stores:
+    description:
+      - The stores of kind V(keys) that tell which authority this is and where it lives. They are only read.
+      - Without them the newest set tells.
+    type: list
+    elements: path
+"""
+
     PASSWORD = r"""
 options:
   password:

@@ -29,24 +29,25 @@ function Get-AdcsMemberPath {
 }
 
 function Read-Manifest {
-    # {text, host: of the inventory, keys: SHA-256 of the CA's, files: [{name, sha256, size}] or $null where it can't be read}.
+    # {text, id: of its authority, hosts: of the inventory, keys: SHA-256 of the CA's, files: [{name, sha256, size}] or $null where it can't be read}.
     param([string]$Directory)
     $path = Join-Path -Path $Directory -ChildPath 'manifest.json'
     $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
-    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; host = $null; keys = @(); files = $null } }
+    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; id = ''; hosts = @(); keys = @(); files = $null } }
     $text = [IO.File]::ReadAllText($path)
     try {
         $manifest = [Ansible.Basic.AnsibleModule]::FromJson($text)
-        $inventoryHost = [string]$manifest['authority']['host']
+        $id = [string]$manifest['authority']['id']
+        $hosts = @(@($manifest['made_at']) + @($manifest['homes']) | Where-Object { $_ } | ForEach-Object { [string]$_['host'] })
         $keys = @($manifest['generations'] | Where-Object { $_ } | ForEach-Object { [string]$_['public_key_sha256'] })
         $files = @(foreach ($one in $manifest['files']) {
                 @{ name = [string]$one['name']; sha256 = [string]$one['sha256']; size = [long]$one['size'] }
             })
     }
     catch {
-        $inventoryHost, $keys, $files = $null, @(), $null
+        $id, $hosts, $keys, $files = '', @(), @(), $null
     }
-    @{ text = $text; host = $inventoryHost; keys = $keys; files = $files }
+    @{ text = $text; id = $id; hosts = $hosts; keys = $keys; files = $files }
 }
 
 function Get-Damage {
@@ -88,7 +89,7 @@ function Get-SetName {
 
 function Get-AdcsStoreFact {
     # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, database, name, path, manifest, damage}]}.
-    # -Order: host_store, host (of the inventory), public_keys. The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
+    # -Order: host_store, host (of the inventory), public_keys, authority (the beginning of an id, or $null). The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
     # them may be terabytes on a share.
     param([System.Collections.IDictionary]$Order, [string]$What)
     $store = Open-AdcsStore -Path $Order['host_store'] -What $What
@@ -123,7 +124,8 @@ function Get-AdcsStoreFact {
 
 function Test-Ours {
     param([hashtable]$Manifest, [System.Collections.IDictionary]$Order)
-    $Manifest.host -ceq $Order['host'] -or @($Manifest.keys | Where-Object { $Order['public_keys'] -contains $_ }).Count -gt 0
+    if ($Order['authority'] -and $Manifest.id.StartsWith($Order['authority'], [StringComparison]::Ordinal)) { return $true }
+    $Manifest.hosts -ccontains $Order['host'] -or @($Manifest.keys | Where-Object { $Order['public_keys'] -contains $_ }).Count -gt 0
 }
 
 function Get-AdcsSetPath {

@@ -52,6 +52,7 @@ SELECTING = tuple(name for name in WHICH_AUTHORITY if name not in ("private_key_
 AUTHORITY_ID: Spec = {"authority_id": {"type": "str"}}
 HOME: Spec = {"move": {"type": "bool", "default": False}, "twin": {"type": "bool", "default": False}}
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
+KEY_STORES: Spec = {"key_stores": {"type": "list", "elements": "path"}}
 BACKUP: Spec = {"backup": {"type": "path"}}
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
 PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
@@ -138,6 +139,8 @@ CA_CRL: Spec = {
 CA_DATABASE_BACKUP: Spec = {
     **WHICH_AUTHORITY,
     **AUTHORITY_ID,
+    **HOME,
+    **KEY_STORES,
     **STORES,
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
@@ -150,6 +153,7 @@ CA_DATABASE_BACKUP: Spec = {
 CA_DATABASE_RESTORE: Spec = {
     **WHICH_AUTHORITY,
     **AUTHORITY_ID,
+    **KEY_STORES,
     **STORES,
     "host_store": {"type": "path"},
     "set": {"type": "path"},

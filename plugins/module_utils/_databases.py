@@ -14,22 +14,11 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks, lacking
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, belongs, slug
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, slug
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking
 from ansible_collections.keyward.pki.plugins.module_utils._store import Series, Store, Stored
 
 Compare = t.Callable[[Stored, Stored], Lacks]  # what the newer set lacks that the older one has
-
-
-def of_authority(series: t.Iterable[Series], authority: Authority, generations: t.Sequence[Generation]) -> t.List[Series]:
-    """The databases of a live CA's authority: known by a shared CA key before the same place."""
-    series = list(series)
-    known = [(one, one.latest.manifest) for one in series if one.latest]
-    for why in ("key", "place"):
-        for one, manifest in known:
-            if belongs(authority, generations, manifest.authority, manifest.public_keys) == why:
-                return [each for each in series if each.authority == one.authority]
-    return []
 
 
 def of_home(series: t.Iterable[Series], home: Home, moved_from: t.Sequence[Home] = ()) -> t.Optional[Series]:

@@ -341,14 +341,6 @@ def directory_name(authority: Authority) -> str:
     return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
 
 
-def belongs(authority: Authority, generations: t.Iterable[Generation], known: Authority, known_keys: t.Collection[str]) -> t.Optional[str]:
-    """Why a live CA is the known authority: C(key), a shared CA public key; C(place), renewed by hand in place; None, it is another."""
-    if any(generation.public_key_sha256 in known_keys for generation in generations):
-        return "key"
-    same = (authority.host, authority.backend, authority.subject) == (known.host, known.backend, known.subject)
-    return "place" if same and same_place(authority.place, known.place) else None
-
-
 def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:
     """Whether two places can be the same one: part by part; a part that one of them lacks fits. Links in paths stay unresolved."""
     return all(_plain(other.get(part, value)) == _plain(value) for part, value in one.items())
@@ -356,12 +348,3 @@ def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:
 
 def _plain(part: str) -> str:
     return posixpath.normpath(part) if part.startswith("/") else part
-
-
-def is_backup_of(
-    live: Authority, live_generations: t.Sequence[Generation], known: t.Optional[Authority], generations: t.Sequence[Generation]
-) -> bool:
-    """Whether a backup (of C(known), where a manifest says so, with C(generations)) is the live authority's."""
-    keys = {generation.public_key_sha256 for generation in generations}
-    why = belongs(live, live_generations, known or live, keys)
-    return why == "key" or (known is not None and why == "place")

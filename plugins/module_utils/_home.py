@@ -54,7 +54,7 @@ class Standing(t.Generic[K]):
 def standing(here: Home, generations: t.Sequence[Generation], known: t.Sequence[K]) -> Standing[K]:
     """Whose the CA is that a host shows C(here). What it shows are generations; the last one is its newest."""
     newest = generations[-1]
-    owners = [each for each in known if shared(generations, each.public_keys)]
+    owners = [each for each in known if shown_of(each, generations)]
     if not owners:
         # Renewed by hand, with a new key and in place.
         same = [each for each in known if each.subject == newest.subject and lives(each.homes, here)]
@@ -65,7 +65,7 @@ def standing(here: Home, generations: t.Sequence[Generation], known: t.Sequence[
     one = max(owners, key=lambda each: (_continues(newest, each), lives(each.homes, here, section=False)))
     others = [each for each in owners if each is not one]
     if others:
-        strange = shared(generations, others[0].public_keys)[0]
+        strange = shown_of(others[0], generations)[0]
         return Standing(one, f"it shows {strange.label}, and that is a certificate of {others[0].name}", mixed=True)
     if not lives(one.homes, here, section=False):
         return Standing(one, f"{one.name} lives on {' and on '.join(map(place_text, one.homes))}, and this is {place_text(here)}")
@@ -87,6 +87,11 @@ def _others_at_home(here: Home, known: t.Sequence[Known]) -> t.Tuple[Finding, ..
 def _has_one(here: Home) -> bool:
     """Whether a host has one CA of this software: nothing but its name tells it."""
     return not set(here.place) - {"backend", "name"}
+
+
+def shown_of(known: Known, generations: t.Iterable[Generation]) -> t.List[Generation]:
+    """What a host shows of an authority: by its keys, or by the certificate that is its id."""
+    return [each for each in generations if each.public_key_sha256 in known.public_keys or each.sha256 == known.id]
 
 
 def shared(generations: t.Iterable[Generation], public_keys: t.Collection[str]) -> t.List[Generation]:
@@ -122,7 +127,7 @@ def of_id(beginning: str, known: t.Sequence[K], option: str = "authority_id") ->
 
 def is_of(known: Known, here: Home, generations: t.Sequence[Generation], moving: bool = False) -> bool:
     """Whether a host shows the authority that a person named. C(moving): the person says that it lives there from now on."""
-    if shared(generations, known.public_keys):
+    if shown_of(known, generations):
         return True
     return generations[-1].subject == known.subject and (moving or lives(known.homes, here))
 
@@ -132,10 +137,10 @@ def is_of(known: Known, here: Home, generations: t.Sequence[Generation], moving:
 
 @dataclass(frozen=True)
 class HomeChange:
-    """An event by which a person changed the homes. C(follows): SHA-256 of the manifest that it outranks. C(number): of those, from 1."""
+    """An event by which a person changed the homes. C(follows): SHA-256 of the manifests that it outranks. C(number): of those, from 1."""
 
     kind: str
-    follows: str
+    follows: t.Tuple[str, ...]
     number: int
     homes: t.Tuple[Home, ...]
 
@@ -145,23 +150,29 @@ class HomeChange:
         kind = str(shape["event"])
         if kind not in (MOVED, TWIN):
             raise ValueError("another event")
-        return cls(kind, str(shape["follows"]), int(shape["number"]), homes_from_json(shape["homes"]))
+        follows = tuple(str(each) for each in shape["follows"])
+        return cls(kind, follows, int(shape["number"]), homes_from_json(shape["homes"]))
 
     def as_json(self) -> t.Dict[str, t.Any]:
-        return {"follows": self.follows, "number": self.number, "homes": [home.as_json() for home in self.homes]}
+        return {"follows": list(self.follows), "number": self.number, "homes": [home.as_json() for home in self.homes]}
 
 
 def homes_after(recorded: t.Tuple[Home, ...], digest: str, changes: t.Iterable[HomeChange]) -> t.Tuple[Home, ...]:
     """The homes of a manifest of that digest, after what a person said since."""
-    last = max((change for change in changes if change.follows == digest), key=lambda change: change.number, default=None)
+    last = max((change for change in changes if digest in change.follows), key=lambda change: change.number, default=None)
     return last.homes if last else recorded
 
 
-def change_home(kind: str, homes: t.Tuple[Home, ...], here: Home, digest: str, changes: t.Iterable[HomeChange]) -> t.Optional[HomeChange]:
-    """What a person says: it lives here instead (moved), or here too (twin). None where that is so already. Raises KeywardError."""
+def change_home(
+    kind: str, homes: t.Tuple[Home, ...], here: Home, follows: t.Sequence[str], changes: t.Iterable[HomeChange]
+) -> t.Optional[HomeChange]:
+    """What a person says: it lives here instead (moved), or here too (twin). None where that is so already. Raises KeywardError.
+
+    C(follows): the digests of the manifests that say where it lives now.
+    """
     if lives(homes, here, section=False) and (kind == TWIN or len(homes) == 1):
         return None
     if kind == TWIN and len(homes) >= MOST_HOMES:
         raise KeywardError("the twin was not recorded", f"the authority has {MOST_HOMES} homes", "Say move where one of them is gone")
-    number = 1 + max((change.number for change in changes if change.follows == digest), default=0)
-    return HomeChange(kind, digest, number, (here,) if kind == MOVED else (*homes, here))
+    number = 1 + max((change.number for change in changes if set(follows) & set(change.follows)), default=0)
+    return HomeChange(kind, tuple(follows), number, (here,) if kind == MOVED else (*homes, here))

@@ -29,7 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     StateTold,
     TellState,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, SetManifest, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Series, Store, Stored, document, is_name, sequence_of
 
 
@@ -113,11 +113,16 @@ def read(backend: Backend, order: ReadStore, check: bool) -> Held:
     held: t.List[HeldSet] = []
     for series in store.series():
         latest = series.latest
-        known = latest.manifest if latest else None
         # One in which no manifest reads takes numbers all the same.
-        if known is None or known.authority.host == order.host or known.public_keys & {*order.public_keys}:
+        if latest is None or _can_be_meant(latest.manifest, order):
             held += _held(series)
     return Held(tuple(held))
+
+
+def _can_be_meant(known: SetManifest, order: ReadStore) -> bool:
+    named = order.authority is not None and str(known.authority.id).startswith(order.authority)
+    hosts = {known.made_at.host, *(home.host for home in known.homes)}
+    return named or order.host in hosts or bool({g.public_key_sha256 for g in known.generations} & {*order.public_keys})
 
 
 def _held(series: Series) -> t.Iterator[HeldSet]:

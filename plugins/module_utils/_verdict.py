@@ -13,13 +13,7 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import (
-    Authority,
-    Generation,
-    generation_of,
-    is_backup_of,
-    oldest_first,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of, oldest_first
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import proves
 
 try:
@@ -50,14 +44,6 @@ def reason(code: str, about: str, detail: str = "", certificate: t.Optional[str]
     """A reason with its fixed sentence; C(about) names the file or generation, C(detail) adds what is known beyond it."""
     sentence = f"{about}: {REASONS[code]}"
     return Finding(code, f"{sentence} ({detail})" if detail else sentence, certificate)
-
-
-def refuse_foreign(
-    live: Authority, live_generations: t.Sequence[Generation], known: t.Optional[Authority], generations: t.Sequence[Generation]
-) -> None:
-    """Raise KeywardError unless the set (of C(known), with C(generations)) is the live authority's."""
-    if not is_backup_of(live, live_generations, known, generations):
-        raise foreign(live, known, generations)
 
 
 def foreign(live: Authority, known: t.Optional[Authority], generations: t.Sequence[Generation]) -> KeywardError:

@@ -21,6 +21,9 @@ description:
   - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
     has changed.
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
+  - Of a known authority a set is stored only at home, which is an inventory host and place that its newest record names, or where
+    O(authority_id) names it. Elsewhere the task fails with V(not_at_home) until a person says what is right. O(move) and O(twin) make a
+    set due.
 options:
   host_store:
     description:
@@ -60,6 +63,8 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
   - keyward.pki._backups.authority_id
+  - keyward.pki._backups.home
+  - keyward.pki._backups.records
   - keyward.pki._backups.database_stores
 attributes:
   check_mode:
@@ -194,7 +199,8 @@ removed:
 reasons:
   description:
     - Why a set was due, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
-    - The codes are V(no_set), V(database_changed), V(configuration_changed) and V(max_age).
+    - The codes are V(no_set), V(database_changed), V(configuration_changed), V(max_age) and V(home_changed).
+    - Or, where nothing was stored, V(not_at_home) and V(foreign_authority).
   returned: always
   type: list
   elements: dict
@@ -202,7 +208,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(unfinished_issue),
+    - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(another_ca_at_home),
+      V(unfinished_issue),
       V(unfinished_finished) (openssl was killed between two renames, and its whole file was put in place),
       V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,
       V(fewer_entries).

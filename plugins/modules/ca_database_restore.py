@@ -11,6 +11,8 @@ version_added: 0.1.0
 description:
   - Puts back what the host lacks of a set, byte for byte, with modes, owners and times. What is right is not touched, private keys
     never are.
+  - A set goes out only to a home of its authority, which is an inventory host and place that its newest record names, or where
+    O(authority_id) or O(set) name it. On a bare host, on which nothing of the CA is left, that place alone tells which one it is.
   - A database that has everything of the set and more stays as it is. One that lacks entries of the set and has others is a conflict.
   - An old database is dangerous. It hands out serial numbers and CRL numbers a second time and forgets revocations. Give what is
     published, and the task refuses to finish where that is newer, unless O(advance) says how to go on.
@@ -71,6 +73,7 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
   - keyward.pki._backups.authority_id
+  - keyward.pki._backups.records
   - keyward.pki._backups.database_stores
 attributes:
   check_mode:
@@ -184,7 +187,7 @@ reentered:
 reasons:
   description:
     - Why the task failed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
-    - The codes are V(conflict), V(foreign_authority), V(published_crl_newer) and V(published_certificates_newer).
+    - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer) and V(published_certificates_newer).
   returned: always
   type: list
   elements: dict

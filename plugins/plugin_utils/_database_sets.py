@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -13,13 +14,13 @@ import shutil
 import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, Held, HeldSet, ReadStore, StateTold
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._store import (
+    BACKUPS,
     MANIFEST,
     SETS,
     Series,
@@ -32,9 +33,18 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
+from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import (
+    KnownDatabases,
+    Record,
+    SetStore,
+    known_databases,
+    records,
+)
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 
 class HostStored(Stored):
@@ -59,6 +69,7 @@ class HostSeries(Series):
 
     def __init__(self, name: str, sets: t.Sequence[HeldSet]) -> None:
         super().__init__(name, SETS)
+        self.home_changes = []  # its sets say it themselves
         self.names = sorted((one.name for one in sets), reverse=True)
         self._read = {one.name: _judged(one) for one in sets}
 
@@ -107,19 +118,19 @@ def given_set(path: str) -> Stored:
     return newest
 
 
-def of_place(series: t.Sequence[Series], host: str, place: t.Mapping[str, str]) -> list[Series]:
-    """Where nothing of a CA is left on the host: those whose newest set names this host and the place that was given."""
-    return [one for one in series if one.latest and one.latest.manifest.made_at.fits(Home(host, place))]
+def of_lost(sets: KnownDatabases, path: str, here: Home, record: Record) -> list[Series]:
+    """Where nothing of a CA is left: the databases that were in the place that is stated, else as C(of_live)."""
+    there = [one for one in sets.series.get(path, []) if one.latest and one.latest.manifest.made_at.fits(here)]
+    return there or of_live(sets, path, here, record)
 
 
-def of_live(series: t.Sequence[Series], authority: Authority, generations: t.Sequence[Generation]) -> list[Series]:
-    """The databases that can be the live CA's: its own; where none lives at its place, the CA's on other hosts."""
-    known, home = _databases.of_authority(series, authority, generations), authority.home
-    own = _databases.of_home(known, home)
+def of_live(sets: KnownDatabases, path: str, here: Home, record: Record) -> list[Series]:
+    """The databases that can be the CA's: its own; where none lives in this place, its databases on other hosts."""
+    own = sets.database_at(path, here, record.homes, record.former_homes)
     if own:
         return [own]
-    others = [one for one in known if one.latest and one.latest.manifest.made_at.host != home.host]
-    return [one for one in others if one.latest and same_place(one.latest.manifest.made_at.place, home.place)] or others
+    others = [one for one in sets.series.get(path, []) if one.latest and one.latest.manifest.made_at.host != here.host]
+    return [one for one in others if one.latest and same_place(one.latest.manifest.made_at.place, here.place)] or others
 
 
 def only_set(series: t.Sequence[Series], host: str) -> Stored:
@@ -154,7 +165,9 @@ def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Result:
 # --- what both tasks share -------------------------------------------------------------------------------------------
 
 
-class DatabaseTask(Task):
+class DatabaseTask(HomeTask):
+    ROLE = "database_backup"
+
     def _one_of(self, *names: str) -> None:
         if len([name for name in names if self.options.get(name)]) != 1:
             raise KeywardError(f"{self.NAME} can't run", f"it needs exactly one of {', '.join(names)}", "Give one of them")
@@ -178,9 +191,21 @@ class DatabaseTask(Task):
         """Those on the controller."""
         return named_stores(self.options["stores"] or (), SETS)
 
+    @functools.cached_property
+    def _backups(self) -> list[KnownAuthority]:
+        """What backups of keys tell of authorities."""
+        return known_authorities(named_stores(self.options["key_stores"] or (), BACKUPS))[0]
+
     def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
-        path, keys = self.options["host_store"], {generation.public_key_sha256 for generation in generations}
-        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write), Held))
+        keys = {generation.public_key_sha256 for generation in generations}
+        keys.update(key for one in self._backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
+        path, named = self.options["host_store"], self.options["authority_id"]
+        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held))
+
+    def _known_in(self, stores: t.Sequence[SetStore]) -> tuple[list[Record], list[KnownDatabases]]:
+        """What counts of each authority, and what the stores hold of their databases."""
+        sets = known_databases(stores)
+        return records(self._backups, sets), sets
 
     def _state(self, told: StateTold | Copied) -> State:
         """What a host told of its database. Raises KeywardError."""
@@ -189,8 +214,8 @@ class DatabaseTask(Task):
         with self.reading():
             return _adcs_sets.state_of(told.own_state)
 
-    def _event(self, kind: str, manifest: SetManifest) -> Result:
-        return {"event": kind, "at": now_text(), "controller": platform.node(), "host": self._host, "set": manifest.id}
+    def _event(self, kind: str, manifest: SetManifest, **details: t.Any) -> Result:
+        return {"event": kind, "at": now_text(), "controller": platform.node(), "host": self._host, "set": manifest.id, **details}
 
     # --- files on their way ---
 

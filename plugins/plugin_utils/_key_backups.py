@@ -63,9 +63,13 @@ class KnownAuthority:
     def home_changes(self) -> list[HomeChange]:
         return [change for directory in self.holdings.values() for change in directory.home_changes]
 
+    @property
+    def former_homes(self) -> list[Home]:
+        return [home for backup in self.backups for home in backup.manifest.homes]
+
     def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
         """What is to be recorded of what a person says (C(kind)); None where nothing is new in it."""
-        return change_home(kind, self.homes, here, self.latest.digest, self.home_changes) if kind else None
+        return change_home(kind, self.homes, here, [self.latest.digest], self.home_changes) if kind else None
 
     @property
     def public_keys(self) -> frozenset[str]:

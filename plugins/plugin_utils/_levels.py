@@ -92,6 +92,7 @@ LEVELS = {
         "database_newer",
         "expired_generation",
         "extension_added",
+        "home_changed",
         "issued_before",
         "key_in_token",
         "limited_to_request",

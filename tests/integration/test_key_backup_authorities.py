@@ -76,8 +76,8 @@ def test_another_authority_in_a_place_of_another_host(ansible: Ansible, tmp_path
     assert bundle_keys(Path(path) / "authority.p12", PASSWORD) == {public_key(new.private_key)}
 
 
-def test_a_moved_authority_is_known_by_its_key(ansible: Ansible, tmp_path: Path) -> None:
-    """Another inventory host, another directory, another section name: nothing is due, and later backups stay in one chain."""
+def test_a_moved_authority_is_served_where_a_person_says_that_it_lives(ansible: Ansible, tmp_path: Path) -> None:
+    """Another inventory host, another directory: nothing is stored before, and nothing is due after."""
     ca, store = OpensslCa(tmp_path / "ca", relative=True), tmp_path / "store"
     first = play(ansible, [new_store(store), backup(ca, store, name="first")], hosts={"alpha": ansible.local()}).last()
     moved = tmp_path / "moved"
@@ -86,8 +86,16 @@ def test_a_moved_authority_is_known_by_its_key(ansible: Ansible, tmp_path: Path)
         setattr(ca, name, moved / getattr(ca, name).relative_to(tmp_path / "ca"))
     before = tree(store)
     hosts = {"beta": ansible.local()}
-    steps = [backup(ca, store, name="moved", password=None), backup(ca, store, name="moved, with the password")]
+    said: dict[str, Any] = {"authority_id": first["authority"]["id"][:16], "move": True}
+    steps = [backup(ca, store, name="not yet", fails=True), backup(ca, store, name="told in advance", check=True, **said)]
     result = play(ansible, steps, hosts=hosts)
+    assert codes(result.task("not yet")["reasons"]) == ["not_at_home"] and result.task("told in advance")["changed"]
+    assert tree(store) == before
+    steps = [backup(ca, store, name="said", **said)]
+    steps += [backup(ca, store, name="moved", password=None), backup(ca, store, name="moved, with the password")]
+    result = play(ansible, steps, hosts=hosts)
+    assert result.task("said")["changed"] and len(backups(store)) == 1
+    before = tree(store)
     for name in ("moved", "moved, with the password"):
         assert not result.task(name)["changed"] and not result.task(name)["due"]
         assert result.task(name)["authority"]["id"] == first["authority"]["id"]

@@ -21,7 +21,7 @@ PUBLIC = sorted(path.name for path in ROLES.iterdir() if path.name != SHARED)
 VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
 # Of the roles alone: no module has an option of that name.
 OWN = {"keyward_authorities", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
-OF_STORES = {"key_stores": "stores", "database_stores": "stores"}
+OF_STORES = {"key_stores": "stores", "database_stores": "stores"}  # besides the options of these names
 
 
 def specification(role: str) -> dict[str, Any]:
@@ -69,7 +69,9 @@ def sources(role: str) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for module, option, value in handed(tasks(role)):
         for variable in set(re.findall(r"\bkeyward_([a-z_]+)\b", value)):
-            if OF_STORES.get(variable, variable) == option and (module, option) not in found.setdefault(f"keyward_{variable}", []):
+            if option in (variable, OF_STORES.get(variable, variable)) and (module, option) not in found.setdefault(
+                f"keyward_{variable}", []
+            ):
                 found[f"keyward_{variable}"].append((module, option))
     return found
 

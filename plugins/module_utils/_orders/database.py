@@ -124,7 +124,8 @@ class Copied:
 class ReadStore:
     """Tell the sets that can be of an authority: those that name this inventory host, or one of these keys (SHA-256).
 
-    Which are of it is decided by who asks. C(to_write): a set is to be stored.
+    Which are of it is decided by who asks. C(to_write): a set is to be stored. C(authority): the beginning of the id of one that is told
+    as well.
     """
 
     NAME: t.ClassVar[str] = "host_store.read"
@@ -133,6 +134,7 @@ class ReadStore:
     host: str
     public_keys: Numbers
     to_write: bool = False
+    authority: t.Optional[Hex] = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, Place, belongs, merge_generations, slug
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, Place, merge_generations, slug
 from support.authorities import authority, generation
 
 
@@ -30,26 +30,6 @@ def test_a_key_that_the_host_lost_stays_known_as_it_was():
     now = replace(generation("a"), private_key="missing", key_place=None, encrypted_at_rest=None, exportable=None)
     (kept, _current) = merge_generations([before], [now, generation("b", 1)])
     assert kept == replace(before, private_key="missing")
-
-
-@pytest.mark.parametrize(
-    ("known", "keys", "why"),
-    [
-        ({}, {generation("a").public_key_sha256}, "key"),
-        ({"host": "elsewhere"}, {generation("a").public_key_sha256}, "key"),
-        ({}, set(), "place"),
-        ({"host": "elsewhere"}, set(), None),
-        ({"backend": "other"}, set(), None),
-        ({"place": {"directory": "/elsewhere", "name": "CA_default"}}, set(), None),
-        ({"place": {"directory": "/etc/pki/CA", "name": "other"}}, set(), None),
-        ({"place": {"config_file": "/etc/pki/CA/other.cnf", "directory": "/etc/pki/CA", "name": "CA_default"}}, set(), None),
-        ({"place": {"directory": "/etc/pki/CA", "name": "CA_default"}}, set(), "place"),
-        ({"place": {"name": "CA_default", "certificate_file": "/etc/pki/CA/cacert.pem"}}, set(), "place"),
-        ({"subject": "CN=Other"}, set(), None),
-    ],
-)
-def test_what_makes_two_the_same_authority(known, keys, why):
-    assert belongs(authority(), [generation("a")], authority(**known), keys) == why
 
 
 @pytest.mark.parametrize("place", [7, [1], {"config_file": "x" * 10000}, {str(n): "x" for n in range(30)}])

@@ -142,13 +142,13 @@ def test_what_a_named_authority_must_show() -> None:
 
 def test_moves_and_twins() -> None:
     new, standby = at("ca9"), at("ca8", "/srv/ca")
-    moved = change_home(MOVED, A.homes, new, "d1", [])
-    assert moved and moved.homes == (new,) and homes_after(A.homes, "d1", [moved]) == (new,)
+    moved = change_home(MOVED, A.homes, new, ["d1", "d3"], [])
+    assert moved and moved.homes == (new,) and homes_after(A.homes, "d1", [moved]) == (new,) == homes_after(A.homes, "d3", [moved])
     assert homes_after(A.homes, "d2", [moved]) == A.homes, "the next manifest says it itself"
-    twin = change_home(TWIN, moved.homes, standby, "d1", [moved])
+    twin = change_home(TWIN, moved.homes, standby, ["d1"], [moved])
     assert twin and twin.homes == (new, standby) and homes_after(A.homes, "d1", [twin, moved]) == (new, standby)
-    assert change_home(TWIN, twin.homes, standby, "d1", [moved, twin]) is None and change_home(MOVED, (new,), new, "d1", []) is None
-    back = change_home(MOVED, twin.homes, new, "d1", [moved, twin])
+    assert change_home(TWIN, twin.homes, standby, ["d1"], [moved, twin]) is None and change_home(MOVED, (new,), new, ["d1"], []) is None
+    back = change_home(MOVED, twin.homes, new, ["d1"], [moved, twin])
     assert back and back.homes == (new,) and homes_after(A.homes, "d1", [twin, back, moved]) == (new,)
     for change in (moved, twin):
         assert HomeChange.from_json({"event": change.kind, **change.as_json()}) == change

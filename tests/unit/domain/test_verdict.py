@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, open_bundle, refuse_foreign, uncovered
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, open_bundle, uncovered
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
-from support.authorities import PASSWORD, authority, certificate, generation, key, sealed
+from support.authorities import PASSWORD, certificate, generation, key, sealed
 
 
 def verdict(data, expected, passwords=(PASSWORD,), sha256=None):
@@ -103,16 +101,3 @@ def test_two_certificates_on_one_key_need_one_key():
 
 def test_uncovered_counts_certificates_not_keys():
     assert uncovered([generation("a"), generation("a", 1)], {generation("a").sha256}) == [generation("a", 1)]
-
-
-def test_a_foreign_backup_is_refused_and_named():
-    other = authority(subject="CN=Other CA", host="other.example.com")
-    with pytest.raises(KeywardError, match="CN=Other CA"):
-        refuse_foreign(authority(), [generation("a")], other, [generation("x", subject="Other CA")])
-    refuse_foreign(authority(), [generation("a")], other, [generation("a")])
-
-
-def test_a_backup_without_a_manifest_needs_a_shared_key():
-    with pytest.raises(KeywardError):
-        refuse_foreign(authority(), [generation("a")], None, [generation("b")])
-    refuse_foreign(authority(), [generation("a")], None, [generation("a")])

@@ -1,0 +1,117 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: authorities as the sets of their databases know them; may change in any release."""
+
+from __future__ import annotations
+
+import functools
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _databases
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, lives
+from ansible_collections.keyward.pki.plugins.module_utils._store import Series, Stored
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+
+
+class SetStore(t.Protocol):
+    """A store of sets, here or on a host."""
+
+    path: str
+
+    def series(self) -> list[Series]: ...
+
+
+class KnownDatabases:
+    """What all stores together hold of the databases of one authority. C(name): its directory below each store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.series: dict[str, list[Series]] = {}  # by the path of the store
+
+    @property
+    def every(self) -> list[Series]:
+        return [one for series in self.series.values() for one in series]
+
+    @functools.cached_property
+    def latest(self) -> list[Stored]:
+        """The newest set of each database."""
+        newest: dict[str, Stored] = {}
+        for one in self.every:
+            if one.latest and (one.name not in newest or one.latest.rank > newest[one.name].rank):
+                newest[one.name] = one.latest
+        return list(newest.values())
+
+    @property
+    def _last(self) -> Stored:
+        return max(self.latest, key=lambda one: (one.manifest.created, one.rank))
+
+    @property
+    def id(self) -> str:
+        return self._last.manifest.authority.id or ""
+
+    @property
+    def subject(self) -> str:
+        return str(self._last.manifest.authority.subject)
+
+    @property
+    def public_keys(self) -> frozenset[str]:
+        """A certificate alone makes nobody its owner."""
+        generations = [generation for one in self.latest for generation in one.manifest.generations]
+        return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key != "missing")
+
+    @property
+    def homes(self) -> tuple[Home, ...]:
+        """Where it lives, by the newest set of each database and what a person said since."""
+        found: list[Home] = []
+        for one in self.latest:
+            found += [home for home in homes_after(one.manifest.homes, one.digest, self.home_changes) if home not in found]
+        return tuple(found)
+
+    @functools.cached_property
+    def home_changes(self) -> list[HomeChange]:
+        return [change for one in self.every for change in one.home_changes]
+
+    @property
+    def former_homes(self) -> list[Home]:
+        return [home for one in self.latest for home in one.manifest.homes]
+
+    def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
+        """As of a C(KnownAuthority)."""
+        return change_home(kind, self.homes, here, [one.digest for one in self.latest], self.home_changes) if kind else None
+
+    def database_at(self, path: str, here: Home, homes: t.Sequence[Home], former: t.Sequence[Home]) -> Series | None:
+        """The database that lives here, in one store: known by where its sets were made, and kept by a move.
+
+        C(homes): where its authority lives; C(former): where it lived before a person said that it moved.
+        """
+        series = self.series.get(path, [])
+        made = [one.latest.manifest.made_at for one in series if one.latest]
+        left = [home for home in made if lives(former, home, section=False) and not lives(homes, home, section=False)]
+        return _databases.of_home(series, here, [home for home in left if home.place.get("name") in (None, here.place.get("name"))])
+
+
+Record = t.Union[KnownAuthority, KnownDatabases]
+
+
+def known_databases(stores: t.Sequence[SetStore]) -> list[KnownDatabases]:
+    """Every authority in the stores of which a manifest reads."""
+    known: dict[str, KnownDatabases] = {}
+    for store in stores:
+        for one in store.series():
+            known.setdefault(one.authority, KnownDatabases(one.authority)).series.setdefault(store.path, []).append(one)
+    return [each for each in known.values() if each.latest]
+
+
+def records(backups: t.Sequence[KnownAuthority], sets: t.Sequence[KnownDatabases]) -> list[Record]:
+    """What counts of each authority: where backups of its keys tell, they do, else the newest set."""
+    return [*backups, *(each for each in sets if not any(_is_one(each, backup) for backup in backups))]
+
+
+def sets_of(record: Record | None, sets: t.Sequence[KnownDatabases]) -> KnownDatabases | None:
+    return next((each for each in sets if record is not None and (each is record or _is_one(each, record))), None)
+
+
+def _is_one(sets: KnownDatabases, record: Record) -> bool:
+    return sets.id == record.id or bool(sets.public_keys & record.public_keys)

@@ -1,0 +1,225 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which sets are stored of a host and sent to it: at home, elsewhere, and where a person names the authority."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
+from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from support.fake_host import FakeHost
+from support.openssl_ca import OpensslCa
+
+PASSWORD = "correct horse battery staple 1"
+
+
+class Fleet:
+    """Two CAs with one certificate each that they issued, on ca1 and ca2; their stores. C(host_store): the sets are in one of each host."""
+
+    def __init__(self, directory: Path, with_keys: bool) -> None:
+        self.directory, self.with_keys = directory, with_keys
+        initialise(str(directory / "keys"), "keys")
+        initialise(str(directory / "sets"), "databases")
+        self.a = OpensslCa(directory / "a", name="Example A", algorithm="ed25519")
+        self.b = OpensslCa(directory / "b", name="Example B", algorithm="ed25519")
+        self.ids = {}
+        for name, host, ca in (("a", "ca1", self.a), ("b", "ca2", self.b)):
+            ca.issue("www")
+            if with_keys:
+                self.keys(host, ca)
+            self.ids[name] = self.back_up(host, ca)["authority"]["id"]
+
+    def keys(self, host: str, ca: OpensslCa, **said: Any) -> dict[str, Any]:
+        given = {"config_file": str(ca.config_file), "stores": [str(self.directory / "keys")], "password": PASSWORD}
+        return FakeHost(host).run(CaKeyBackup, {**given, **said})
+
+    def back_up(self, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
+        return self._does(CaDatabaseBackup, host, ca, **said)
+
+    def restore(self, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
+        return self._does(CaDatabaseRestore, host, ca, **said)
+
+    def _does(self, task: Any, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
+        given: dict[str, Any] = {"config_file": str(ca.config_file), "stores": [str(self.directory / "sets")]}
+        if self.with_keys:
+            given["key_stores"] = [str(self.directory / "keys")]
+        given.update(said)
+        one = FakeHost(host) if isinstance(host, str) else host
+        return one.run(task, {name: value for name, value in given.items() if value is not None})
+
+    def clone(self, ca: OpensslCa, name: str = "clone") -> OpensslCa:
+        copy = OpensslCa(self.directory / name, name=ca.name, algorithm="ed25519")
+        shutil.copytree(ca.directory, copy.directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("openssl.cnf"))
+        return copy
+
+    @property
+    def sets(self) -> list[str]:
+        return sorted(str(path.relative_to(self.directory)) for path in (self.directory / "sets").rglob("manifest.json"))
+
+
+@pytest.fixture(params=[True, False], ids=["key stores tell", "sets alone tell"])
+def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Fleet:
+    return Fleet(tmp_path, request.param)
+
+
+def codes(result: dict[str, Any], kind: str = "reasons") -> list[str]:
+    return [one["code"] for one in result[kind]]
+
+
+def showing(host: str, *cas: OpensslCa, private_key: str = "present") -> FakeHost:
+    """A host that shows these certificates as its own, and says that it has their keys."""
+    fake = FakeHost(host)
+
+    def forged(_order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if not answer.get("generations"):
+            return answer
+        one = {**answer["generations"][0], "private_key": private_key}
+        return {**answer, "generations": [{**one, "certificate": ca.certificate.read_text(), "index": n} for n, ca in enumerate(cas)]}
+
+    fake.forge = forged
+    return fake
+
+
+def test_of_a_clone_no_set_is_stored_and_its_original_is_served(fleet: Fleet) -> None:
+    clone, before = fleet.clone(fleet.a), fleet.sets
+    for act in (lambda: None, lambda: clone.issue("more"), clone.renew_keeping):
+        act()
+        refused = fleet.back_up("ca9", clone)
+        assert (
+            codes(refused) == ["not_at_home"]
+            and f"keyward.pki.database_backup --limit ca9 -e keyward_authority_id={fleet.ids['a'][:16]}" in refused["msg"]
+        )
+        (clone.directory / "index.txt").unlink(missing_ok=True)
+        assert codes(fleet.restore("ca9", clone)) == ["not_at_home"] and not (clone.directory / "index.txt").exists()
+        shutil.copy(fleet.a.directory / "index.txt", clone.directory / "index.txt")
+    assert not fleet.back_up("ca1", fleet.a)["changed"] and fleet.sets == before
+
+
+@pytest.mark.parametrize("shown", ["b", "ba", "ab"])
+def test_a_host_that_shows_another_ca_stores_and_gets_no_set_of_it(fleet: Fleet, shown: str) -> None:
+    """Its set would be that CA's newest, and be put back there as root."""
+    before = fleet.sets
+    host = showing("ca1", *(fleet.a if name == "a" else fleet.b for name in shown))
+    for task in (fleet.back_up, fleet.restore):
+        host.sent.clear()
+        refused = task(host, fleet.a)
+        assert refused["failed"] and codes(refused) == ["not_at_home"], refused["msg"]
+        assert host.orders() == (["database.state"] if task == fleet.back_up else ["look"])
+    index = fleet.b.directory / "index.txt"
+    content = index.read_bytes()
+    index.unlink()
+    assert fleet.restore("ca2", fleet.b)["changed"] and index.read_bytes() == content and fleet.sets == before
+
+
+def test_a_subordinate_that_shows_its_parents_certificate(tmp_path: Path) -> None:
+    """Stored first, it makes the parent not its own: a certificate alone makes nobody its owner."""
+    fleet = Fleet(tmp_path, False)
+    parent = OpensslCa(tmp_path / "parent", name="Example Parent", algorithm="ed25519")
+    sub = OpensslCa(tmp_path / "sub", name="Example Sub", algorithm="ed25519")
+    stated = {"older": [{"certificate_file": str(parent.certificate)}]}
+    of_sub = fleet.back_up("ca3", sub, **stated)
+    of_parent = fleet.back_up("ca4", parent)
+    assert of_sub["changed"] and of_parent["changed"] and of_sub["authority"]["id"] != of_parent["authority"]["id"]
+    for _night in range(2):
+        assert not fleet.back_up("ca4", parent)["changed"]
+        refused = fleet.back_up("ca3", sub, **stated)
+        assert codes(refused) == ["not_at_home"] and "out of the option older" in refused["msg"] and "Example Parent" in refused["msg"]
+        assert not fleet.back_up("ca3", sub)["changed"]
+
+
+def test_root_and_subordinate_on_one_host_one_of_them_lost(fleet: Fleet) -> None:
+    sub = OpensslCa(fleet.directory / "sub", name="Example Sub", algorithm="ed25519")
+    if fleet.with_keys:
+        fleet.keys("ca1", sub)
+    fleet.back_up("ca1", sub)
+    for ca in (sub, fleet.a):
+        content = (ca.directory / "index.txt").read_bytes()
+        away = ca.directory.with_suffix(".away")
+        ca.directory.rename(away)
+        assert fleet.restore("ca1", ca)["changed"] and (ca.directory / "index.txt").read_bytes() == content
+        assert fleet.restore("ca5", ca)["failed"], "nobody lives there"
+
+
+def test_a_copy_has_sets_of_its_own_where_a_person_names_its_authority(fleet: Fleet) -> None:
+    clone, named = fleet.clone(fleet.a), {"authority_id": fleet.ids["a"][:12]}
+    copied = fleet.back_up("ca9", clone, **named)
+    assert copied["changed"] and copied["authority"]["id"] == fleet.ids["a"]
+    assert copied["set"]["database"] != fleet.back_up("ca1", fleet.a)["set"]["database"]
+    assert not fleet.back_up("ca9", clone, **named)["changed"] and codes(fleet.back_up("ca9", clone)) == ["not_at_home"]
+    clone.issue("more")
+    assert fleet.back_up("ca9", clone, **named)["changed"] and not fleet.back_up("ca1", fleet.a)["changed"]
+    (clone.directory / "index.txt").unlink()
+    assert fleet.restore("ca9", clone, **named)["changed"] and "more" in (clone.directory / "index.txt").read_text()
+    refused = fleet.back_up("ca1", fleet.a, authority_id=fleet.ids["b"])
+    assert codes(refused) == ["foreign_authority"]
+
+
+def test_a_ca_moves_with_its_database(fleet: Fleet) -> None:
+    before = fleet.back_up("ca1", fleet.a)["set"]["database"]
+    said = {"authority_id": fleet.ids["a"], "move": True}
+    if fleet.with_keys:
+        refused = fleet.back_up("ca9", fleet.a, **said)
+        assert "ca_key_backup was not told" in refused["msg"]
+        assert fleet.keys("ca9", fleet.a, **said)["changed"]
+    else:
+        moved = fleet.back_up("ca9", fleet.a, **said)
+        assert moved["changed"] and codes(moved) == ["home_changed"] and moved["set"]["database"] == before
+        assert len(list((fleet.directory / "sets").rglob("*-moved-*"))) == 1
+    assert codes(fleet.back_up("ca1", fleet.a)) == ["not_at_home"]
+    assert not fleet.back_up("ca9", fleet.a, **said)["changed"]
+    fleet.a.issue("more")
+    after = fleet.back_up("ca9", fleet.a)
+    assert after["changed"] and after["set"]["database"] == before and not fleet.back_up("ca9", fleet.a)["changed"]
+    (fleet.a.directory / "index.txt").unlink()
+    assert codes(fleet.restore("ca1", fleet.a)) == ["not_at_home"] and fleet.restore("ca9", fleet.a)["changed"]
+
+
+def test_a_twin_is_at_home_with_a_database_of_its_own(fleet: Fleet) -> None:
+    standby, said = fleet.clone(fleet.a), {"authority_id": fleet.ids["a"], "twin": True}
+    if fleet.with_keys:
+        fleet.keys("ca9", standby, **said)
+    assert fleet.back_up("ca9", standby, **said)["changed"]
+    for host, ca in (("ca1", fleet.a), ("ca9", standby)):
+        assert not fleet.back_up(host, ca)["changed"]
+        ca.issue("again")
+        assert fleet.back_up(host, ca)["changed"] and not fleet.back_up(host, ca)["changed"]
+    names = {result["set"]["database"] for result in (fleet.back_up("ca1", fleet.a), fleet.back_up("ca9", standby))}
+    assert len(names) == 2
+
+
+def test_two_sections_with_one_key_move_together(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, False)
+    section = fleet.a.config_file.read_text()
+    begin = section.index("[ CA_default ]")
+    own = section[begin : section.index("\n[", begin + 1)].replace("CA_default", "CA_vpn").replace("index.txt", "vpn.txt")
+    fleet.a.config_file.write_text(section + "\n" + own + "\n")
+    shutil.copy(fleet.a.directory / "index.txt", fleet.a.directory / "vpn.txt")
+    fleet.back_up("ca1", fleet.a)
+    vpn = fleet.back_up("ca1", fleet.a, name="CA_vpn")
+    assert vpn["authority"]["id"] == fleet.ids["a"] and vpn["changed"]
+    databases = [fleet.back_up("ca1", fleet.a, **which)["set"]["database"] for which in ({}, {"name": "CA_vpn"})]
+    assert len(set(databases)) == 2
+    assert fleet.back_up("ca9", fleet.a, authority_id=fleet.ids["a"], move=True)["changed"]
+    for which, database in (({}, databases[0]), ({"name": "CA_vpn"}, databases[1])):
+        assert codes(fleet.back_up("ca1", fleet.a, **which)) == ["not_at_home"]
+        assert fleet.back_up("ca9", fleet.a, **which)["set"]["database"] == database
+
+
+def test_a_store_of_the_host_knows_its_home_too(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, False)
+    initialise(str(tmp_path / "hs"), "databases")
+    here: dict[str, Any] = {"stores": None, "host_store": str(tmp_path / "hs")}
+    own = fleet.back_up("ca1", fleet.a, **here)
+    assert own["changed"] and codes(fleet.back_up("ca9", fleet.clone(fleet.a), **here)) == ["not_at_home"]
+    moved = fleet.back_up("ca9", fleet.a, authority_id=own["authority"]["id"][:16], move=True, **here)
+    assert codes(moved) == ["home_changed"] and moved["set"]["database"] == own["set"]["database"]
+    assert codes(fleet.back_up("ca1", fleet.a, **here)) == ["not_at_home"] and not fleet.back_up("ca9", fleet.a, **here)["changed"]
+    (fleet.a.directory / "index.txt").unlink()
+    assert fleet.restore("ca9", fleet.a, **here)["changed"]
