@@ -121,7 +121,6 @@ advisories:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(expired_generation), V(key_in_token), V(no_crl_needed), V(crl_names_certificate) where each certificate of
       a key needs a CRL of its own, and V(crl_rejected) where clients reject one.
-    - Of the database, what RV(keyward.pki.ca_info#module:advisories) has.
   returned: success
   type: list
   elements: dict

@@ -31,7 +31,7 @@ OLD_ENOUGH = 60  # seconds since a .new was written
 
 
 class DatabaseFiles:
-    """What lies there now. Each file is read once, and where its name is missing, its whole .new is read."""
+    """What lies there now. Where openssl left a whole .new behind, that is read."""
 
     def __init__(self, ca: FileCa, files: Files) -> None:
         self._ca, self.files = ca, files
@@ -104,7 +104,7 @@ class DatabaseFiles:
         return _number_in(self._place_of(path)) if path else None
 
     def _place_of(self, path: str) -> str:
-        return path + ".new" if path in self.waiting and not os.path.lexists(path) else path
+        return path + ".new" if path in self.waiting and os.path.lexists(path + ".new") else path
 
     # --- what openssl left undone ---
 

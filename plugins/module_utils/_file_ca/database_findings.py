@@ -26,6 +26,8 @@ _SHOWN = 10
 def findings(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.List[Finding]:
     """What is wrong with a database, what openssl left undone, and where CRLs and certificates on the host show more than it has."""
     found = database.index.findings(database.path)
+    if any(one.code == "index_refused" for one in found):
+        return found  # what else it says is not known
     for path in database.waiting:
         text = f"openssl was stopped before it put {path}.new in place: ca_crl and ca_sign do that before they sign, and each new set"
         found.append(Finding("unfinished_issue", text))
@@ -50,7 +52,7 @@ def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[
         following = database.next_serial
     except KeywardError as exc:
         found.append(str(exc))
-    for path, certificate in unlisted(files.new_certificates, database.index.by_number, generations):
+    for path, certificate in unlisted(files.new_certificates, database.index.listed, generations):
         text = f"{path} has no row in {database.path}: "
         if certificate.serial_number == following:
             text += "the next certificate would get its number and its place. "
@@ -60,7 +62,9 @@ def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[
     return [Finding("certificate_without_row", text) for text in found]
 
 
-def unlisted(folder: t.Optional[str], rows: t.Container[int], generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any]]:
+def unlisted(
+    folder: t.Optional[str], rows: t.Container[t.Optional[int]], generations: t.Sequence[Generation]
+) -> t.Iterator[t.Tuple[str, t.Any]]:
     """The unexpired certificates of this CA in a folder, named by their numbers, whose number has no row; its own not among them."""
     try:
         names = sorted(os.listdir(folder)) if folder else []

@@ -79,6 +79,11 @@ class Index:
         return found
 
     @property
+    def listed(self) -> t.Set[t.Optional[int]]:
+        """The serial numbers that a person sees in it."""
+        return {row.number for row in (*self.rows, *self.passed_over)}
+
+    @property
     def revoked(self) -> t.Set[int]:
         """The serial numbers that openssl puts into a CRL."""
         return {number for row in self.rows if row.kind == "R" for number in (row.number,) if number is not None}
