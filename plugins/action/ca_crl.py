@@ -80,7 +80,7 @@ class ActionModule(Task):
         good: list[Known] = []
         found: list[Finding] = []
         for same in of_each_key(able):
-            crls = [crl for generation in same for crl in self._crls_of(told, generation)]
+            crls = [crl for generation in reversed(same) for crl in self._crls_of(told, generation)]
             serving = [crl for crl in crls if crl.is_good(remaining_days)]
             newest = self._newest(serving, same[-1])
             if newest:

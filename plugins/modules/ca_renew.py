@@ -20,6 +20,9 @@ description:
     is not weak, and what the CA has issued must verify under it. What is stricter or missing, and is a judgement, is shown.
   - The new key and certificate are completed beside the old ones, as C(cakey.next.pem) and C(cacert.next.pem), and then take
     their places. A run that was killed is finished by the next one, with the same pair, whatever the conditions say then.
+  - Where the key or the certificate is a link, what it leads to is renewed where that lies, and the older file stays beside it. A key on
+    a medium stays on the medium. A file that no other can replace (mounted by itself, immutable, on a read-only file system) is refused
+    before anything is made. What fails on the way is taken back, and the complete pair waits for the next run.
   - A renewal makes a key backup due. The role P(keyward.pki.renewal#role) takes it.
 options:
   reuse_key:

@@ -141,11 +141,11 @@ class GenerationFiles:
         if files.token:
             candidates.append((last, KeyFile(files.token, in_token=True)))
         elif files.private_key:
-            numbers = dict(older_files(files.private_key))
-            for generation in older:
-                # Where the directory can't be listed, a file in it may still be there.
-                numbers.setdefault(generation.index, older_path(files.private_key, generation.index))
-            for number, path in [(last, files.private_key), *sorted(numbers.items())]:
+            numbers = older_files(files.private_key)
+            known = {number for number, _path in numbers}
+            # Where the directory can't be listed, a file in it may still be there.
+            numbers += [(one.index, older_path(behind_link(files.private_key), one.index)) for one in older if one.index not in known]
+            for number, path in [(last, files.private_key), *sorted(numbers)]:
                 key_file = self.key_file(path, self._selector.private_key_passphrase)
                 if key_file:
                     candidates.append((number, key_file))
@@ -333,9 +333,14 @@ def older_path(path: str, number: int) -> str:
     return f"{stem}.{number}{suffix}"
 
 
+def behind_link(path: str) -> str:
+    """Where a file itself lies. What takes its place takes it there, and a link to it stays: a key on a medium stays on the medium."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
 def staged_path(path: str) -> str:
     """Where a file of the next generation lies until it takes its place: C(cacert.pem) becomes C(cacert.next.pem)."""
-    stem, suffix = os.path.splitext(path)
+    stem, suffix = os.path.splitext(behind_link(path))
     return f"{stem}.next{suffix}"
 
 
@@ -350,7 +355,11 @@ def crl_path(files: Files, directory: str) -> str:
 
 
 def older_files(path: str) -> t.List[t.Tuple[int, str]]:
-    """The files that C(older_path) names, by number; none where the directory can't be listed."""
+    """The files that C(older_path) names, by number, also beside the file that a link leads to; none where that can't be listed."""
+    return sorted({found for place in dict.fromkeys((path, behind_link(path))) for found in _older_beside(place)})
+
+
+def _older_beside(path: str) -> t.List[t.Tuple[int, str]]:
     folder, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)
     pattern = re.compile(re.escape(stem) + r"\.(0|[1-9][0-9]{0,5})" + re.escape(suffix) + r"\Z")
@@ -358,4 +367,4 @@ def older_files(path: str) -> t.List[t.Tuple[int, str]]:
         matches = [pattern.match(entry) for entry in os.listdir(folder)]
     except OSError:
         return []
-    return sorted((int(match.group(1)), os.path.join(folder, match.string)) for match in matches if match)
+    return [(int(match.group(1)), os.path.join(folder, match.string)) for match in matches if match]

@@ -86,6 +86,11 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
     wanted = [placed[generation.sha256] for generation in order.generations]
     missing = list(_missing(ca, facts, wanted, order))
     in_the_way = [file for file in missing if file.in_the_way]
+    ways = [file.place.path for file in in_the_way]
+    dangling = next((path for path in ways if os.path.islink(path) and not os.path.exists(path)), None)
+    if dangling and order.on_conflict != "set_aside":
+        why = f"{dangling} is a link to {os.path.realpath(dangling)}, and nothing is there"
+        raise KeywardError(_FAILED, why, "Mount the medium that it leads to. If that is lost, remove the link")
     if in_the_way and order.on_conflict != "set_aside":
         raise KeywardError(
             _FAILED,

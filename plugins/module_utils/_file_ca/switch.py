@@ -17,7 +17,14 @@ from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import chain_like, put_chain
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_path, request_path, staged_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
+    Files,
+    behind_link,
+    older_path,
+    request_path,
+    staged_path,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import why_it_stays
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import judge_by_issued
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
@@ -70,13 +77,14 @@ class _Renewal:
         self._ca, self._files, self._facts, self._check = ca, files, facts, check
         self._current = facts.generations[-1]
         refuse_unusable_key(self._current)
-        self._certificate, self._private_key = files.certificate, t.cast(str, files.private_key)
+        # A link stays, and what it leads to is renewed where it lies.
+        self._certificate, self._private_key = (behind_link(t.cast(str, path)) for path in (files.certificate, files.private_key))
         if os.path.realpath(self._certificate) == os.path.realpath(self._private_key):
             raise self._refusal(
                 "certificate and private key are in one file", "Put them into files of their own, and name these in the configuration"
             )
         self._next_certificate, self._next_private_key = staged_path(self._certificate), staged_path(self._private_key)
-        self._request = request_path(self._certificate)
+        self._request = request_path(files.certificate)
         self._parsed = x509.load_der_x509_certificate(self._current.certificate)
         self._next_key = load_key_file(self._next_private_key, ca.selector.private_key_passphrase)
         self._passphrase = ca.passphrase(self._current)
@@ -89,6 +97,7 @@ class _Renewal:
             raise RenewedMeanwhile("the CA was not renewed", why, "Run the task again: it decides by what is there now")
         self._refuse_what_is_in_the_way()
         self._refuse_stated()
+        self._refuse_immovable(self._next_key is not None or not order.reuse_key)
         if is_root(self._facts.generations):
             return self._renew_root(order)
         return self._request_certificate(order)
@@ -98,6 +107,7 @@ class _Renewal:
             return self._finish()
         self._refuse_what_is_in_the_way()
         self._refuse_stated()
+        self._refuse_immovable(self._next_key is not None)
         certificates = given_certificates(order.certificate)
         expected = (self._next_key.digest if self._next_key else None) or self._current.public_key_sha256
         there = {generation.sha256 for generation in self._facts.generations}
@@ -169,6 +179,7 @@ class _Renewal:
 
     def _finish(self) -> Changed:
         """Switch to the pair that an earlier run completed."""
+        self._refuse_immovable(self._next_key is not None)
         digest = t.cast(Generation, self._unswitched()).public_key_sha256
         fitting = {self._current.public_key_sha256, self._next_key.digest if self._next_key else None}
         at_place = load_key_file(self._private_key, self._passphrase)
@@ -256,47 +267,79 @@ class _Renewal:
     def _put(self, path: str, data: bytes, mode: int, like: t.Optional[Place]) -> None:
         put_new(path, data, mode, like.path if like else None)
 
+    def _refuse_immovable(self, new_key: bool) -> None:
+        """Nothing is begun where a file can't take its place at the end."""
+        for path in (self._certificate, self._private_key) if new_key else (self._certificate,):
+            hindrance = why_it_stays(path)
+            if hindrance:
+                raise self._refusal(*hindrance)
+
     def _switch(self) -> None:
-        """Each step leaves every generation readable, and is left out where an earlier run took it."""
+        """Each step leaves every generation readable, and is left out where an earlier run took it.
+
+        What can't be taken to its end is taken back: the CA goes on with the pair that it had, and the complete one waits.
+        """
         path = self._certificate
         try:
-            _keep(path, self._current.index)
-            if os.path.lexists(self._next_private_key):
-                users = [g.index for g in self._facts.generations if g.public_key_sha256 == self._current.public_key_sha256]
-                path = self._private_key
-                _keep(path, min(users))
-                os.replace(self._next_private_key, path)
-                sync_directory(os.path.dirname(path))
-            path = self._request
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            path = self._certificate
-            os.replace(self._next_certificate, path)
+            with contextlib.ExitStack() as undo:
+                _keep(path, self._current.index, undo)
+                if os.path.lexists(self._next_private_key):
+                    users = [g.index for g in self._facts.generations if g.public_key_sha256 == self._current.public_key_sha256]
+                    path = self._private_key
+                    kept = _keep(path, min(users), undo)
+                    os.replace(self._next_private_key, path)
+                    undo.callback(_change_back, kept, path, self._next_private_key)
+                    sync_directory(os.path.dirname(path))
+                path = self._request
+                waiting = read_if_there(path, "the request", LARGEST_INPUT)
+                if waiting is not None:
+                    os.unlink(path)
+                    undo.callback(put_new, path, waiting, 0o644, self._certificate)
+                path = self._certificate
+                os.replace(self._next_certificate, path)
+                undo.pop_all()
             sync_directory(os.path.dirname(path))
         except OSError as exc:
             raise KeywardError(
                 f"the renewed certificate could not take its place: {path}",
                 os_cause(exc),
-                "Put that right and run the task again: it goes on where it stopped, and no generation is lost",
+                "Put that right and run the task again: the complete pair waits, and no generation is lost",
             ) from exc
 
 
-def _keep(path: str, number: int) -> None:
+def _keep(path: str, number: int, undo: contextlib.ExitStack) -> str:
     """Give a file that is about to be replaced the name of an older generation, too. It keeps its inode, owner and mode."""
     while True:
         kept = older_path(path, number)
         try:
-            os.link(path, kept)
+            _same_file(path, kept)
         except FileExistsError:
             if _same(path, kept):
                 break
             number += 1
-        except OSError:  # a file system without hard links
-            with StagedFile(kept, read_file(path, "the file"), protection_of(path)) as staged:
-                staged.commit()
         else:
+            undo.callback(os.unlink, kept)
             break
     sync_directory(os.path.dirname(path))
+    return kept
+
+
+def _same_file(path: str, name: str) -> None:
+    """A new name for a file, or a copy where the file system has no hard links. Raises OSError, FileExistsError where there is one."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:
+        with StagedFile(name, read_file(path, "the file"), protection_of(path)) as staged:
+            staged.commit()
+
+
+def _change_back(kept: str, path: str, waited: str) -> None:
+    """What has taken the place waits again, and what was kept has its place again."""
+    _same_file(path, waited)
+    with StagedFile(path, read_file(kept, "the file"), protection_of(kept)) as staged:
+        staged.replace()
 
 
 def _same(one: str, other: str) -> bool:

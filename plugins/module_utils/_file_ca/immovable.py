@@ -1,0 +1,70 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: files whose place no other file can take; may change in any release."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import struct
+import typing as t
+
+Hindrance = t.Tuple[str, str]  # why, and what to do
+
+_IMMUTABLE, _APPEND_ONLY = 0x10, 0x20  # ioctl_iflags(2)
+_GET_FLAGS = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1  # FS_IOC_GETFLAGS
+_LARGEST = 16 * 1024 * 1024
+
+
+def why_it_stays(path: str) -> t.Optional[Hindrance]:
+    """Why nothing can be renamed to the place of a file, as far as that can be told before."""
+    folder = os.path.dirname(path)
+    if os.path.realpath(path) in _mount_points():
+        why = f"{path} is mounted by itself, as containers mount single files: no other file can take its place"
+        return why, f"Mount its directory {os.path.dirname(os.path.realpath(path))} instead"
+    for what in (path, folder):
+        flags = _flags(what)
+        letter = "i" if flags & _IMMUTABLE else "a" if flags & _APPEND_ONLY else None
+        if letter:
+            kind = "immutable" if letter == "i" else "open for appending only"
+            return f"{what} is {kind} (chattr +{letter})", f"Take that away for the renewal: chattr -{letter} {what}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        why = "its file system is mounted read-only" if read_only else "this user may not write there"
+        return (
+            f"no file can be put into {folder}: {why}",
+            "Mount it for writing" if read_only else "Let the user that runs this task (become)",
+        )
+    status, user = os.stat(folder), os.geteuid()
+    if status.st_mode & stat.S_ISVTX and user not in (0, status.st_uid, os.lstat(path).st_uid):
+        return f"{folder} is sticky, and {path} is another user's", "Become that user, or the owner of the directory"
+    return None
+
+
+def _mount_points() -> t.Set[str]:
+    """Where something is mounted, as far as the system tells it (Linux)."""
+    found = set()
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as stream:
+        for line in stream.read(_LARGEST).splitlines():
+            fields = line.split(b" ")
+            if len(fields) > 4:
+                found.add(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal.group(1), 8)]), fields[4])))
+    return found
+
+
+def _flags(path: str) -> int:
+    """Those of its inode; 0 where the file system has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return int(struct.unpack("I", fcntl.ioctl(descriptor, _GET_FLAGS, b"\0" * 8)[:4])[0])
+    except OSError:
+        return 0
+    finally:
+        os.close(descriptor)
