@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint sanity sanity-venv matrix bench clean
+.PHONY: help quickstart test campaign lint sanity sanity-venv matrix bench clean
 unexport PYTHONPATH PYTHONHOME
 
 python := .venv/bin/python
@@ -13,6 +13,7 @@ pip := $(python) -m pip --disable-pip-version-check install --quiet
 help:
 	@echo 'make quickstart   a real CA, backed up, destroyed and restored, in ./quickstart'
 	@echo 'make test         lint, unit tests, integration tests on the installed tarball, other readers'
+	@echo 'make campaign     every step of every task killed and failed, full disks, runs at once: an hour'
 	@echo 'make sanity       ansible-test sanity, ansible-lint, antsibull-docs, antsibull-changelog, galaxy-importer'
 	@echo 'make matrix       a play and the playbooks on every supported ansible-core and target Python'
 	@echo 'make bench        what a backup of 20 hosts, a renewal run and sets of a large database cost'
@@ -23,6 +24,9 @@ quickstart: .venv/core.stamp
 
 test: lint
 	$(python) -m pytest --numprocesses auto --dist worksteal --durations 10 --durations-min 1
+
+campaign: .venv/test.stamp collections/ansible_collections/keyward/pki
+	KEYWARD_CAMPAIGN=1 $(python) -m pytest --numprocesses auto tests/robustness
 
 lint: .venv/test.stamp collections/ansible_collections/keyward/pki
 	$(python) -m ruff check --quiet .

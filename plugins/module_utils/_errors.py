@@ -66,6 +66,18 @@ class KeywardError(Exception):
         return error
 
 
+def unforeseen(exc: OSError, where: str) -> KeywardError:
+    """What the operating system refused at a step that has no words of its own for it. Raises C(exc) where it did not refuse anything."""
+    if exc.errno is None:
+        raise exc
+    file = f"{exc.filename}: " if isinstance(exc.filename, str) else ""
+    return KeywardError(
+        f"the task was not finished {where}",
+        file + os_cause(exc),
+        "Put that right and run the task again: it goes on where this one stopped",
+    )
+
+
 def os_cause(exc: OSError) -> str:
     """An operating system's error as a clause, without its raw text."""
     name = errno.errorcode.get(exc.errno or 0, "unknown error")

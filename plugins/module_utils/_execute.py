@@ -28,7 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import (
     Waiting,
     told,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, unforeseen
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look
 
@@ -63,7 +63,10 @@ def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check
         kind = next(each for each in (Look, *orders) if document["order"] == each.NAME)
         backend = _backends.find(_selector(parameters, document))
         failure["abilities"] = dump(backend.ABILITIES)
-        return {"changed": False, **dump(perform(backend, parse(kind, document), check))}
+        try:
+            return {"changed": False, **dump(perform(backend, parse(kind, document), check))}
+        except OSError as exc:
+            raise unforeseen(exc, "on this host") from exc
     except KeywardError as exc:
         failure["reasons"] = [finding.as_result() for finding in exc.findings]
         what = {"nothing_there": isinstance(exc, NothingThere), "renewed_meanwhile": isinstance(exc, RenewedMeanwhile)}

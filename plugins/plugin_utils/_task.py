@@ -25,7 +25,7 @@ from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, unforeseen
 from ansible_collections.keyward.pki.plugins.module_utils._generation import keys_not_in_hand
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import ROOM, Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
@@ -78,7 +78,10 @@ class Task(ActionBase):  # type: ignore[misc]
         self._passed_on: Result = {}
         try:
             self.options = self._validated()
-            outcome = self.perform()
+            try:
+                outcome = self.perform()
+            except OSError as exc:
+                raise unforeseen(exc, "on the controller") from exc
         except KeywardError as exc:
             outcome = self.refusal(exc)
         newline = _secrets.newline_at_the_end(self._task.args) if outcome.get("failed") else None

@@ -49,7 +49,7 @@ class FakeHost:
         connection.put_file = connection.fetch_file = shutil.copyfile
         connection._shell.join_path = os.path.join
         action._make_tmp_path, action._fixup_perms2 = tempfile.mkdtemp, lambda _paths: None
-        action._remove_tmp_path = lambda path, force: shutil.rmtree(path)
+        action._remove_tmp_path = lambda path, force: shutil.rmtree(path, ignore_errors=True)
         result: dict[str, Any] = action.run(task_vars={"inventory_hostname": self.name})
         return result
 
