@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._generation import KEY_MISSING, Home, generation_advisories
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
@@ -52,7 +52,9 @@ class ActionModule(BackupTask):
         if self.said and chosen.known is None:
             why = "the backup lies in no store, and so nothing can be recorded of where its CA lives"
             raise KeywardError("nothing was restored", why, "Give authority_id and stores instead of backup")
-        advisories = [*(told.advisories if told else ()), *chosen.refuse_unless_restorable("nothing was restored")]
+        cured = {generation.sha256 for generation in chosen.generations}
+        told_before = [one for one in (told.advisories if told else ()) if not (one.code in KEY_MISSING and one.certificate in cured)]
+        advisories = [*told_before, *chosen.refuse_unless_restorable("nothing was restored")]
         if told and not chosen.is_of(told, self.said is not None):  # before any key travels
             raise foreign(told.authority, chosen.authority, chosen.generations)
         outcome = self._put_back(chosen, told, abilities)

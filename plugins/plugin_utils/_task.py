@@ -20,6 +20,7 @@ from importlib.metadata import version
 
 from ansible import __version__ as core_version
 from ansible import constants
+from ansible.errors import AnsibleConnectionFailure
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
@@ -84,6 +85,8 @@ class Task(ActionBase):  # type: ignore[misc]
                 raise unforeseen(exc, "on the controller") from exc
         except KeywardError as exc:
             outcome = self.refusal(exc)
+        except AnsibleConnectionFailure as exc:  # unreachable, it would skip what a play does whatever becomes of this task
+            outcome = self.refusal(self._lost_connection(exc))
         newline = _secrets.newline_at_the_end(self._task.args) if outcome.get("failed") else None
         if newline:
             outcome["msg"] = f"{outcome['msg']} {newline}"
@@ -91,6 +94,14 @@ class Task(ActionBase):  # type: ignore[misc]
         result.update(self._passed_on)
         result.update(outcome)
         return result
+
+    def _lost_connection(self, exc: AnsibleConnectionFailure) -> KeywardError:
+        why = printable(str(exc)[:_LONGEST_WARNING]).strip().rstrip(".")
+        return KeywardError(
+            f"the host {self._host} can't be reached",
+            why,
+            f"Try ansible {self._host} -m ping, and run this again: what was not done is due",
+        )
 
     def _tell_advisories(self, outcome: Result) -> None:
         """Give each advisory its level. What a person must act on is a warning, which Ansible shows once, whatever the verbosity."""

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import WORDS
+from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import OPTIONS, PARENT
 from support.documents import options
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
@@ -20,7 +22,7 @@ SHARED = "each_authority"
 PUBLIC = sorted(path.name for path in ROLES.iterdir() if path.name != SHARED)
 VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
 # Of the roles alone: no module has an option of that name.
-OWN = {"keyward_authorities", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
+OWN = {"keyward_authorities", "keyward_label", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
 OF_STORES = {"key_stores": "stores", "database_stores": "stores"}  # besides the options of these names
 
 
@@ -144,8 +146,30 @@ def test_each_role_has_its_playbook() -> None:
     playbooks = ROLES.parent / "playbooks"
     assert sorted(path.stem for path in playbooks.glob("*.yml")) == PUBLIC
     for role in PUBLIC:
-        (play,) = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
-        assert play["roles"] == [{"role": f"keyward.pki.{role}"}]
+        served, said = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
+        assert served["hosts"] == said["hosts"] == "{{ lookup('keyward.pki.ca_hosts', keyward_hosts | default('all')) }}"
+        assert [task["vars"]["each_authority_role"] for task in served["tasks"]] == [f"keyward.pki.{role}"]
+        parts = [task["ansible.builtin.include_role"]["tasks_from"] for play in (served, said) for task in play["tasks"]]
+        assert (parts, served["serial"], said.get("serial")) == (["play", "summary"], "{{ keyward_serial | default('100%') }}", None)
+
+
+@pytest.mark.parametrize("role", PUBLIC)
+def test_what_a_task_registers_is_told_and_is_forgotten_for_the_next_ca(role: str) -> None:
+    own = "".join(path.read_text(encoding="utf-8") for path in sorted((ROLES / role / "tasks").iterdir()))
+    (main,) = yaml.safe_load((ROLES / role / "tasks" / "main.yml").read_text(encoding="utf-8"))
+    told = re.findall(rf"\b({role}_\w+) \| default\(\{{}}\)", str(main["vars"]["each_authority_steps"]))
+    forgotten = yaml.safe_load((ROLES / role / "tasks" / "authority.yml").read_text(encoding="utf-8"))[0]["ansible.builtin.set_fact"]
+    assert sorted(forgotten) == sorted(told)
+    registered = re.findall(rf"\bregister: ({role}_\w+)", own)
+    looks = {f"{role}_{name}" for name in ("info", "state", "before", "old")}  # of what is there, nothing is done by them
+    assert set(registered) - looks <= set(told) and len(registered) == len(set(registered))
+    assert {step["module"] for step in main["vars"]["each_authority_steps"]} <= set(WORDS)
+
+
+def test_the_options_of_an_entry_are_the_variables_of_the_roles() -> None:
+    described = {name.removeprefix("keyward_") for role in PUBLIC for name in specification(role)}
+    assert described - {"authorities"} <= OPTIONS
+    assert set(specification("renewal")["keyward_parent"]["options"]) == PARENT
 
 
 def test_no_loop_runs_over_what_holds_passwords() -> None:

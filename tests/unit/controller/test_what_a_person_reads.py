@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
+from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise
 from support.fake_host import FakeHost
@@ -89,3 +90,6 @@ def test_what_a_person_must_act_on_is_a_warning_at_any_verbosity(ca: OpensslCa, 
         assert told["advisories"][-1]["level"] == level
         assert "is not here" in told["warnings"][-1] and " on ca1: " in told["warnings"][-1]
     assert [advisory["code"] for advisory in told["advisories"]] == ["older_key_missing_on_host", "key_missing_on_host"]
+    back = {"config_file": str(ca.config_file), "stores": [str(stores / "keys")], "password": PASSWORD}
+    restored = FakeHost().run(CaKeyRestore, back)
+    assert restored["changed"] and restored["advisories"] == [], "it is put back"

@@ -1,0 +1,132 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the line that a role says of each CA, and what a play says of all; may change in any release."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, RED, WARNING
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
+
+FINE = "fine"
+_MOST_LINES = 30  # of CAs that need no person, or that do: a summary fits a screen
+
+
+class Words(t.NamedTuple):
+    """What is said of a module: its subject, and what it is where it changed something, would, or had nothing to do."""
+
+    subject: str
+    changed: str
+    would: str
+    nothing: str
+
+
+WORDS = {
+    "ca_install": Words("the CA", "installed", "would be installed", ""),
+    "ca_renew": Words("the CA", "renewed", "would be renewed", "not due for renewal"),
+    "ca_key_backup": Words("keys", "backed up", "would be backed up", "not due"),
+    "ca_key_backup_info": Words("backups", "", "", ""),
+    "ca_key_restore": Words("keys", "put back", "would be put back", "in place"),
+    "ca_key_verify": Words("keys", "proved", "proved", "proved"),
+    "ca_database_backup": Words("database", "backed up", "would be backed up", "not due"),
+    "ca_database_restore": Words("database", "put back", "would be put back", "in place"),
+    "ca_crl": Words("CRLs", "signed", "would be signed", "good"),
+    "ca_sign": Words("the parent", "signed", "would sign", ""),
+    "parent_database": Words("the parent's database", "backed up", "would be backed up", "not due"),
+    "publish": Words("the publication", "", "", ""),
+}
+
+
+def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | None, check: bool) -> Result:
+    """What became of one CA. C(steps): C(module) and C(result) of each task, in their order; C(failure): of what is no step."""
+    ran = [(step["module"], step["result"]) for step in steps if step["result"] and not step["result"].get("skipped")]
+    parts = _parts(ran, check)
+    failures = _failures(ran, failure)
+    told = _told({module: result for module, result in ran if not result.get("failed")})
+    red = [advisory for advisory in told if advisory["level"] == RED]
+    counts = {level: len([advisory for advisory in told if advisory["level"] == level]) for level in (WARNING, COUNTED)}
+    pending = next((result for _module, result in reversed(ran) if "pending" in result and not result.get("failed")), None)
+    pending = pending if pending and pending["pending"] else None
+    if pending:
+        parts["request"] = f"a request waits for its parent's answer ({pending.get('request_file') or 'see request in the result'})"
+    covered = _covered(ran)
+    words = [*parts.values(), *([covered] if covered else [])]
+    notes = [_number(range(counts[level]), name) for level, name in ((WARNING, "warning"), (COUNTED, "note")) if counts[level]]
+    level = RED if failures or red else WARNING if counts[WARNING] or pending else FINE
+    said = f"{label} on {host}: " + (", ".join([*words, *notes]) or "nothing was done")
+    why = "; ".join(text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in red)]))
+    short = said + "".join(f", {code}" for code in dict.fromkeys(advisory["code"] for advisory in red))
+    return {"label": label, "host": host, "level": level, "short": short, "line": f"{said}: {why}" if why else said, "parts": parts}
+
+
+def _parts(ran: t.Sequence[tuple[str, Result]], check: bool) -> dict[str, str]:
+    """For each subject what became of it: a failure counts before a change, and a change before nothing."""
+    parts: dict[str, str] = {}
+    ranks: dict[str, int] = {}
+    for module, result in ran:
+        words = WORDS[module]
+        if result.get("failed"):
+            rank, text = 2, "failed"
+        elif result.get("changed"):
+            rank, text = 1, "" if result.get("pending") else words.would if check else words.changed
+        else:
+            rank, text = 0, words.nothing
+        if text and rank >= ranks.get(words.subject, 0):
+            ranks[words.subject], parts[words.subject] = rank, f"{words.subject} {text}"
+    return parts
+
+
+def _failures(ran: t.Sequence[tuple[str, Result]], failure: str | None) -> list[str]:
+    """The first cause in full, and why a backup failed; of what else failed behind it only what it is."""
+    found: list[str] = []
+    for module, result in ran:
+        if result.get("failed"):
+            message = str(result.get("msg", "it failed"))
+            whole = not found or module in ("ca_key_backup", "ca_database_backup")
+            found.append(message if whole else message.partition(": ")[0])
+    return found or ([failure] if failure else [])
+
+
+def _told(newest: t.Mapping[str, Result]) -> list[Result]:
+    """The advisories of the last run of each module, each sentence once."""
+    told = [advisory for result in newest.values() for advisory in result.get("advisories") or ()]
+    return list({advisory["message"]: advisory for advisory in told}.values())
+
+
+def _covered(ran: t.Sequence[tuple[str, Result]]) -> str | None:
+    for module, result in reversed(ran):
+        if module in ("ca_key_backup", "ca_key_backup_info") and result.get("generations"):
+            covered = [one for one in result["generations"] if one.get("covered") not in (None, "none")]
+            return f"{len(covered)} of {len(result['generations'])} generations covered"
+    return None
+
+
+def summary(outcomes: t.Mapping[str, t.Sequence[Result] | None]) -> list[str]:
+    """The lines of a whole play: counts, and one line for each CA that needs a person; the others where they are few.
+
+    C(outcomes): of each host. One that has none was not served: something failed on it before, and is told where it did.
+    """
+    all_of = [one for each in outcomes.values() for one in each or ()]
+    lost = [host for host, each in outcomes.items() if not each]
+    levels = {level: [one for one in all_of if one["level"] == level] for level in (RED, WARNING, FINE)}
+    counts = [f"{len(levels[RED])} red", f"{len(levels[WARNING])} with warnings", f"{len(levels[FINE])} fine"]
+    done: dict[str, int] = {}
+    for part in (part for one in all_of for part in one["parts"].values()):
+        if not part.endswith((" not due", " in place", " good", " done", ")", " not due for renewal")):
+            done[part] = done.get(part, 0) + 1
+    head = f"{_number(all_of, 'CA')} on {_number(outcomes, 'host')}: {', '.join(counts)}"
+    lines = [head + "".join(f"; {count} x {part}" for part, count in sorted(done.items()))]
+    lines += [f"red: {one['short']}" for one in levels[RED]]
+    lines += [f"red: nothing was done for {host}, see what failed there" for host in lost]
+    lines += [f"warning: {one['line']}" for one in levels[WARNING]]
+    if len(all_of) <= _MOST_LINES:
+        lines += [one["line"] for one in levels[FINE]]
+    elif len(lines) > _MOST_LINES:
+        lines[_MOST_LINES:] = [f"... and {len(lines) - _MOST_LINES} more that need a person"]
+    return lines
+
+
+def _number(of: t.Collection[t.Any], noun: str) -> str:
+    return f"{len(of)} {noun}{'' if len(of) == 1 else 's'}"

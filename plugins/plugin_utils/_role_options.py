@@ -1,0 +1,53 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the options of a CA in the inventory, and which of them nobody knows; may change in any release."""
+
+from __future__ import annotations
+
+import difflib
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+
+# Of the modules that the roles run. Which store an option means is in its name.
+_RUN = ("INSTALL", "RENEW", "KEY_BACKUP", "KEY_VERIFY", "KEY_RESTORE", "DATABASE_BACKUP", "DATABASE_RESTORE")
+_NOT_OF_A_CA = {"controller", "stores", "force", "part"}
+OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"CA_{module}")} - _NOT_OF_A_CA) | {
+    "label",
+    "old_home",
+    "parent",
+    "publish_tasks",
+    "key_stores",
+    "database_stores",
+}
+PARENT = frozenset(set(_arguments.WHICH_AUTHORITY) | {"host", "days", "extensions"})
+_PLAIN = OPTIONS | {"authorities", "hosts", "serial"}
+_LIKE = 0.8  # a variable of one's own may begin with keyward_, one that is misspelt may not
+
+
+def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
+    """What is wrong with C(keyward_authorities) (None where there is none), and with the names of the plain variables."""
+    found = []
+    if authorities is not None and (not isinstance(authorities, list) or not authorities):
+        found.append("keyward_authorities is empty: leave it out where a host has one CA, or take the host out of the play")
+    for number, entry in enumerate(authorities if isinstance(authorities, list) else (), 1):
+        if not isinstance(entry, dict):
+            found.append(f"entry {number} of keyward_authorities is no dictionary: write the options of one CA, by name")
+            continue
+        called = entry.get("label") or entry.get("config_file") or entry.get("directory") or entry.get("name")
+        which = f"entry {number} of keyward_authorities" + (f" ({called})" if called else "")
+        found += [f"{which} has no option {name}{nearest(name, OPTIONS)}" for name in entry if name not in OPTIONS]
+        parent = entry.get("parent")
+        found += [f"the parent in {which} has no option {name}{nearest(name, PARENT)}" for name in parent or () if name not in PARENT]
+    for name in sorted(variables):
+        plain = name.removeprefix("keyward_")
+        if plain not in _PLAIN and difflib.get_close_matches(plain, _PLAIN, 1, _LIKE):
+            found.append(f"no role has a variable {name}{nearest(plain, _PLAIN, 'keyward_')}")
+    return found
+
+
+def nearest(name: t.Any, known: t.Collection[str], prefix: str = "") -> str:
+    """A question that names what may be meant."""
+    close = difflib.get_close_matches(str(name), sorted(known), 1, 0.5)
+    return f" (did you mean {prefix}{close[0]}?)" if close else ""

@@ -1,0 +1,124 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What roles and playbooks say of CAs, and what they refuse in an inventory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible import context
+from ansible.errors import AnsibleConnectionFailure, AnsibleLookupError
+from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
+from ansible_collections.keyward.pki.plugins.lookup.ca_hosts import LookupModule
+from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import outcome, summary
+from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import faults
+from support.fake_host import FakeHost
+
+COVERED = {"generations": [{"covered": "backup"}, {"covered": "none"}]}
+
+
+def said(*steps: tuple[str, dict[str, Any]], failure: str = "", check: bool = False) -> dict[str, Any]:
+    return outcome([{"module": module, "result": result} for module, result in steps], "The CA", "ca1", failure, check)
+
+
+def advisory(level: str, message: str) -> dict[str, Any]:
+    return {"code": message.replace(" ", "_"), "message": message, "level": level}
+
+
+def test_one_line_says_what_became_of_keys_and_database() -> None:
+    done = said(("ca_key_backup", {"changed": True, **COVERED}), ("ca_database_backup", {"changed": False}))
+    assert done["line"] == "The CA on ca1: keys backed up, database not due, 1 of 2 generations covered" and done["level"] == "fine"
+    would = said(("ca_key_backup", {"changed": True}), ("ca_renew", {"changed": True, "pending": False}), check=True)
+    assert would["line"] == "The CA on ca1: keys would be backed up, the CA would be renewed"
+    assert said(("ca_key_backup", {}), ("ca_crl", {"skipped": True, "changed": False}))["line"] == "The CA on ca1: nothing was done"
+
+
+def test_the_first_cause_is_told_and_not_its_consequences() -> None:
+    renewal = {"failed": True, "msg": "the CA can't be renewed: the passphrase is wrong. Give the right one."}
+    crl = {"failed": True, "msg": "no CRL was signed: the private key is inaccessible. Put it back."}
+    database = {"failed": True, "msg": "nothing was stored: the disk is full. Make room."}
+    done = said(("ca_renew", renewal), ("ca_crl", crl), ("ca_database_backup", database), failure="what was last")
+    assert done["level"] == "red" and "what was last" not in done["line"]
+    assert done["line"] == (
+        "The CA on ca1: the CA failed, CRLs failed, database failed: the CA can't be renewed: the passphrase is wrong. Give the right one; "
+        "no CRL was signed; nothing was stored: the disk is full. Make room"
+    )
+    assert said(failure="what is no step")["line"].endswith(": what is no step")
+
+
+def test_what_needs_a_person_changes_the_level_and_only_the_last_run_of_a_module_counts() -> None:
+    before = ("ca_key_backup", {"changed": True, "advisories": [advisory("red", "a copy is damaged")]})
+    after = ("ca_key_backup", {"changed": False, "advisories": [advisory("warning", "old"), advisory("counted", "expected")]})
+    done = said(before, after)
+    assert (done["level"], done["line"]) == ("warning", "The CA on ca1: keys backed up, 1 warning, 1 note")
+    red = said(after, before)
+    assert red["level"] == "red" and red["line"].endswith(": a copy is damaged") and red["short"].endswith(", a_copy_is_damaged")
+    pending = {"changed": True, "pending": True, "request_file": "/ca/new.csr"}
+    assert "a request waits for its parent's answer (/ca/new.csr)" in said(("ca_renew", pending))["line"]
+    assert said(("ca_renew", pending), ("ca_renew", {"changed": True, "pending": False}))["line"] == "The CA on ca1: the CA renewed"
+
+
+def test_a_play_over_many_fits_a_screen() -> None:
+    fine = said(("ca_key_backup", {"changed": True, **COVERED}))
+    red = said(("ca_key_backup", {"failed": True, "msg": "nothing was backed up: why. What to do."}))
+    lines = summary({**{f"h{number}": [fine, fine] for number in range(100)}, "bad": [red], "lost": []})
+    assert lines == [
+        "201 CAs on 102 hosts: 1 red, 0 with warnings, 200 fine; 200 x keys backed up; 1 x keys failed",
+        "red: The CA on ca1: keys failed",
+        "red: nothing was done for lost, see what failed there",
+    ]
+    assert len(summary({f"h{number}": [red] for number in range(200)})) == 31
+    assert fine["line"] in summary({"h": [fine]})
+
+
+# --- the inventory ---
+
+
+def test_what_is_misspelt_is_refused_with_the_nearest_name() -> None:
+    assert faults(None, ["keyward_config_file", "keyward_serial", "keyward_building"]) == []
+    assert "empty" in faults([], [])[0]
+    (one,) = faults([{"config_file": "/a.cnf"}, {"config_file": "/b.cnf", "reusekey": True}], [])
+    assert one == "entry 2 of keyward_authorities (/b.cnf) has no option reusekey (did you mean reuse_key?)"
+    (one,) = faults([{"parent": {"host": "up", "extension": "v3_ca"}}], [])
+    assert "the parent in entry 1" in one and "did you mean extensions?" in one
+    (one,) = faults(None, ["keyward_keep_fullsets"])
+    assert one == "no role has a variable keyward_keep_fullsets (did you mean keyward_keep_full_sets?)"
+    assert "no dictionary" in faults(["ca"], [])[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit", "refused"),
+    [
+        ("cas", None, ""),
+        ("all", "ca1", ""),
+        (["cas", "!ca2"], None, ""),
+        ("typo", None, "matches typo"),
+        ("csa", None, "did you mean cas?"),
+        ("cas", "web", "no host of cas is in --limit web"),
+        ("cas", "@again.retry", ""),
+    ],
+)
+def test_a_play_over_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch, pattern: Any, limit: str | None, refused: str) -> None:
+    monkeypatch.setattr(context, "CLIARGS", {"syntax": False})
+    groups = {"all": ["ca1", "ca2", "web"], "ungrouped": ["web"], "cas": ["ca1", "ca2"]}
+    variables = {"groups": groups, **({"ansible_limit": limit} if limit else {})}
+    if refused:
+        with pytest.raises(AnsibleLookupError, match=refused.replace("?", r"\?")):
+            LookupModule().run([pattern], variables)
+    else:
+        assert LookupModule().run([pattern], variables) == [pattern]
+    monkeypatch.setattr(context, "CLIARGS", {"syntax": True})
+    assert LookupModule().run([pattern], {}) == [pattern]
+
+
+def test_a_host_that_is_away_fails_a_task_so_that_a_play_can_go_on() -> None:
+    def away(*_arguments: Any) -> Any:
+        raise AnsibleConnectionFailure("Failed to connect to the host via ssh: No route to host")
+
+    host = FakeHost()
+    host._module = away  # type: ignore[method-assign]
+    told = host.run(CaInfo, {"config_file": "/ca/openssl.cnf"})
+    assert told["failed"] and "unreachable" not in told
+    assert told["msg"].startswith("the host ca1 can't be reached: ") and "No route to host. Try ansible ca1 -m ping" in told["msg"]
