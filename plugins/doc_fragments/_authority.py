@@ -60,7 +60,8 @@ options:
     description:
       - The older generations, where they do not lie beside the current files as C(<stem>.<n><suffix>),
         such as C(cacert.0.pem).
-      - When it is given, no other older generation is looked for.
+      - When it is given, no other older generation is looked for, unless each of them lies there. Then it gives the passphrases of
+        keys that have others than O(private_key_passphrase).
     type: list
     elements: dict
     suboptions:

@@ -66,7 +66,8 @@ attributes:
 notes:
   - At least one of O(remaining_days), O(issued_before) and O(certificate) must be given. There is no way to force a renewal, because a
     run that is repeated must never renew again.
-  - Where O(older) is given, nothing is renewed. The current generation would not be among those that are stated.
+  - Where O(older) states files that lie elsewhere than beside the current ones, nothing is renewed. The current generation would not be
+    among those that are stated.
   - A private key that waits for its certificate is no generation yet. No run replaces or deletes it, and no backup holds it.
   - On Windows C(certutil -renewCert) renews, and the CA is restarted. O(days) can not be given there; C(CAPolicy.inf) says it.
 seealso:

@@ -67,6 +67,7 @@ class FileCa:
         self._stated_from = self.directory if selector.directory or self.config_file else os.getcwd()
         self._generation_files = GenerationFiles(selector, self.stated_path)
         self.key_file: t.Callable[[str, t.Optional[str]], t.Optional[KeyFile]] = self._generation_files.key_file
+        self.finds_older: t.Callable[[Files], bool] = self._generation_files.finds_older
         self.passphrase: t.Callable[[Generation], t.Optional[str]] = self._generation_files.passphrase
         self.known_facts: t.Optional[Facts] = None
 

@@ -79,7 +79,7 @@ class GenerationFiles:
         certificates, encoding = self._certificates_in(files.certificate, _CURRENT)
         current = self._generation(certificates[0], files.certificate, encoding, _CURRENT)
         advisories: t.List[Finding] = []
-        if self._selector.older is None:
+        if self.finds_older(files):
             older, candidates = self._found(files, current, advisories)
         else:
             older, candidates = self._stated(files, current, advisories)
@@ -87,6 +87,13 @@ class GenerationFiles:
         unswitched = self._unswitched(files, current, candidates, advisories)
         generations, private_keys = self._with_keys([*older, *unswitched, current], candidates, advisories)
         return Found(tuple(generations), private_keys, self._chain(certificates[1:]), bool(unswitched), advisories)
+
+    def finds_older(self, files: Files) -> bool:
+        """Whether older generations are looked for. They are, too, where only some that lie beside the current files are stated: for the
+        passphrases of their keys."""
+        stated = self._selector.older
+        beside = {path for _number, path in older_files(files.certificate)}
+        return stated is None or (bool(stated) and all(self._stated_path(entry.certificate_file) in beside for entry in stated))
 
     def _certificates_in(self, path: str, what: str) -> t.Tuple[t.List[bytes], str]:
         """The certificates of a PEM or DER file, at least one, and its encoding."""
@@ -143,10 +150,12 @@ class GenerationFiles:
         elif files.private_key:
             numbers = older_files(files.private_key)
             known = {number for number, _path in numbers}
+            stated = [entry for entry in self._selector.older or () if entry.private_key_file]
+            own = {self._stated_path(str(entry.private_key_file)): entry.private_key_passphrase for entry in stated}
             # Where the directory can't be listed, a file in it may still be there.
             numbers += [(one.index, older_path(behind_link(files.private_key), one.index)) for one in older if one.index not in known]
             for number, path in [(last, files.private_key), *sorted(numbers)]:
-                key_file = self.key_file(path, self._selector.private_key_passphrase)
+                key_file = self.key_file(path, own.get(path) or self._selector.private_key_passphrase)
                 if key_file:
                     candidates.append((number, key_file))
         return older, candidates

@@ -169,8 +169,8 @@ class _Renewal:
             )
 
     def _refuse_stated(self) -> None:
-        """Where the older generations are stated, the renewed one would not be among them, and nothing would look for it."""
-        if self._ca.selector.older is not None:
+        """Where older generations are stated that lie elsewhere, the renewed one would not be among them, and nothing would look for it."""
+        if not self._ca.finds_older(self._files):
             raise self._refusal(
                 "its older generations are stated (option older), and the renewed one would not be among them",
                 f"Move them beside the current files, as {older_path(self._certificate, 0)}, {older_path(self._private_key, 0)} "

@@ -106,12 +106,29 @@ def test_a_renewal_that_leaves_its_condition_true_is_refused(tmp_path: Path) -> 
 def test_where_older_generations_are_stated_nothing_is_renewed(tmp_path: Path) -> None:
     """The current one would not be among them afterwards: no key backup and no CRL would know it."""
     ca = OpensslCa(tmp_path / "ca")
-    older = [{"certificate_file": str(path)} for path in ca.renew_keeping()[:1]]
+    kept = ca.renew_keeping()
+    kept[0].rename(tmp_path / "elsewhere.pem")
+    older = [{"certificate_file": str(tmp_path / "elsewhere.pem"), "private_key_file": str(kept[1])}]
     before = state(ca.directory)
     assert not renew(ca, older=older, remaining_days=1)["changed"]
     for check in (True, False):
         message = refused(lambda check=check: renew(ca, check=check, older=older))
         assert "leave the option older out" in message and state(ca.directory) == before
+
+
+def test_an_older_key_may_have_a_passphrase_of_its_own(tmp_path: Path) -> None:
+    """Stated where it lies, it gives its passphrase, and what the renewal makes an older generation is found beside it."""
+    ca = OpensslCa(tmp_path / "ca", passphrase="today's")
+    certificate, key = ca.renew_keeping()
+    openssl("pkey", "-in", key, "-passin", "pass:today's", "-aes256", "-passout", "pass:another", "-out", tmp_path / "own.pem")
+    key.write_bytes((tmp_path / "own.pem").read_bytes())
+    older = [{"certificate_file": str(certificate), "private_key_file": str(key), "private_key_passphrase": "another"}]
+    assert renew(ca, check=True, older=older)["changed"] and renew(ca, older=older)["renewed"]
+    result = crl(ca, older=older)
+    assert [Path(one["path"]).name for one in result["crls"]] == ["crl.0.pem", "crl.1.pem", "crl.pem"]
+    assert [one["private_key"] for one in result["generations"]] == ["present"] * 3
+    assert "older_key_inaccessible" in {one["code"] for one in renew(ca, remaining_days=1)["advisories"]}
+    assert renew(ca, older=older)["renewed"]
 
 
 def test_a_file_in_the_way_is_never_replaced(tmp_path: Path) -> None:
