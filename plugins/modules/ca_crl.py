@@ -111,7 +111,10 @@ crls:
       type: str
 
 reasons:
-  description: Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
+  description:
+    - Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
+    - The codes are V(index_refused) and V(index_passed_over), where openssl could not use its database or would leave revoked
+      certificates out.
   returned: always
   type: list
   elements: dict

@@ -200,7 +200,7 @@ reasons:
   description:
     - Why a set was due, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(no_set), V(database_changed), V(configuration_changed), V(max_age) and V(home_changed).
-    - Or, where nothing was stored, V(not_at_home) and V(foreign_authority).
+    - Or, where nothing was stored, V(not_at_home), V(foreign_authority) and V(index_refused) (C(openssl ca) could not use C(index.txt)).
   returned: always
   type: list
   elements: dict

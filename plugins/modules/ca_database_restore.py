@@ -187,7 +187,8 @@ reentered:
 reasons:
   description:
     - Why the task failed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
-    - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer) and V(published_certificates_newer).
+    - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer), V(published_certificates_newer) and
+      V(index_refused).
   returned: always
   type: list
   elements: dict

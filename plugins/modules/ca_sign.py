@@ -110,7 +110,9 @@ chain:
   elements: str
 
 reasons:
-  description: Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
+  description:
+    - Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
+    - The code is V(index_refused), where openssl could not use its database.
   returned: always
   type: list
   elements: dict

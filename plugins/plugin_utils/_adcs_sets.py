@@ -293,6 +293,12 @@ class Restoration:
             if last is not None and (following or 0) <= last:
                 text = f"the next CRL has the number {following or 0:X}, and {last:X} is published"
                 advisories.append(Finding("crl_number_behind", text + ": publish CRLs (certutil -CRL) until theirs is higher"))
+            if not self._published.compared:
+                text = (
+                    f"nothing published was compared: what was issued or revoked after {self._manifest.as_of} may be missing, and the next "
+                )
+                text += f"CRL has the number {following or 0:X}: publish CRLs (certutil -CRL) until it is beyond the last that clients have"
+                advisories.append(Finding("published_not_compared", text))
             if self._ca.archived_keys in ("unknown", "present"):
                 text = "the database may hold archived keys: to recover them, the KRA certificates' keys are needed: "
                 advisories.append(Finding("archived_keys", text + ", ".join(self._ca.kra_certificates)))

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_copy
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_copy, database_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut, Restored
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
 from support.easyrsa_ca import VERSIONS, EasyrsaCa, EasyrsaPki, assert_crl_of, assert_verifies
-from support.sets import copied, listed, restored
+from support.sets import copied, listed, restored, sent
 
 
 @pytest.fixture(params=VERSIONS, scope="module")
@@ -162,3 +163,25 @@ def test_a_set_is_made_while_easyrsa_waits_for_an_answer(ca: EasyrsaPki, tmp_pat
             (ca.directory / "lock.file").write_text("4711\n")
         _manifest, answer = copied(which(ca), tmp_path / f"{locked}")
         assert [one.code for one in answer.advisories] == (["unfinished_issue"] if locked else [])
+
+
+def test_what_openssl_left_undone_is_done_before_a_set_is_made(ca: EasyrsaPki, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_files, "SETTLED", 0.0)
+    index, before = ca.directory / "index.txt", (ca.directory / "index.txt").read_bytes()
+    ca.easyrsa("revoke", "first")
+    after = index.read_bytes()
+    Path(f"{index}.new").write_bytes(after)
+    Path(f"{index}.old").write_bytes(before)
+    index.unlink()
+    manifest, answer = copied(which(ca), tmp_path / "set")
+    assert [one.code for one in answer.advisories] == ["unfinished_finished"] and index.read_bytes() == after
+    assert manifest.state.entries == after.count(b"\n")
+
+
+def test_a_certificate_without_a_row_is_named(ca: EasyrsaPki) -> None:
+    ca.issue("fourth")
+    lines = (ca.directory / "index.txt").read_text().splitlines(keepends=True)
+    (ca.directory / "index.txt").write_text("".join(lines[:-1]))
+    told: Told = sent(which(ca), Look(database=True))
+    said = [one.message for one in told.advisories if one.code == "certificate_without_row"]
+    assert len(said) == 1 and f"certs_by_serial/{lines[-1].split(chr(9))[3]}.pem has no row" in said[0]
