@@ -16,7 +16,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -120,7 +121,7 @@ class ActionModule(Task):
     def _crls_of(self, told: Crled, generation: Generation) -> list[Known]:
         """Where a host can't tell whose its CRLs are, the generation that verifies one is its signer."""
         own = [crl for crl in told.crls if crl.certificate in (None, generation.sha256)]
-        known = [known_crl(generation, crl.content, crl.path, crl.certificate is not None, crl.lacks) for crl in own]
+        known = [known_crl(whose_crl, generation, crl.content, crl.path, crl.certificate is not None, crl.lacks) for crl in own]
         return [crl for crl in known if crl]
 
     def _not_there(self, told: Crled, able: list[Generation], missing: list[DueCrl]) -> KeywardError:
@@ -148,10 +149,10 @@ class ActionModule(Task):
         return self._result(told, False, [crl for generation in able for crl in self._crls_of(told, generation)], advisories)
 
     def _signed_again(self) -> Result:
-        path, last = self.options["published_crl"], None
+        path = self.options["published_crl"]
         try:
             data = read_file(path, "the published CRL", LARGEST_CRL)
-            last = load_crl(data)
+            load_crl(data)
         except FileNotFoundError:
             raise KeywardError(f"the published CRL {path} can't be read", "it does not exist", "Give a file on the controller") from None
         except (ValueError, TypeError):
@@ -161,7 +162,7 @@ class ActionModule(Task):
         told = self.look()
         if not told.abilities.signs_any_crl:
             raise _adcs.no_terms_of_crls()
-        if not any(signed_by(last, generation.certificate) for generation in told.generations):
+        if among(told.generations, lambda certificate: whose_crl(data, certificate))[0] is None:
             raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
         order = Crls(told.generations[-1].sha256, days=self.options["days"], published=data, at=now_text())
         done: Crled = self.completed(self.send(order, Crled))
@@ -172,6 +173,10 @@ class ActionModule(Task):
             "changed": changed,
             **self.shown(told),
             "crls": [crl.as_result() for crl in crls],
-            "advisories": findings(told.advisories, advisories),
+            "advisories": findings(told.advisories, advisories, (_unverified(crl) for crl in crls if not crl.proved)),
             "reasons": [],
         }
+
+
+def _unverified(crl: Known) -> Finding:
+    return unverified(f"the CRL of {crl.generation.label}")

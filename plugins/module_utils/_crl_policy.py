@@ -9,11 +9,13 @@ import typing as t
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, may
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_number, load, load_crl, moment, next_update, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, crl_number, load, load_crl, moment, next_update
 
 try:
     from cryptography import x509
@@ -30,6 +32,7 @@ class Known:
     path: t.Optional[str]
     parsed: t.Any
     lacks: int = 0
+    proved: bool = True  # False: nothing at hand can verify it
 
     @property
     def number(self) -> int:
@@ -55,27 +58,40 @@ class Known:
         }
 
 
-def known_crl(generation: Generation, data: bytes, path: t.Optional[str], placed: bool, lacks: int = 0) -> t.Optional[Known]:
+Judge = t.Callable[[bytes, bytes], Whose]  # whose a CRL is: its bytes, a certificate (DER)
+
+
+def known_crl(judge: Judge, generation: Generation, data: bytes, path: t.Optional[str], placed: bool, lacks: int = 0) -> t.Optional[Known]:
     """The CRL of a generation in these bytes, None where they hold none. C(placed): they lie where that CRL belongs.
 
+    One that bears the CA's name and that nothing at hand can verify counts where it lies in that place.
     Raises KeywardError where another CA's lies there: then two CAs would take each other's place.
     """
     try:
-        parsed = load_crl(data)
+        parsed, outline = load_crl(data), _outline.crl(crl_der(data))
+        whose = judge(data, generation.certificate)
     except (ValueError, TypeError):
         return None
-    if placed and parsed.issuer != load(generation.certificate).subject:
+    if placed and not claims(outline, _outline.certificate(generation.certificate)):
         raise KeywardError(
             "no CRL was signed",
-            f"{path} holds a CRL of another CA, {parsed.issuer.rfc4514_string()}",
+            f"{path} holds a CRL of another CA, {_outline.rfc4514(outline.issuer)}",
             "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
         )
-    return Known(generation, path, parsed, lacks) if signed_by(parsed, generation.certificate) else None
+    if whose is Whose.OURS or (whose is Whose.CANT_TELL and (placed or _names_key(parsed, generation))):
+        return Known(generation, path, parsed, lacks, proved=whose is Whose.OURS)
+    return None
 
 
-def is_successor(data: bytes, last: t.Any, generation: Generation, path: str) -> bool:
+def _names_key(parsed: t.Any, generation: Generation) -> bool:
+    """Whether a CRL says that the key of this generation signed it."""
+    found = extension(parsed, x509.AuthorityKeyIdentifier)
+    return bool(found and found.key_identifier and found.key_identifier.hex() == generation.subject_key_identifier)
+
+
+def is_successor(judge: Judge, data: bytes, last: t.Any, generation: Generation, path: str) -> bool:
     """Whether what lies in the place of a generation's CRL follows the last published one, with all its entries."""
-    there = known_crl(generation, data, path, True)
+    there = known_crl(judge, generation, data, path, True)
     if there is None or not there.is_good(0):
         return False
     listed, number = {entry.serial_number for entry in there.parsed}, crl_number(last)

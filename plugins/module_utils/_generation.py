@@ -14,6 +14,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
@@ -23,7 +24,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     key_algorithm,
     pem,
     public_key_sha256,
-    validity,
 )
 
 try:
@@ -135,32 +135,46 @@ class Generation:
 
 
 def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generation:
-    """The generation that a DER certificate begins; C(known) are further fields. Raises ValueError where it is no certificate."""
+    """The generation that a DER certificate begins; C(known) are further fields. Raises ValueError where it is no certificate.
+
+    A name or a key that the library does not know is told as it stands there: such a CA has generations like any other.
+    """
     try:
         parsed = x509.load_der_x509_certificate(certificate)
-        public_key = parsed.public_key()
-        subject = parsed.subject.rfc4514_string()
+        outline = _outline.certificate(certificate)
+        start, end = outline.begins, outline.ends
         try:
-            identifier = parsed.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
-        except (x509.ExtensionNotFound, ValueError):
-            identifier = None
+            subject = parsed.subject.rfc4514_string()
+        except ValueError:
+            subject = _outline.rfc4514(outline.subject)
+        try:
+            public_key = parsed.public_key()
+            digest, kind = public_key_sha256(public_key), key_algorithm(public_key)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            digest, kind = outline.public_key_sha256, outline.key_kind
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
         raise ValueError("it is no X.509 certificate that can be read here") from exc
-    start, end = validity(parsed)
     return Generation(
         index=index,
         certificate=certificate,
         subject=subject,
-        serial=even_hex(parsed.serial_number).lower(),
+        serial=even_hex(outline.serial).lower(),
         not_before=format_time(start),
         not_after=format_time(end),
         sha1=hashlib.sha1(certificate, usedforsecurity=False).hexdigest(),
         sha256=hashlib.sha256(certificate).hexdigest(),
-        subject_key_identifier=identifier,
-        public_key_sha256=public_key_sha256(public_key),
-        key_algorithm=key_algorithm(public_key),
+        subject_key_identifier=_key_identifier(outline),
+        public_key_sha256=digest,
+        key_algorithm=kind,
         **known,
     )
+
+
+def _key_identifier(outline: _outline.Outline) -> t.Optional[str]:
+    try:
+        return _der.octets(_der.only(outline.extensions["2.5.29.14"])).hex()
+    except (KeyError, ValueError):
+        return None
 
 
 def generation_advisories(generations: t.Sequence[Generation], now: str) -> t.List[Finding]:

@@ -12,8 +12,9 @@ import re
 import typing as t
 from datetime import datetime
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, by_library, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 
 try:
@@ -72,7 +73,8 @@ def _camel_case(constant: str) -> str:
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
     """Whether its own key signed it. Where that can't be told here, equal names count."""
-    return bool(certificate.subject == certificate.issuer) and verified(certificate, certificate.public_key()) is not False
+    own = _outline.certificate(certificate.public_bytes(serialization.Encoding.DER))
+    return own.self_issued and by_library(own, own.public_key) is not Whose.NOT_OURS
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
@@ -105,9 +107,7 @@ def load(data: bytes) -> x509.Certificate:
 
 def short_subject(certificate: bytes) -> str:
     """The common name of a certificate's subject, or its last attribute where it has none."""
-    subject = x509.load_der_x509_certificate(certificate).subject
-    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME) or list(subject)[-1:]
-    return str(names[-1].value) if names else ""
+    return _outline.short_name(_outline.certificate(certificate).subject)
 
 
 def is_certificate(der: bytes) -> bool:
@@ -119,8 +119,9 @@ def is_certificate(der: bytes) -> bool:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether the issuer's key signed it."""
-    return bool(certificate.issuer == issuer.subject) and verified(certificate, issuer.public_key()) is True
+    """Whether the issuer's key signed it, as far as the library can tell."""
+    one, other = (_outline.certificate(each.public_bytes(serialization.Encoding.DER)) for each in (certificate, issuer))
+    return claims(one, other) and by_library(one, other.public_key) is Whose.OURS
 
 
 def verified(signed: t.Any, key: t.Any) -> t.Optional[bool]:
@@ -220,6 +221,12 @@ def pem_certificates(data: bytes) -> t.List[bytes]:
     return [first_element(pem_content(block)) for label, block in pem_blocks(data) if label in _CERTIFICATES]
 
 
+def first_certificate(data: bytes) -> t.Optional[bytes]:
+    """The DER of the first certificate in PEM or DER bytes; None where they say nothing of a certificate."""
+    found = pem_certificates(data)
+    return found[0] if found else first_element(data) if data[:1] == b"\x30" else None
+
+
 def pem_content(block: bytes) -> bytes:
     """The DER of a block; nothing where it is damaged."""
     try:
@@ -245,20 +252,17 @@ def load_crl(data: bytes) -> t.Any:
     return load(data)
 
 
+def crl_der(data: bytes) -> bytes:
+    """The DER of a CRL in PEM or DER bytes; what can't be one where there is none."""
+    if b"-----BEGIN" not in data[:4096]:
+        return data
+    return next((pem_content(block) for label, block in pem_blocks(data) if label == "X509 CRL"), b"")
+
+
 def signed_by(parsed: t.Any, certificate: bytes) -> bool:
-    """Whether the key of a certificate (DER) signed a CRL."""
-    issuer = x509.load_der_x509_certificate(certificate)
-    if parsed.issuer != issuer.subject:
-        return False
-    try:
-        key = issuer.public_key()
-        if not isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-            return bool(parsed.is_signature_valid(key))
-        # An old cryptography refuses these keys there.
-        key.verify(parsed.signature, parsed.tbs_certlist_bytes)
-    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
-        return False
-    return True
+    """Whether the key of a certificate (DER) signed a CRL, as far as the library can tell."""
+    crl, issuer = _outline.crl(parsed.public_bytes(serialization.Encoding.DER)), _outline.certificate(certificate)
+    return claims(crl, issuer) and by_library(crl, issuer.public_key) is Whose.OURS
 
 
 # The reasons of RFC 5280, 5.3.1, as databases and results have them; there are no words for the others.

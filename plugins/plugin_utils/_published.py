@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import subject_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import IssuedCertificate, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, issued_in, unverified, whose_crl
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 
@@ -55,6 +55,7 @@ class Seen:
     crls: t.Sequence[Crl]
     issued: t.Sequence[Issued]
     compared: bool
+    advisories: t.Sequence[Finding] = ()
 
     def as_order(self) -> Published:
         revoked = {one.serial: one for crl in self.crls for one in crl.revoked}
@@ -94,36 +95,51 @@ class Seen:
 
 def seen(crls: t.Sequence[str] | None, folder: str | None, generations: t.Sequence[Generation]) -> Seen:
     """C(crls): files; C(folder): one with certificates. Raises KeywardError where a CRL is not of this CA, or can't be read."""
-    return Seen([_crl(path, generations) for path in crls or ()], _issued(folder, generations) if folder else [], bool(crls or folder))
+    advisories: list[Finding] = []
+    read = [_crl(path, generations, advisories) for path in crls or ()]
+    return Seen(read, _issued(folder, generations, advisories) if folder else [], bool(crls or folder), advisories)
 
 
-def _crl(path: str, generations: t.Sequence[Generation]) -> Crl:
+def _crl(path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> Crl:
     what = f"the published CRL {path} can't be "
     try:
-        parsed = _x509.load_crl(read_file(path, "the published CRL", LARGEST_CRL))
+        data = read_file(path, "the published CRL", LARGEST_CRL)
+        parsed = _x509.load_crl(data)
+        signer, whose = among(generations, lambda certificate: whose_crl(data, certificate))
     except FileNotFoundError:
         raise KeywardError(what + "read", "it does not exist", "Give a file on the controller") from None
     except ValueError:
         raise KeywardError(what + "read", "it is no CRL, neither PEM nor DER", "Give another file") from None
-    if not any(_x509.signed_by(parsed, generation.certificate) for generation in generations):
+    if signer is None:
         raise KeywardError(what + "used", "no generation of this CA signed it", "Give the CRLs of this CA only")
+    if whose is Whose.CANT_TELL:
+        advisories.append(unverified(f"the published CRL {path}"))
     number = next((e.value.crl_number for e in parsed.extensions if hasattr(e.value, "crl_number")), None)
     return Crl(number, [Revoked(*one) for one in _x509.revoked_in(parsed)])
 
 
-def _issued(folder: str, generations: t.Sequence[Generation]) -> list[Issued]:
-    """The certificates of this CA in a folder, its own not among them."""
-    signers = [_x509.load(generation.certificate) for generation in generations]
+def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> list[Issued]:
+    """The certificates of this CA in a folder, its own not among them: what can't be verified counts, what can't be read is named."""
     try:
         names = sorted(os.listdir(folder))
     except OSError as exc:
         raise KeywardError(f"published_certificates {folder} can't be read", os_cause(exc), "Give a directory on the controller") from exc
-    found = []
+    found, unread, perhaps = [], [], 0
     for name in names:
         try:
-            parsed = _x509.load(read_file(os.path.join(folder, name), "the certificate"))
-        except (KeywardError, ValueError, OSError):
+            one = issued_in(read_file(os.path.join(folder, name), "the certificate"), generations)
+        except (KeywardError, OSError):
             continue
-        if not _x509.is_self_signed(parsed) and any(_x509.is_issued_by(parsed, signer) for signer in signers):
-            found.append(Issued(parsed.serial_number, *_x509.validity(parsed), one_line(subject_bytes(parsed)), name))
+        except ValueError:
+            unread.append(name)
+            continue
+        if one:
+            perhaps += one.whose is Whose.CANT_TELL
+            found.append(Issued(one.outline.serial, one.outline.begins, one.outline.ends, one.subject, name))
+    if perhaps:
+        advisories.append(unverified("certificates in published_certificates", perhaps))
+    if unread:
+        names_said = ", ".join(unread[:5]) + (" and others" if len(unread) > 5 else "")
+        text = f"{len(unread)} files in published_certificates say that they are certificates, and can't be read: {names_said}"
+        advisories.append(Finding("published_unreadable", f"{text}. Look at them: their serial numbers are not taken into account"))
     return found

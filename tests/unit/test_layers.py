@@ -14,7 +14,18 @@ from support.pythons import ROOT
 
 OURS = "ansible_collections.keyward.pki.plugins.module_utils"
 FOLDER = ROOT / "plugins" / "module_utils"
-CODEC = {"_der", "_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sshsig", "_x509", "_ca_certificate", "_one_line"}
+CODEC = {
+    "_der",
+    "_outline",
+    "_signature",
+    "_pkcs12_crypto",
+    "_pkcs12_reader",
+    "_pkcs12_writer",
+    "_sshsig",
+    "_x509",
+    "_ca_certificate",
+    "_one_line",
+}
 DOMAIN = {
     "_generation",
     "_verdict",

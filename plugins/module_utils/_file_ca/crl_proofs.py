@@ -19,8 +19,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files imp
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import crl_faults, scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem
 
 try:
@@ -59,7 +61,7 @@ def idle_generations(index: Index, files: Files, generations: t.Sequence[Generat
     """The generations whose key has signed certificates, of which each has expired. What can't be told needs its CRL."""
     keys = {generation.public_key_sha256: generation for generation in generations}
     current = generations[-1].public_key_sha256
-    waiting = {key: _x509.load(generation.certificate) for key, generation in keys.items() if key != current}
+    waiting = {key: generation.certificate for key, generation in keys.items() if key != current}
     signed: t.Set[str] = set()
     rows = [row for row in index.rows if row.number is not None]
     if not waiting or not files.new_certificates or len(rows) > MOST_LOOKED_AT:
@@ -74,9 +76,10 @@ def idle_generations(index: Index, files: Files, generations: t.Sequence[Generat
             if not expired:
                 return []
             continue
-        by = [key for key, issuer in waiting.items() if _x509.is_issued_by(certificate, issuer)]
-        signed.update(by)
-        for key in by if not expired else ():
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        by = {key: whose_certificate(der, issuer) for key, issuer in waiting.items()}
+        signed.update(key for key, whose in by.items() if whose is Whose.OURS)
+        for key in (key for key, whose in by.items() if whose is not Whose.NOT_OURS and not expired):
             del waiting[key]
     return [generation.sha256 for generation in generations if generation.public_key_sha256 in signed & waiting.keys()]
 

@@ -20,7 +20,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand, dates_crls, scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import (
+    OpensslCommand,
+    dates_crls,
+    hash_replaced,
+    scratch_directory,
+    todays_hash,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
     read_if_there,
@@ -28,12 +34,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, crl_again
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, format_time, now, now_text
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, moment, pem, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, load_crl, moment, pem
 
 try:
-    from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
@@ -72,7 +79,7 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
                 database = DatabaseFiles(ca, files)
             made = list(signing.tell(database.index.revoked))
             idle = idle_generations(database.index, files, facts.generations)
-    advisories += signing.found
+    advisories = list(dict.fromkeys([*advisories, *signing.found]))
     answer: Crled = told(ca, replace(facts, advisories=tuple(advisories)), Crled, changed=changed, crls=tuple(made), idle=tuple(idle))
     return answer
 
@@ -132,27 +139,28 @@ class _Signing:
     def sign_again(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[Crl], bool]:
         """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
         last = load_crl(published)
-        signer = next((g for g in self._facts.generations if signed_by(last, g.certificate)), None)
+        signer, whose = among(self._facts.generations, lambda certificate: whose_crl(published, certificate))
         if signer is None:
             raise KeywardError(_WHAT, "no generation of this CA signed the published CRL", "Give a CRL of this CA")
+        if whose is Whose.CANT_TELL:
+            self.found.append(unverified("the published CRL"))
         key = self._facts.private_keys.get(signer.public_key_sha256)
         if key is None:
             raise KeywardError(_WHAT, f"the private key of {signer.label} is not here, or can't be used", "Put it back (ca_key_restore)")
         path = self._path_of(signer)
         there = read_if_there(path, "the CRL", LARGEST_CRL)
-        if there is not None and is_successor(there, last, signer, path):
+        if there is not None and is_successor(whose_crl, there, last, signer, path):
             return [Crl(there, path, signer.sha256)], False
-        before, after = moment(last, "last_update"), moment(last, "next_update")
-        span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
-        builder = x509.CertificateRevocationListBuilder(last.issuer, _begin_after(signer, published), now() + span)
-        for extension in last.extensions:
-            value: t.Any = extension.value
-            if isinstance(value, x509.CRLNumber):
-                value = x509.CRLNumber(value.crl_number + 1)
-            builder = builder.add_extension(value, extension.critical)
-        for entry in last:
-            builder = builder.add_revoked_certificate(entry)
-        data = builder.sign(key, last.signature_hash_algorithm).public_bytes(serialization.Encoding.PEM)
+        try:
+            before, after = moment(last, "last_update"), moment(last, "next_update")
+            span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
+            made, rehashed = crl_again(crl_der(published), key, _begin_after(signer, published), now() + span)
+            data = load_crl(made).public_bytes(serialization.Encoding.PEM)
+        except (ValueError, OverflowError) as exc:
+            why = "the published CRL can't be signed again: its extensions can't be read, or its new dates can't be written"
+            raise KeywardError(_WHAT, why, "Give a smaller number of days, or another copy of that CRL") from exc
+        if rehashed:
+            self.found.append(hash_replaced("the published CRL was signed with a hash"))
         if not check:
             self._put(path, data)
         return [Crl(data, path, signer.sha256)], True
@@ -178,11 +186,17 @@ class _Signing:
             arguments += ["-crldays", str(days)]
         if begins and dates_crls():
             arguments += ["-crl_lastupdate", asn1_time(begins)]
+        hash_, replaced = todays_hash(self._ca.setting("default_md"))
+        arguments += hash_
+        self.found += replaced
         what = f"{generation.label} could not sign a CRL"
         command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
         data = read_file(made, "the CRL", LARGEST_CRL)
-        if not signed_by(load_crl(data), generation.certificate):
+        whose = whose_crl(data, generation.certificate)
+        if whose is Whose.NOT_OURS:
             raise KeywardError(what, "its certificate does not verify what its key signed", "Compare both with ca_info")
+        if whose is Whose.CANT_TELL:
+            self.found.append(unverified(f"the CRL of {generation.label}"))
         return data
 
     def _put(self, path: str, data: bytes) -> None:
@@ -208,8 +222,8 @@ def _begin_after(generation: Generation, last: t.Optional[bytes]) -> datetime:
     """
     begins, before = now() - BACKDATED, None
     try:
-        parsed = load_crl(last or b"")
-        before = moment(parsed, "last_update") if signed_by(parsed, generation.certificate) else None
+        ours = whose_crl(last or b"", generation.certificate) is not Whose.NOT_OURS
+        before = moment(load_crl(last or b""), "last_update") if ours else None
     except (ValueError, TypeError):
         pass
     if before and before > now():

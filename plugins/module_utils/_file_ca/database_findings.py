@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import typing as t
@@ -17,7 +18,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, now
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, issued_in, unverified, whose_crl
 
 _CERTIFICATE = re.compile(r"([0-9A-Fa-f]+)\.pem\Z")
 _SHOWN = 10
@@ -40,8 +43,8 @@ def findings(database: DatabaseFiles, files: Files, generations: t.Sequence[Gene
 def refuse_to_overwrite(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation], what: str) -> None:
     """Raises KeywardError where the next certificate would take the number, and the file, of one without a row."""
     following = database.next_serial
-    for path, certificate in unlisted(files.new_certificates, database.index.by_number, generations):
-        if certificate.serial_number == following:
+    for path, number in unlisted(files.new_certificates, database.index.by_number, generations):
+        if number == following:
             why = f"the next serial number is that of {path}, which has no row in {database.path}: openssl was stopped while it issued it"
             raise KeywardError(what, why, f"Enter it (openssl ca -valid {path}), and set {files.serial} beyond it")
 
@@ -52,9 +55,9 @@ def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[
         following = database.next_serial
     except KeywardError as exc:
         found.append(str(exc))
-    for path, certificate in unlisted(files.new_certificates, database.index.listed, generations):
+    for path, number in unlisted(files.new_certificates, database.index.listed, generations):
         text = f"{path} has no row in {database.path}: "
-        if certificate.serial_number == following:
+        if number == following:
             text += "the next certificate would get its number and its place. "
         found.append(text + f"Enter it (openssl ca -valid {path}), and see that {files.serial or 'the next number'} is beyond it")
     if found[_SHOWN:]:
@@ -64,31 +67,35 @@ def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[
 
 def unlisted(
     folder: t.Optional[str], rows: t.Container[t.Optional[int]], generations: t.Sequence[Generation]
-) -> t.Iterator[t.Tuple[str, t.Any]]:
-    """The unexpired certificates of this CA in a folder, named by their numbers, whose number has no row; its own not among them."""
+) -> t.Iterator[t.Tuple[str, int]]:
+    """The unexpired certificates of this CA in a folder, named by their numbers, whose number has no row; its own not among them.
+
+    One that can't be read counts by the number that its file has.
+    """
     try:
         names = sorted(os.listdir(folder)) if folder else []
     except OSError:
         return
-    signers = [_x509.load(generation.certificate) for generation in generations]
+    own = {generation.sha256 for generation in generations}
     for name in names:
         match = _CERTIFICATE.match(name)
         if not match or int(match.group(1), 16) in rows:
             continue
         path = os.path.join(str(folder), name)
         try:
-            parsed = _x509.load(read_if_there(path, "the certificate") or b"")
-            ended = _x509.validity(parsed)[1] < now()
-        except (KeywardError, ValueError, OSError):
+            data = read_if_there(path, "the certificate") or b""
+            one = issued_in(data, generations)
+        except (KeywardError, OSError):
             continue
-        if ended or parsed.serial_number in rows or parsed in signers:
+        except ValueError:
+            yield path, int(match.group(1), 16)
             continue
-        if any(_x509.is_issued_by(parsed, signer) for signer in signers):
-            yield path, parsed
+        if one and one.outline.ends >= now() and one.outline.serial not in rows and one.sha256 not in own:
+            yield path, one.outline.serial
 
 
-def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any]]:
-    """The CRLs of this CA that lie on the host, of older keys too."""
+def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any, Whose]]:
+    """The CRLs of this CA that lie on the host, of older keys too, and such as nothing here can verify."""
     named = [path for path in (files.crl, files.crl_der) if path]
     folder = files.crl_directory or (None if files.crl else directory)
     paths = [*named, *(path for one in named for _number, path in older_files(one))]
@@ -100,12 +107,14 @@ def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) 
     seen: t.List[t.Any] = []
     for path in dict.fromkeys(paths):
         try:
-            parsed = _x509.load_crl(read_if_there(path, "the CRL", LARGEST_CRL) or b"")
+            data = read_if_there(path, "the CRL", LARGEST_CRL) or b""
+            parsed = _x509.load_crl(data)
+            signer, whose = among(generations, functools.partial(whose_crl, data))
         except (KeywardError, ValueError, TypeError):
             continue
-        if parsed not in seen and any(_x509.signed_by(parsed, generation.certificate) for generation in generations):
+        if parsed not in seen and signer:
             seen.append(parsed)
-            yield path, parsed
+            yield path, parsed, whose
 
 
 def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Iterator[Finding]:
@@ -115,7 +124,9 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
         following = database.next_crl_number
     except KeywardError as exc:
         yield Finding("crl_number_behind", str(exc))
-    for path, parsed in own_crls(files, database.directory, generations):
+    for path, parsed, whose in own_crls(files, database.directory, generations):
+        if whose is Whose.CANT_TELL:
+            yield unverified(path)
         lost = sorted(entry.serial_number for entry in parsed if not _is_known(rows.get(entry.serial_number)))
         if lost:
             listed = ", ".join(_x509.even_hex(number) for number in lost[:_SHOWN])

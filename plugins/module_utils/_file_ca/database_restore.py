@@ -242,7 +242,9 @@ class Restoration:
     def _published(self, items: t.Sequence[_Item], live: DatabaseFiles) -> Published:
         folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
         of_set = {item.path for item in items}
-        return published_on(self._stored.manifest.generations, live, folders, of_set, self._order.published)
+        found, advisories = published_on(self._stored.manifest.generations, live, folders, of_set, self._order.published)
+        self._finished += advisories
+        return found
 
     def _refuse(self, items: t.Sequence[_Item], why: str = _SOMETHING_ELSE, remedy: str = _ASIDE) -> None:
         if items and not self._aside:

@@ -16,9 +16,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files imp
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory, verified_under
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, leaning, narrower
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
 
 try:
     from cryptography import x509
@@ -69,7 +71,8 @@ def sample(folder: t.Optional[str]) -> t.List[x509.Certificate]:
 
 
 def _by_any(certificate: x509.Certificate, generations: t.Sequence[Generation]) -> bool:
-    return any(_x509.is_issued_by(certificate, _x509.load(generation.certificate)) for generation in generations)
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    return any(whose_certificate(der, generation.certificate) is not Whose.NOT_OURS for generation in generations)
 
 
 def _serial_named(certificate: x509.Certificate) -> t.Optional[int]:

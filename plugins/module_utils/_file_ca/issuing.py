@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import shutil
@@ -18,7 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
 from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
@@ -31,6 +32,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
     names_not_asked,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem, pem_certificates, public_key_sha256
 
 try:
@@ -73,7 +75,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             shown = issued or rehearsed
         else:
             shown = earlier
-        found = [*issuing.narrowed, *differences(shown, Asked(request=issuing.asked))]
+        found = [*issuing.narrowed, *issuing.rehashed, *differences(shown, Asked(request=issuing.asked))]
         if issued is None:
             found = [replace(each, certificate=None) for each in found]
         elif not check:
@@ -94,6 +96,7 @@ class _Issuing:
         self._ca, self._files, self._generations, self._order = ca, files, generations, order
         self.asked = x509.load_pem_x509_csr(order.request.encode("utf-8"))
         self.narrowed: t.List[Finding] = []
+        self.rehashed: t.List[Finding] = []
         self._settings: t.Dict[str, t.Dict[str, str]] = {}
         self._folder, self._database = t.cast(str, files.new_certificates), t.cast(str, files.database)
 
@@ -103,7 +106,6 @@ class _Issuing:
         Others may write in that directory, and a number that was noted may have gone to another certificate: what the CA did not
         issue, or for another key, is passed over.
         """
-        signers = [x509.load_der_x509_certificate(generation.certificate) for generation in self._generations]
         key = public_key_sha256(self.asked.public_key())
         wanted = self.asked.public_bytes(serialization.Encoding.DER)
         try:
@@ -121,8 +123,8 @@ class _Issuing:
                 answer = generation_of(found[0])
             except (FileNotFoundError, ValueError, IndexError):
                 continue
-            parsed = x509.load_der_x509_certificate(answer.certificate)
-            if answer.public_key_sha256 != key or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
+            signer, _whose = among(self._generations, functools.partial(whose_certificate, answer.certificate))
+            if answer.public_key_sha256 != key or signer is None:
                 continue
             if answer.not_after > now_text() and self._is_valid(int(answer.serial, 16)):
                 return answer
@@ -243,6 +245,8 @@ class _Issuing:
         arguments = ["-batch", "-notext", "-preserveDN", *arguments, "-in", given, "-out", made]
         if self._order.days is not None:
             arguments += ["-days", str(self._order.days)]
+        hash_, self.rehashed = todays_hash(self._ca.setting("default_md"))
+        arguments += hash_
         passphrase = None if "-keyfile" in arguments else self._ca.selector.private_key_passphrase
         command.run(arguments, _WHAT, passphrase, locks)
 

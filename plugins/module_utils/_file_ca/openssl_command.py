@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_causes import translated
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._signature import FORGEABLE
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 
 TIMEOUT = 300  # seconds
@@ -52,6 +53,18 @@ class OpensslCommand:
         path = os.path.join(folder, name)
         write_new(path, text + "\n".join(["", *more]).encode("utf-8", "surrogateescape"), 0o600)
         return replace(self, config_file=path)
+
+
+def todays_hash(configured: t.Optional[str]) -> t.Tuple[t.List[str], t.List[Finding]]:
+    """What C(openssl ca) must be told, and a person, where the configuration says (default_md) a hash that can be forged."""
+    said = (configured or "").strip()
+    if said.lower() not in FORGEABLE:
+        return [], []
+    return ["-md", "sha256"], [hash_replaced(f"the configuration says default_md = {said}")]
+
+
+def hash_replaced(why: str) -> Finding:
+    return Finding("hash_replaced", f"{why} that can be forged and that clients refuse: what is signed now has one of today")
 
 
 @contextlib.contextmanager

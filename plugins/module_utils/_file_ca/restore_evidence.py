@@ -10,16 +10,16 @@ import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import subject_bytes
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import own_crls
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Issued, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time
+from ansible_collections.keyward.pki.plugins.module_utils._whose import issued_in, unverified
 
 
 def published_on(
@@ -28,35 +28,42 @@ def published_on(
     folders: t.Collection[str],
     of_set: t.Container[str],
     given: orders.Published,
-) -> Published:
+) -> t.Tuple[Published, t.List[Finding]]:
     """What the controller read, and on the host: its own CRLs, the certificates in C(folders) that the set does not know, and numbers."""
     issued = [Issued(int(one.serial, 16), one.expires, one.subject, one.where) for one in given.issued]
-    signers = [_x509.load(generation.certificate) for generation in generations]
+    advisories: t.List[Finding] = []
     for folder in sorted(folders):
         with contextlib.suppress(OSError):
             for name in sorted(os.listdir(folder)):
                 path = os.path.join(folder, name)
                 if path not in of_set and name.endswith(".pem"):
-                    issued += _issued_in(path, signers)
+                    issued += _issued_in(path, generations, advisories)
     revocations = {int(one.serial, 16): Revocation(int(one.serial, 16), one.at or "", one.reason) for one in given.revocations}
     numbers = []
-    for _path, parsed in own_crls(live.files, live.directory, generations):
+    for path, parsed, whose in own_crls(live.files, live.directory, generations):
+        if whose is Whose.CANT_TELL:
+            advisories.append(unverified(path))
         for serial, at, reason in _x509.revoked_in(parsed):
             revocations.setdefault(serial, Revocation(serial, asn1_time(at), reason))
         number = _x509.crl_number(parsed)
         numbers += [int(number, 16)] if number else []
-    return Published(
-        [int(number, 16) for number in given.crl_numbers], list(revocations.values()), issued, given.compared, numbers, live.used()
-    )
+    crl_numbers = [int(number, 16) for number in given.crl_numbers]
+    found = Published(crl_numbers, list(revocations.values()), issued, given.compared, numbers, live.used())
+    return found, advisories
 
 
-def _issued_in(path: str, signers: t.Sequence[t.Any]) -> t.List[Issued]:
-    """The certificate of a PEM or DER file, where one of the CA's generations signed it."""
+def _issued_in(path: str, generations: t.Sequence[Generation], advisories: t.List[Finding]) -> t.List[Issued]:
+    """The certificate of a PEM or DER file, where the CA issued it or may have; one that can't be read is named."""
     try:
-        parsed = _x509.load(read_file(path, "the certificate"))
-    except (KeywardError, ValueError, FileNotFoundError):
+        one = issued_in(read_file(path, "the certificate"), generations)
+    except (KeywardError, FileNotFoundError):
         return []
-    if _x509.is_self_signed(parsed) or not any(_x509.is_issued_by(parsed, signer) for signer in signers):
+    except ValueError:
+        text = f"{path} says that it is a certificate, and can't be read: its serial number is not taken into account"
+        advisories.append(Finding("certificate_unreadable", text))
         return []
-    expires = asn1_time(_x509.validity(parsed)[1])
-    return [Issued(parsed.serial_number, expires, one_line(subject_bytes(parsed)), os.path.basename(path))]
+    if one is None:
+        return []
+    if one.whose is Whose.CANT_TELL:
+        advisories.append(unverified(path))
+    return [Issued(one.outline.serial, asn1_time(one.outline.ends), one.subject, os.path.basename(path))]
