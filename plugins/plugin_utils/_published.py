@@ -141,5 +141,5 @@ def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[F
     if unread:
         names_said = ", ".join(unread[:5]) + (" and others" if len(unread) > 5 else "")
         text = f"{len(unread)} files in published_certificates say that they are certificates, and can't be read: {names_said}"
-        advisories.append(Finding("published_unreadable", f"{text}. Look at them: their serial numbers are not taken into account"))
+        advisories.append(Finding("certificate_unreadable", f"{text}. Look at them: their serial numbers are not taken into account"))
     return found
