@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _signature, _whose
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, by_library, scheme
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, by_openssl, issued_in, whose_certificate, whose_crl
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, pem_certificates
@@ -156,21 +157,21 @@ def test_an_answer_of_openssl_that_is_none(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("name", "mask", "one_line", "subject"),
+    ("name", "mask", "line", "subject"),
     [
         (b"M\xfcller", "MASK:0x4", r"/CN=M\xFCller", "CN=M\xfcller"),  # TeletexString in Latin-1
         (b"M\xc3\xbcller", "utf8only", r"/CN=M\xC3\xBCller", "CN=M\xfcller"),
         (b"Ministry, of <1>", "pkix", "/CN=" + "".join(f"\\x00{letter}" for letter in "Ministry, of <1>"), r"CN=Ministry\, of \<1\>"),
     ],
 )
-def test_names_in_any_bytes(name: bytes, mask: str, one_line: str, subject: str, tmp_path: Path) -> None:
+def test_names_in_any_bytes(name: bytes, mask: str, line: str, subject: str, tmp_path: Path) -> None:
     ca = Ca(tmp_path / "ca", name=name, mask=mask)
     outline = _outline.certificate(ca.issued)
-    assert one_line(outline.subject) == one_line and generation_of(ca.certificate).subject == subject
-    assert (ca.folder / "index.txt").read_text().rstrip("\n").split("\t")[5] == one_line, "as openssl has it"
+    assert one_line(outline.subject) == line and generation_of(ca.certificate).subject == subject
+    assert (ca.folder / "index.txt").read_text().rstrip("\n").split("\t")[5] == line, "as openssl has it"
     assert whose_certificate(ca.issued, ca.certificate) is whose_crl(ca.crl, ca.certificate) is Whose.OURS
     one = issued_in((ca.folder / "issued.pem").read_bytes(), [generation_of(ca.certificate)])
-    assert one is not None and one.subject == one_line
+    assert one is not None and one.subject == line
 
 
 def test_a_damaged_certificate_is_said_and_other_files_are_not(tmp_path: Path) -> None:
