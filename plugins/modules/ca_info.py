@@ -182,7 +182,10 @@ advisories:
   elements: dict
   contains:
     code:
-      description: A stable identifier, such as V(key_inaccessible), V(key_missing_on_host) or V(expired_generation).
+      description:
+        - A stable identifier, such as V(key_inaccessible), V(key_missing_on_host) or V(expired_generation).
+        - V(passphrase_beside_key) where the passphrase of an encrypted key lies with it, in a configuration (and so in each set of the
+          database) or in a file beside the key.
       type: str
     level:
       description:

@@ -75,6 +75,7 @@ LEVELS = {
         "older_key_missing_on_host",
         "other_copy",
         "outlives_issuer",
+        "passphrase_beside_key",
         "pending_key",
         "private_key_left_out",
         "published_not_compared",

@@ -121,6 +121,11 @@ class EasyrsaBackend(FileCa):
             put_new(self._below(_CONFIGURATION), _text_of(shipped).encode("utf-8", "surrogateescape"), 0o600)
         return True
 
+    def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
+        named = ("EASYRSA_PASSIN", "EASYRSA_PASSOUT")
+        paths = [os.path.join(folder, "vars") for folder in self._folders[: 1 + self._at_home]]
+        return [(path, name) for path in paths for name, *_values in _SET_VAR.findall(_text_of(path)) if name in named]
+
     def signing(self, files: Files, scratch: str) -> OpensslCommand:
         """easy-rsa's configuration, with what easy-rsa says on the command line."""
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand

@@ -90,6 +90,13 @@ class OpensslBackend(FileCa):
     def setting(self, name: str) -> t.Optional[str]:
         return OpensslConfig(self.config_file, self.directory).get(self.files().section, name) if self.config_file else None
 
+    def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
+        if not self.config_file:
+            return []
+        config = OpensslConfig(self.config_file, self.directory)
+        names = ("output_password", "input_password")
+        return [(config.path, f"{name} in [{section}]") for name in names for section in config.sections_with(name)]
+
     def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
 

@@ -16,7 +16,7 @@ import typing as t
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, RenewedMeanwhile, Selector, Waiting, told
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
     GenerationFiles,
@@ -88,6 +88,10 @@ class FileCa:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
 
         return loaded_by(data, self.directory)
+
+    def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
+        """The files of its configuration that say a passphrase, and what they call it. Raises as C(configuration)."""
+        return []
 
     def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
         """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
@@ -172,9 +176,18 @@ class FileCa:
             database=_database(files),
             pending_request=self._pending_request(files, found.generations),
             unfinished=found.unswitched,
-            advisories=tuple(found.advisories),
+            advisories=(*found.advisories, *self._passphrases_beside(found.generations)),
         )
         return self.known_facts
+
+    def _passphrases_beside(self, generations: t.Sequence[Generation]) -> t.List[Finding]:
+        """Where a key that is encrypted at rest has its passphrase with it."""
+        if not any(generation.encrypted_at_rest for generation in generations):
+            return []
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.passphrases import files_beside, said_in
+
+        said = [said_in(path, name) for path, name in self.passphrases_said()]
+        return said + files_beside(generations, self.selector.private_key_passphrase)
 
     def place_of(self, files: Files) -> t.Dict[str, str]:
         """The options that lead to this CA, wherever a task runs: its configuration, or where there is none its files."""
