@@ -81,7 +81,7 @@ class ActionModule(BackupTask):
         if self._task.diff:
             result["diff"] = {
                 "before": "".join(f"{each.path}: missing\n" for each in outcome.restored),
-                "after": "".join(f"{each.path}: {each.kind}\n" for each in outcome.restored),
+                "after": "".join(f"{each.path}: {each.kind}{f', {each.access}' if each.access else ''}\n" for each in outcome.restored),
             }
         return result
 

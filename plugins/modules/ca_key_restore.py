@@ -110,6 +110,9 @@ restored:
     certificate:
       description: SHA-256 fingerprint of the generation's certificate.
       type: str
+    access:
+      description: Its mode, owner, group and ACL; V(null) on Windows.
+      type: str
 set_aside:
   description: The files that lay in the way.
   returned: success

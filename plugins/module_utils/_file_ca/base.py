@@ -44,6 +44,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
 CLOCK_OFF = timedelta(days=1)
+LARGEST_DATABASE = 1 << 30  # bytes of an index
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 
@@ -328,7 +329,8 @@ def _lines_in(path: t.Optional[str]) -> t.Optional[int]:
         return None
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as stream:
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_DATABASE:
                 return None
             lines, last = 0, b"\n"
             for piece in iter(lambda: stream.read(LARGEST_INPUT), b""):

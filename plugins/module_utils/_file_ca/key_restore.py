@@ -23,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, Imported, ImportKeys, PutBack, SetAside
-from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, recorded_protection
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, acl_text, recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
@@ -101,7 +101,9 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
         )
     refuse_elsewhere(ca, [file.place.path for file in missing], order.generations, order.directory)
     protections = [file.protection() for file in missing]
-    restored = tuple(PutBack(file.kind, file.place.path, file.generation.sha256) for file in missing)
+    restored = tuple(
+        PutBack(file.kind, file.place.path, file.generation.sha256, _access(own, file.place)) for file, own in zip(missing, protections)
+    )
     if check:
         return Imported(bool(missing), restored, tuple(SetAside(file.place.path) for file in in_the_way))
     keys = _keys_of(order.files)
@@ -109,6 +111,12 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
     if lacking - keys.keys():
         return Imported(False, needs=tuple(sorted(lacking)))
     return Imported(bool(missing), restored, tuple(_written(missing, protections, keys)))
+
+
+def _access(own: Protection, place: Place) -> str:
+    """As people read it: it may come from a manifest alone."""
+    whose = ":".join(name for name in (place.owner, place.group) if name)
+    return " ".join(part for part in (f"{own.mode or 0:04o}", whose, acl_text(own.acl) if own.acl else None) if part)
 
 
 def _keys_of(files: t.Sequence[GivenFile]) -> t.Dict[str, t.Any]:

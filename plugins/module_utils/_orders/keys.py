@@ -96,11 +96,15 @@ class ImportKeys:
 
 @dataclass(frozen=True)
 class PutBack:
-    """A file (kind: certificate or private_key) or store entry that was put back, for the certificate of that SHA-256."""
+    """A file (kind: certificate or private_key) or store entry that was put back, for the certificate of that SHA-256.
+
+    C(access): its mode, owner, group and ACL, where it has them.
+    """
 
     kind: Hex
     path: Path
     certificate: t.Optional[Hex] = None
+    access: t.Optional[str] = None
 
 
 @dataclass(frozen=True)

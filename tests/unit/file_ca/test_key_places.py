@@ -9,6 +9,7 @@ import os
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
@@ -38,13 +39,13 @@ def order_of(facts: Facts) -> ImportKeys:
     return ImportKeys(facts.generations, of=None, directory=facts.authority.directory, files=(file,))
 
 
-def restored(selector: Selector, order: ImportKeys) -> None:
+def restored(selector: Selector, order: ImportKeys) -> Any:
     backend = _backends.find(selector)
     try:
         order = replace(order, of=backend.facts().generations[-1].sha256)
     except NothingThere:
         pass
-    perform(_backends.find(selector), order, False)
+    return perform(_backends.find(selector), order, False)
 
 
 def lost(ca: OpensslCa) -> ImportKeys:
@@ -87,7 +88,8 @@ def test_no_manifest_opens_a_key(ca: OpensslCa, mode: str) -> None:
     order = lost(ca)
     assert order.generations[0].key_place
     place = replace(order.generations[0].key_place, mode=mode)
-    restored(which(ca), replace(order, generations=(replace(order.generations[0], key_place=place),)))
+    (back,) = restored(which(ca), replace(order, generations=(replace(order.generations[0], key_place=place),))).restored
+    assert back.access.split()[0] == f"{stat.S_IMODE(ca.private_key.stat().st_mode):04o}"
     assert stat.S_IMODE(ca.private_key.stat().st_mode) & 0o7007 == 0
 
 
