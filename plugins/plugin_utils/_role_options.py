@@ -15,6 +15,7 @@ _RUN = ("INSTALL", "RENEW", "KEY_BACKUP", "KEY_VERIFY", "KEY_RESTORE", "DATABASE
 _NOT_OF_A_CA = {"controller", "stores", "force", "part"}
 OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"CA_{module}")} - _NOT_OF_A_CA) | {
     "label",
+    "new_password",
     "old_home",
     "parent",
     "publish_tasks",

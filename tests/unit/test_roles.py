@@ -20,9 +20,10 @@ from support.documents import options
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 SHARED = "each_authority"
 PUBLIC = sorted(path.name for path in ROLES.iterdir() if path.name != SHARED)
+PER_CA = [role for role in PUBLIC if (ROLES / role / "tasks" / "authority.yml").exists()]
 VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
 # Of the roles alone: no module has an option of that name.
-OWN = {"keyward_authorities", "keyward_label", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
+OWN = {"keyward_authorities", "keyward_label", "keyward_new_password", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
 OF_STORES = {"key_stores": "stores", "database_stores": "stores"}  # besides the options of these names
 
 
@@ -103,13 +104,13 @@ def expected(module: str, option: str) -> dict[str, Any]:
     return as_in_a_role(options(module)[option], getattr(_arguments, module.upper())[option], module)
 
 
-@pytest.mark.parametrize("role", PUBLIC)
+@pytest.mark.parametrize("role", PER_CA)
 def test_every_variable_is_described_and_every_described_one_is_used(role: str) -> None:
     used = set(re.findall(r"\bkeyward_[a-z_]+\b", resolved(tasks(role))))
     assert set(specification(role)) == used
 
 
-@pytest.mark.parametrize("role", PUBLIC)
+@pytest.mark.parametrize("role", PER_CA)
 def test_a_variable_is_described_as_the_options_that_it_is_given_to(role: str) -> None:
     described, given = specification(role), sources(role)
     assert set(given) == set(described) - OWN
@@ -146,14 +147,27 @@ def test_each_role_has_its_playbook() -> None:
     playbooks = ROLES.parent / "playbooks"
     assert sorted(path.stem for path in playbooks.glob("*.yml")) == PUBLIC
     for role in PUBLIC:
-        served, said = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
-        assert served["hosts"] == said["hosts"] == "{{ lookup('keyward.pki.ca_hosts', keyward_hosts | default('all')) }}"
+        plays = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
+        assert {play["hosts"] for play in plays} == {"{{ lookup('keyward.pki.ca_hosts', keyward_hosts | default('all')) }}"}
+        if role not in PER_CA:
+            assert [play["roles"] for play in plays] == [[{"role": f"keyward.pki.{role}"}]]
+            continue
+        served, said = plays
         assert [task["vars"]["each_authority_role"] for task in served["tasks"]] == [f"keyward.pki.{role}"]
-        parts = [task["ansible.builtin.include_role"]["tasks_from"] for play in (served, said) for task in play["tasks"]]
+        parts = [task["ansible.builtin.include_role"]["tasks_from"] for play in plays for task in play["tasks"]]
         assert (parts, served["serial"], said.get("serial")) == (["play", "summary"], "{{ keyward_serial | default('100%') }}", None)
 
 
-@pytest.mark.parametrize("role", PUBLIC)
+def test_the_stores_that_are_made_are_those_that_the_other_roles_use() -> None:
+    described = specification("stores")
+    own = "".join(
+        path.read_text(encoding="utf-8") for path in (ROLES / "stores").glob("*/main.yml") if path.parent.name in ("tasks", "vars")
+    )
+    assert set(described) == set(re.findall(r"\bkeyward_[a-z_]+\b", own))
+    assert {name: described[name]["type"] for name in described} == {name: specification("nightly")[name]["type"] for name in described}
+
+
+@pytest.mark.parametrize("role", PER_CA)
 def test_what_a_task_registers_is_told_and_is_forgotten_for_the_next_ca(role: str) -> None:
     own = "".join(path.read_text(encoding="utf-8") for path in sorted((ROLES / role / "tasks").iterdir()))
     (main,) = yaml.safe_load((ROLES / role / "tasks" / "main.yml").read_text(encoding="utf-8"))
