@@ -222,7 +222,8 @@ class DatabaseTask(HomeTask):
     @contextlib.contextmanager
     def _remote_directory(self) -> t.Iterator[str]:
         """A directory of the login user on the host that is gone afterwards."""
-        path = str(self._make_tmp_path())
+        with self.room_for(Copied):
+            path = str(self._make_tmp_path())
         try:
             yield path
         finally:

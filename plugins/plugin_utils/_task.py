@@ -222,27 +222,31 @@ class Task(ActionBase):  # type: ignore[misc]
 
         C(module): another than that of the task, for one that not every platform has.
         """
-        try:
-            with self._room_for(answers):
-                answer = self._executed(order, place, module or self.NAME)
-        except MemoryError:
-            answer = None
-        if answer is None:
-            raise KeywardError(
-                f"{self.NAME} can't go on",
-                f"the host {self._host} answers more than fits into the memory that an answer may take",
-                "Look into that host: no release of the collection answers so",
-            )
+        with self.room_for(answers):
+            answer = self._executed(order, place, module or self.NAME)
         self._pass_on(answer)
         with self.reading():
             if answer.get("failed"):
                 raise self._said(answer)
             return parse(answers, answer)
 
-    def _room_for(self, answers: type[t.Any]) -> t.ContextManager[None]:
+    @contextlib.contextmanager
+    def room_for(self, answers: type[t.Any]) -> t.Iterator[None]:
+        """Whatever the host prints in here takes no more memory than such an answer may. Raises KeywardError."""
         # A local module is a program of this process, and has its limits. What needs much memory there is not the answer.
         local = getattr(self._connection, "transport", None) == "local"
-        return contextlib.nullcontext() if local else memory_limited(getattr(answers, "ROOM", ROOM))
+        full = False
+        try:
+            with contextlib.nullcontext() if local else memory_limited(getattr(answers, "ROOM", ROOM)):
+                yield
+        except MemoryError:
+            full = True  # what filled it is let go before anything else
+        if full:
+            raise KeywardError(
+                f"{self.NAME} can't go on",
+                f"the host {self._host} answers more than fits into the memory that an answer may take",
+                "Look into that host: no release of the collection answers so",
+            )
 
     def _pass_on(self, answer: Result) -> None:
         """The Python that core found on the host, and what core warns of it. Facts come before what an inventory says, so that a host
