@@ -15,7 +15,7 @@ from support.documents import document
 # RV(keyward.pki.<module>#module:<value>), or RV(<value>) of the same module. Only "as in" brings the other's codes along.
 REFERENCE = re.compile(r"\b(as in|in the shape of) RV\((?:keyward\.pki\.(\w+)#module:)?(\w+)\)")
 # Of any task's result.
-COMMON = {"changed", "failed", "msg", "diff", "exception", "item", "ansible_loop_var"}
+COMMON = {"changed", "failed", "msg", "diff", "exception", "item", "ansible_loop_var", "failed_when_result"}
 # In a template, result.items is the method of a dictionary. Ansible takes `warnings` for itself.
 FORBIDDEN = {"keys", "items", "values", "warnings"}
 TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "bool": bool, "float": (int, float), "list": list, "dict": dict}
@@ -62,6 +62,7 @@ def check_result(module: str, result: Mapping[str, Any], failed: bool) -> None:
     shape = documented(module)
     # What Ansible shows as warnings it takes from the result under that name.
     returned = {name: value for name, value in result.items() if not name.startswith("_ansible") and name != "warnings"}
+    failed = failed or (returned.get("failed_when_result") is False and "msg" in returned)  # its task goes on all the same
     faults = [f"{name}: not documented" for name in returned if name not in COMMON and name not in shape]
     for name, described in shape.items():
         when = str(described["returned"])
