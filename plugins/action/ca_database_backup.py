@@ -17,7 +17,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
     is_old,
     lost_rows,
     refuse_emptied,
-    refuse_lost,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import SetFiles
@@ -82,6 +81,12 @@ class Known:
     def newest(self) -> Stored | None:
         return max((one.newest for one in self.own.values() if one.newest), key=lambda one: one.rank, default=None)
 
+    @property
+    def series(self) -> Series:
+        """That of the store which has the newest set."""
+        newest = self.newest
+        return next((one for one in self.own.values() if newest and newest is one.newest), next(iter(self.own.values())))
+
     def holds(self, name: str) -> bool:
         return any(name in one.names for one in self.own.values())
 
@@ -123,6 +128,7 @@ class ActionModule(DatabaseTask):
         left_out = [dict(one) for one in manifest.left_out] if manifest else []
         lost = lost_rows(manifest, known.holds, now()) if manifest else []
         missing = list(_left_out(left_out))
+        self.warn(lost, "the database has lost entries: {1}")
         self.warn(missing, "{} files of the CA are left out of its sets: {}")
         result: Result = {
             "changed": bool(reasons or lacking),
@@ -150,8 +156,7 @@ class ActionModule(DatabaseTask):
             after = _numbers(state)
             before = after if not reasons else _numbers(newest.manifest.state) if newest else ""
             result["diff"] = {"before": before, "after": after}
-        error = refuse_lost(lost)
-        return {**result, "failed": True, "msg": str(error)} if error else result
+        return result
 
     def _refuse_odd_keeping(self) -> None:
         for name, least in (("keep_full_sets", 1), ("keep_days", 0)):
@@ -211,10 +216,9 @@ class ActionModule(DatabaseTask):
 
     def _gone_back(self, told: StateTold, known: Known) -> tuple[Lacking, ...]:
         """What a database that only its own judgement compares has lost."""
-        series = next(iter(known.own.values()))
         if not told.own_state:
             return ()
-        return _databases.lacking_of(series, lambda older: self._lost(told, older))
+        return _databases.lacking_of(known.series, lambda older: self._lost(told, older))
 
     def _lost(self, told: StateTold, older: Stored) -> Lacks:
         with self.reading():
@@ -284,7 +288,7 @@ class ActionModule(DatabaseTask):
             manifest = self._finished(told, draft, copied)
             if manifest.is_archive:
                 SetFiles(staged.path, manifest.members).prove()
-                lacking = _databases.lacking_of(first.one(known.name), lambda older: compared(Stored(staged.path, manifest, SETS), older))
+                lacking = _databases.lacking_of(known.series, lambda older: compared(Stored(staged.path, manifest, SETS), older))
                 manifest = replace(manifest, lacking=lacking)
             with first.locked():
                 _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])

@@ -100,8 +100,9 @@ def lost_rows(manifest: SetManifest, there: t.Callable[[str], bool], now: dateti
     for one in manifest.lacking:
         if parse_time(one.until) > now and there(one.set):
             revoked = f", {one.revoked} of them revoked" if one.revoked else ""
-            text = f"the database lacks {one.rows} entries that the set of {one.as_of} has{revoked}: {one.set}"
-            found.append(Finding("rows_vanished", text))
+            text = f"the database lacks {one.rows} entries that the set {one.set} has{revoked}"
+            remedy = "was a snapshot brought back, or a row deleted? Put them back (ca_database_restore), or take that set out of its store"
+            found.append(Finding("rows_vanished", f"{text}: {remedy}"))
     return found
 
 
@@ -110,19 +111,6 @@ def fewer_entries(state: State, newest: SetManifest) -> t.List[Finding]:
     pairs = ((newest.state.entries - state.entries, "entries"), (newest.state.revoked - state.revoked, "revoked ones"))
     fewer = [f"{count} {what}" for count, what in pairs if count > 0]
     return [Finding("fewer_entries", f"the database has fewer than the set of {newest.as_of}: {' and '.join(fewer)}")] if fewer else []
-
-
-def refuse_lost(findings: t.Sequence[Finding]) -> t.Optional[KeywardError]:
-    """The error that a task ends with, after all is stored: no CA software takes an entry away by itself."""
-    if not findings:
-        return None
-    return KeywardError(
-        "the database has lost entries",
-        "; ".join(finding.message for finding in findings),
-        "Was a snapshot brought back, or a row deleted? Put them back (ca_database_restore with that set); its set is never removed. "
-        "Where they may be lost, take that set out of its store",
-        findings,
-    )
 
 
 def is_old(created: str, days: int, now: datetime) -> bool:

@@ -213,8 +213,8 @@ advisories:
       V(unfinished_finished) (openssl was killed between two renames, and its whole file was put in place),
       V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,
       V(fewer_entries).
-    - With V(rows_vanished) the task fails, after all is stored. The database lacks entries that an earlier set has and whose certificates
-      have not expired. That set stays, and each run fails until they are back or that set is taken out of the store.
+    - V(rows_vanished), each time and with a warning, means that the database lacks entries that an earlier set has and whose
+      certificates have not expired. That set stays, and it is said until they are back or that set is taken out of the store.
   returned: success
   type: list
   elements: dict
