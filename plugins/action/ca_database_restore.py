@@ -12,6 +12,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import lives, shared
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
@@ -129,7 +130,8 @@ class ActionModule(DatabaseTask):
             self.refuse_elsewhere("nothing was restored", standing, live)
             record, here = standing.known, live.authority.home
         else:
-            record, here = self.lost(known, "set"), self.stated_home
+            here = self.stated_home
+            record = self.lost(known, "set") or self._of_section(known, sets, here)
         own = sets_of(record, sets)
         found: list[Stored] = []
         for store in stores if record and own else ():
@@ -137,6 +139,16 @@ class ActionModule(DatabaseTask):
             if series and (len(series) > 1 or series[0].newest):
                 found.append(only_set(series, self._host))
         return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
+
+    @staticmethod
+    def _of_section(known: t.Sequence[Record], sets: t.Sequence[KnownDatabases], here: Home) -> Record | None:
+        """The authority that lives here, where the task states the section of another of its databases than the home has."""
+        found = []
+        for one in known:
+            own = sets_of(one, sets)
+            if own and lives(one.homes, here, section=False) and lives([each.manifest.made_at for each in own.latest], here):
+                found.append(one)
+        return found[0] if len(found) == 1 else None
 
     @staticmethod
     def _is_of(live: Told, chosen: Stored) -> bool:

@@ -119,7 +119,8 @@ def test_a_copy_of_a_ca_has_a_database_of_its_own_and_is_named(ca: OpensslCa, pl
     """A clone, or a standby: what one of them issues, the other does not have."""
     first = back_up(ca, place)
     ca.issue("on-the-clone.example.com")
-    clone = back_up(ca, place, host="ca2")
+    assert "not at home" in back_up(ca, place, host="ca2")["msg"]
+    clone = back_up(ca, place, host="ca2", authority_id=first["authority"]["id"], twin=True)
     assert clone["set"]["database"] != first["set"]["database"] and "other_copy" in codes(clone)
     assert len(databases(place)) == 2
 
