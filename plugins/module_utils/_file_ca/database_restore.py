@@ -287,7 +287,7 @@ class Restoration:
         """The files of the database that are to be written, by part: None where the set's bytes are right. Those left out stay."""
         texts: t.Dict[str, t.Optional[bytes]] = {}
         there = os.path.lexists(live.path) or live.path in live.waiting
-        if result.rows != ours.rows or not there:
+        if result.rows != ours.rows or not there or (base.twice and base.unknown_since):
             source = self._texts.get("index", b"")
             if base.merged or not base.replaced:
                 source, before = read_file(live.path, "the database", LARGEST_INDEX), ours.rows

@@ -39,7 +39,12 @@ class Base:
 
     def kept(self, ours: Numbers, theirs: Numbers) -> Base:
         """The same where the rows that result are those of the host: then its own numbers tell what was given."""
-        return replace(_with_numbers(ours.rows, ours, theirs, False), twice=self.twice)
+        base = _with_numbers(ours.rows, ours, theirs, False)
+        if not self.merged:
+            return base
+        # The rows don't tell whether both were brought together before; numbers by a margin beyond the set's do.
+        behind = [name for name, our, their in _pairs(ours, theirs) if our is not None and our < (their or 0) + MARGIN]
+        return replace(base, merged=True, twice=self.twice, theirs_count=self.theirs_count, unknown_since=base.unknown_since | {*behind})
 
     def findings(self, outcome: Outcome, as_of: str) -> t.Iterator[Finding]:
         """What is to be said of a restore. C(as_of): the moment of the set."""
@@ -62,8 +67,7 @@ def choose(ours: Numbers, theirs: Numbers, index_lost: bool, on_conflict: str) -
     if index_lost or (theirs.rows and not ours.rows and on_conflict != "set_aside"):
         # The rows are lost, or those of a CA that was brought back with its keys alone. The numbers may not be: they never go back.
         base = _with_numbers(theirs.rows, ours, theirs, False)
-        pairs = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
-        further = {name for name, (our, their) in pairs.items() if their is not None and (our or 0) > their}
+        further = {name for name, our, their in _pairs(ours, theirs) if their is not None and (our or 0) > their}
         return replace(base, replaced=True, further=frozenset(further))
     if on_conflict == "set_aside":
         return replace(_with_numbers(theirs.rows, ours, theirs, True), replaced=True)
@@ -78,12 +82,15 @@ def choose(ours: Numbers, theirs: Numbers, index_lost: bool, on_conflict: str) -
     return replace(base, theirs_count=frozenset(serial for serial in merged.twice if merged.rows[serial] is theirs.rows[serial]))
 
 
+def _pairs(ours: Numbers, theirs: Numbers) -> t.Tuple[t.Tuple[str, t.Optional[int], t.Optional[int]], ...]:
+    return (("serial", ours.next_serial, theirs.next_serial), ("crl_number", ours.next_crl_number, theirs.next_crl_number))
+
+
 def _with_numbers(rows: t.Mapping[int, Row], ours: Numbers, theirs: Numbers, parted: bool) -> Base:
     """C(parted): after the set the CA went on twice, here and elsewhere, so that no number here tells what was given."""
     following: t.Dict[str, t.Optional[int]] = {}
     unknown = set()
-    pairs = {"serial": (ours.next_serial, theirs.next_serial), "crl_number": (ours.next_crl_number, theirs.next_crl_number)}
-    for name, (our, their) in pairs.items():
+    for name, our, their in _pairs(ours, theirs):
         following[name] = None if our is None and their is None else max(our or 0, their or 0)
         if parted or our is None or our < (their or 0):
             unknown.add(name)

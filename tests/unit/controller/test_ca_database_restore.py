@@ -209,3 +209,22 @@ def test_archives_and_plain_files_are_for_different_software(ca: OpensslCa, stor
     (path / "manifest.json").write_text(json.dumps(manifest))
     shutil.copy(path / "core.tar.gz", path / "database.json")
     assert "can't read it" in Host(ca).restore(set=str(path))["msg"]
+    host.forge = lambda _order, answer: {**answer, "abilities": ABILITIES}
+    assert "two can't be brought together" in host.restore(set=str(path), on_conflict="merge")["msg"]
+
+
+def test_a_database_that_went_on_twice_is_brought_together(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    """A snapshot was brought back after the set was stored, and the CA went on."""
+    host = Host(ca)
+    shutil.copytree(ca.directory, tmp_path / "snapshot")
+    ca.issue("in-the-set")
+    host.back_up(store)
+    shutil.rmtree(ca.directory)
+    shutil.copytree(tmp_path / "snapshot", ca.directory)
+    ca.issue("on-the-host")
+    refused = host.restore(stores=[str(store)])
+    assert refused["failed"] and codes(refused["reasons"]) == ["conflict"] and "on_conflict: merge" in refused["msg"]
+    result = host.restore(stores=[str(store)], on_conflict="merge")
+    assert not result.get("failed") and result["changed"] and result["next_serial"] == "011002"
+    assert "serial_used_twice" in codes(result["advisories"])
+    assert not host.restore(stores=[str(store)], on_conflict="merge")["changed"]

@@ -210,3 +210,12 @@ def test_software_that_reads_its_files_gets_them_only_where_something_is_missing
     assert sent(check=True) == [[]]
     ((given,),) = sent()
     assert base64.b64decode(given["content"]) == file and given["password"] == PASSWORD and given["holds"] == [generation("a").sha256]
+
+
+def test_another_key_in_the_place_stops_a_restore_that_merges_databases(host: Host) -> None:
+    key = host.ca.private_key
+    key.write_bytes(OpensslCa(host.store.parent / "other", algorithm="ed25519").private_key.read_bytes())
+    before = key.read_bytes()
+    for on_conflict in ("fail", "merge"):
+        result = host.restore(on_conflict=on_conflict)
+        assert result.get("failed") and key.read_bytes() == before
