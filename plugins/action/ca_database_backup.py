@@ -24,7 +24,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents 
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copied, Copy, Own, StateTold, TellState
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
+    Commit,
+    Committed,
+    Copied,
+    Copy,
+    Draft,
+    Own,
+    StateTold,
+    TellState,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     Lacking,
     Members,
@@ -33,14 +42,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     State,
     are_files_of_a_set,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._store import (
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
+from ansible_collections.keyward.pki.plugins.module_utils._store import Staged, Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     SETS,
     Series,
-    Staged,
-    Store,
     Stored,
     digest_of,
-    document,
     new_name,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
@@ -48,13 +56,14 @@ from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, sets_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
 
 class Made(t.NamedTuple):
     """A set that was stored."""
 
-    manifest: SetManifest
+    stored: Stored
     copied: Copied
     paths: list[str]
     removed: list[str]
@@ -87,6 +96,12 @@ class Known:
         newest = self.newest
         return next((one for one in self.own.values() if newest and newest is one.newest), next(iter(self.own.values())))
 
+    @property
+    def signed(self) -> list[Stored]:
+        """Those that somebody known vouches for, each once, newest first."""
+        found = {one.digest: one for series in self.own.values() for one in series.all}
+        return sorted(found.values(), key=lambda one: one.rank, reverse=True)
+
     def holds(self, name: str) -> bool:
         return any(name in one.names for one in self.own.values())
 
@@ -102,28 +117,33 @@ class ActionModule(DatabaseTask):
         stores = self._stores()
         for store in stores:
             store.refuse_if_not_writable()
+        self.memory.refuse_other_stores(stores)
+        self.signers.key  # noqa: B018 - every night, not only on the day when something is due
         told: StateTold = self.completed(self.send(TellState(extra), StateTold))
         self._refuse_extra_paths(told.abilities)
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
         known = self._known(told, [there] if there else stores)
-        said = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
-        newest = known.newest
+        moved = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
+        newest, said = known.newest, self._compared(told, known, [there] if there else stores)
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, age, now()) + said
+        reasons = due_reasons(state, newest.manifest if newest else None, age, now()) + moved
         lacking = [store for store in stores if newest and not reasons and not _has(known.own[store.path], newest)]
 
         identity = known.authority
         paths = [one.path for series in known.own.values() for one in series.all if newest and one.name == newest.name]
-        manifest, stored = newest.manifest if newest else None, None
+        manifest, latest, stored = newest.manifest if newest else None, newest, None
         if reasons and not self._check:
             identity = identity or _new_id(told)
             told = replace(told, authority=replace(told.authority, id=identity))
             draft = self._draft(told, state, reasons[0], known)
             stored = self._in_store_of_host(told, draft, there, known) if there else self._in_stores(told, draft, stores, known)
-            manifest, state, paths = stored.manifest, stored.manifest.state, stored.paths
+            latest, manifest, paths = stored.stored, stored.stored.manifest, stored.paths
+            state = manifest.state
         elif lacking and newest and not self._check:
             paths += [store.copy(newest, known.name) for store in lacking]
+        if latest and not self._check:
+            self.memory.remember(stores, SETS.name, latest, latest.manifest.database)
 
         left_out = [dict(one) for one in manifest.left_out] if manifest else []
         lost = lost_rows(manifest, known.holds, now()) if manifest else []
@@ -147,6 +167,7 @@ class ActionModule(DatabaseTask):
                 (advisory for one in known.all if not one.latest for advisory in one.advisories),
                 _databases.copies(known.all, told.authority.home),
                 there.advisories if there else (),
+                said,
                 (*stored.copied.advisories, *stored.advisories) if stored else (),
                 fewer_entries(state, newest.manifest) if newest and self._check else (),
                 missing,
@@ -190,13 +211,31 @@ class ActionModule(DatabaseTask):
         series = {store.path: store.one(name) for store in stores}
         return Known(name, database, identity, series, every, homes, change, found.advisories)
 
+    def _compared(self, told: StateTold, known: Known, stores: t.Sequence[Store | HostStore]) -> list[Finding]:
+        """What is to be said of this database's sets beside what was remembered. Raises KeywardError where they are less."""
+        signed = known.signed
+        if not signed:
+            refuse_unvouched((each for store in stores for each in store.series()), told, "the database was not backed up")
+            keys = {generation.public_key_sha256 for generation in told.generations}
+            error = self.memory.forgotten_by_stores(SETS.name, keys, told.authority.home.as_json())
+            if error:
+                raise error
+            return []
+        self.refuse_rolled_back(signed)
+        said = self.memory.unknown(SETS.name, signed[0].manifest.authority.id or "", known.id)
+        if len(ends(signed)) > 1:
+            paths = " and ".join(one.path for one in ends(signed))
+            said.append(Finding("forked", f"{paths} don't follow each other: two runs made them apart. The next set joins them"))
+        return said
+
     def _draft(self, told: StateTold, state: State, reason: Finding, known: Known) -> SetManifest:
         """A set's manifest, but for what only the copy tells."""
-        home, newest = told.authority.home, known.newest
+        home, last = told.authority.home, ends(known.signed)
         return SetManifest(
             id=secrets.token_hex(16),
             sequence=max(series.next_sequence for series in known.own.values()),
-            previous=newest.digest if newest else None,
+            previous=last[0].digest if last else None,
+            also_follows=tuple(one.digest for one in last[1:]),
             kind="full",
             database=known.id,
             authority=told.authority,
@@ -265,18 +304,29 @@ class ActionModule(DatabaseTask):
         """Made and stored there: nothing travels."""
         series = known.own[store.path]
         directory, database = known.name.split("/")
-        commit = Commit(
+        counting = tuple(one.digest for one in series.all)
+        begun = Draft(directory, database, document(draft.as_json()).decode("ascii"), counting)
+        copied = self._copied(told, host_store=self.options["host_store"], draft=begun)
+        stored = self._signed(replace(self._finished(told, draft, copied), lacking=copied.lacking or draft.lacking), store.path)
+        order = Commit(
+            host_store=self.options["host_store"],
+            staged=copied.staged or "",
             directory=directory,
             database=database,
             name=new_name(draft.sequence),
-            manifest=document(draft.as_json()).decode("ascii"),
-            event=self._event(known.change.kind, draft, **known.change.as_json()) if known.change else self._event("set", draft),
+            manifest=stored.document.decode("ascii"),
+            signature=(stored.signature or b"").decode("ascii"),
+            event=self._sent_event(known.change.kind if known.change else "set", stored, **_said(known.change)),
+            counting=(*counting, stored.digest),
             keep=self.options["keep_full_sets"],
             may_go=tuple(one.name for one in series.all if self._is_old(one) and not (told.own_state and self._lost(told, one).any)),
         )
-        copied = self._copied(told, host_store=self.options["host_store"], commit=commit)
-        finished = replace(self._finished(told, draft, copied), lacking=copied.lacking or draft.lacking)
-        return Made(finished, copied, [str(copied.stored_at)], list(copied.removed))
+        done = self.send(order, Committed)
+        return Made(stored, copied, [done.stored_at], list(done.removed), done.advisories)
+
+    def _signed(self, manifest: SetManifest, path: str) -> Stored:
+        content = document(manifest.as_json())
+        return Stored(path, manifest, SETS, content, self.signers.sign(content))
 
     # --- into stores here ---
 
@@ -292,18 +342,19 @@ class ActionModule(DatabaseTask):
                 manifest = replace(manifest, lacking=lacking)
             with first.locked():
                 _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
-                paths = [staged.commit(document(manifest.as_json()), known.name, new_name(manifest.sequence))]
-        stored = Stored(paths[0], manifest, SETS)
-        paths += [store.copy(stored, known.name) for store in others]
-        removed, advisories = [], []
+                stored = self._signed(manifest, staged.path)
+                stored.path = staged.commit(stored.document, stored.signature, known.name, new_name(manifest.sequence))
+        paths = [stored.path, *(store.copy(stored, known.name) for store in others)]
+        removed, advisories, event = list[str](), list[Finding](), self.event("set", stored)
         for store in stores:
             pruned = _databases.prune(store, known.name, self.options["keep_full_sets"], self._is_old, compare)
             removed += pruned.removed
             advisories += pruned.advisories
-            store.record(known.name.split("/")[0], self._event("set", manifest))
+            store.record(known.name.split("/")[0], event)
             if known.change:
-                store.record(known.name.split("/")[0], self._event(known.change.kind, manifest, **known.change.as_json()))
-        return Made(manifest, copied, paths, removed, advisories)
+                store.record(known.name.split("/")[0], self.event(known.change.kind, stored, **known.change.as_json()))
+        self.leave_public_half(stores)
+        return Made(stored, copied, paths, removed, advisories)
 
     def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged) -> Copied:
         """A set made on the host and moved by the connection's own file transfer, digests compared."""
@@ -328,6 +379,10 @@ def _new_id(told: StateTold) -> str:
     """A certificate whose key is not there makes nobody its owner: it can be that of the CA above."""
     own = [generation for generation in told.generations if generation.private_key != "missing"]
     return authority_id(own or told.generations[-1:])
+
+
+def _said(change: HomeChange | None) -> Result:
+    return change.as_json() if change else {}
 
 
 def _numbers(state: State) -> str:

@@ -22,10 +22,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     Restore,
     Restored,
     SentFile,
+    SignedEvent,
     StateTold,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Store, Stored, document
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
@@ -51,7 +54,7 @@ class ActionModule(DatabaseTask):
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
         advance, extra = self._advance(), self._extra_paths()
-        chosen = given_set(self.options["set"]) if self.options["set"] else None
+        chosen = given_set(self.options["set"], self.signers) if self.options["set"] else None
         # Where the task does not say which CA, it is the one that the set is of.
         said = chosen is None or self.names_an_authority or self.finds_its_ca
         self._place = None if said else recorded_place(t.cast(Stored, chosen).manifest.authority)
@@ -123,7 +126,9 @@ class ActionModule(DatabaseTask):
     def _newest(self, live: Told | None) -> Stored:
         """The newest intact set of the database in all stores. Raises KeywardError."""
         generations = live.generations if live else ()
-        stores = [self._host_store(generations)] if self.options["host_store"] else self._stores()
+        kept = self._stores()
+        self.memory.refuse_other_stores(kept)
+        stores = [self._host_store(generations)] if self.options["host_store"] else kept
         known, sets = self._known_in(stores)
         if live:
             standing = self.stand(known, live)
@@ -133,12 +138,24 @@ class ActionModule(DatabaseTask):
             here = self.stated_home
             record = self.lost(known, "set") or self._of_section(known, sets, here)
         own = sets_of(record, sets)
-        found: list[Stored] = []
+        found, signed = list[Stored](), list[Stored]()
+        advisories = [advisory for store in stores for one in store.series() if not one.latest for advisory in one.advisories]
         for store in stores if record and own else ():
             series = (of_live if live else of_lost)(t.cast(KnownDatabases, own), store.path, here, t.cast(Record, record))
             if series and (len(series) > 1 or series[0].newest):
                 found.append(only_set(series, self._host))
-        return max(found, key=lambda one: one.rank) if found else only_set([], self._host)
+                signed += series[0].all
+        if not found:
+            return only_set([], self._host, advisories)
+        signed = sorted({one.digest: one for one in signed}.values(), key=lambda one: one.rank, reverse=True)
+        self.refuse_rolled_back(signed)
+        if len(ends(signed)) > 1:
+            raise KeywardError(
+                "nothing was restored",
+                "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in ends(signed)),
+                "Name one: give its directory in the store as set",
+            )
+        return max(found, key=lambda one: one.rank)
 
     @staticmethod
     def _of_section(known: t.Sequence[Record], sets: t.Sequence[KnownDatabases], here: Home) -> Record | None:
@@ -200,7 +217,7 @@ class ActionModule(DatabaseTask):
                 database=chosen.database,
                 name=chosen.name,
                 files=tuple(SentFile(file.name, file.name, file.sha256) for file in files),
-                event=self._event("restore", chosen.manifest),
+                event=self._restored(chosen),
             )
             return self.send(order, Restored, self._place)
         with self._remote_directory() as folder:
@@ -212,13 +229,21 @@ class ActionModule(DatabaseTask):
             self._fixup_perms2([folder, *(self._on_host_path(folder, file.sent_as) for file in sent)])
             return self.send(replace(order, folder=folder, files=tuple(sent)), Restored, self._place)
 
+    def _restored(self, chosen: Stored) -> SignedEvent | None:
+        """What a store of the host records; None where nobody can sign it."""
+        try:
+            return self._sent_event("restore", chosen)
+        except KeywardError as exc:
+            self._display.warning(f"{self.NAME}: the store records nothing of this: {exc}")
+            return None
+
     def _record(self, chosen: Stored) -> None:
         authority = os.path.dirname(os.path.dirname(os.path.realpath(chosen.path)))
         try:
-            store = Store(os.path.dirname(authority), SETS)
+            store = Store(os.path.dirname(authority), SETS, self.signers)
         except KeywardError:
             return  # a set that lies in no store
-        store.record(os.path.basename(authority), self._event("restore", chosen.manifest))
+        self.record_or_warn("restore", chosen, [(store, os.path.basename(authority))])
 
     def _result(self, done: Restored, chosen: Stored) -> Result:
         manifest: SetManifest = chosen.manifest

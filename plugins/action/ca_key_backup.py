@@ -23,9 +23,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, ExportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, password_fault, seal
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored, document
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
     Bundle,
@@ -43,6 +46,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     KnownAuthority,
     Sealed,
     backup_result,
+    hollow,
     known_authorities,
     lost_on_host,
     next_sequence,
@@ -51,6 +55,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     refuse_unless_restorable,
     same_name,
 )
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
 
@@ -77,14 +82,29 @@ class ActionModule(BackupTask):
     def perform(self) -> Result:
         for store in self.stores:
             store.refuse_if_not_writable()
+        self.memory.refuse_other_stores(self.stores)
         known, damaged = known_authorities(self.stores)
+        self.signers.key  # noqa: B018 - every night, not only on the day when something is due
         told = self._first_look(known)
         found = self.stand(known, told)
         self.refuse_elsewhere("nothing was backed up", found, told)
         match = found.known
-        plan = self._plan(told, match, self._prove(match) if match else "password")
-        advisories = [*told.advisories, *damaged, *found.advisories, *(match.advisories if match else ()), *same_name(known, match, told)]
+        if match:
+            self.refuse_rolled_back(match)
+        else:
+            self._refuse_first(told)
+        proved, lacking = self._prove(match) if match else ("password", frozenset())
+        plan = self._plan(told, match, proved, lacking)
+        advisories = [*told.advisories, *damaged, *found.advisories, *same_name(known, match, told)]
+        advisories += [*match.advisories, *self.memory.unknown(BACKUPS.name, match.id)] if match else []
         return self._carry_out(plan, advisories)
+
+    def _refuse_first(self, told: Told) -> None:
+        """Raise KeywardError where the stores hold this authority after all, or did."""
+        refuse_unvouched((each for store in self.stores for each in store.series()), told, "nothing was backed up")
+        error = self.memory.forgotten_by_stores(BACKUPS.name, {generation.public_key_sha256 for generation in told.generations})
+        if error:
+            raise error
 
     # --- the host ---
 
@@ -98,7 +118,7 @@ class ActionModule(BackupTask):
         here = [one] if one and (said or one not in here) else here
         covered: set[str] = set()
         for candidate in [] if self.options["force"] else here:
-            covered |= set() if self._changes_password_of(candidate) else candidate.covered(self.stores)
+            covered |= set() if self._changes_password_of(candidate) else candidate.covered
         if not here and not self.options["force"]:
             covered = {sha256 for candidate in known for sha256 in candidate.latest.manifest.fingerprints}
         return self._ask(covered, {key for candidate in here or known for key in candidate.public_keys})
@@ -122,13 +142,18 @@ class ActionModule(BackupTask):
             return False
         return not opens(newest, self._secret("password") or "") and opens(newest, previous)
 
-    def _prove(self, known: KnownAuthority) -> str:
-        """Which of the passwords opens the newest backup. A wrong one is an error, never a reason to write a new backup."""
+    def _prove(self, known: KnownAuthority) -> tuple[str, frozenset[str]]:
+        """Which of the passwords opens the newest backup, and what that covers and does not hold.
+
+        A wrong one is an error, never a reason to write a new backup.
+        """
         password, previous, newest = self._secret("password"), self._secret("previous_password"), known.newest
-        if newest is None or password is None or opens(newest, password):
-            return "password"
-        if previous is not None and opens(newest, previous):
-            return "previous_password"
+        if newest is None or password is None:
+            return "password", frozenset()
+        for name, each in (("password", password), ("previous_password", previous)):
+            lacking = hollow(newest, each) if each is not None else None
+            if lacking is not None:
+                return name, lacking
         raise KeywardError(
             "nothing was backed up",
             f"the password does not open the newest backup of this authority, {newest.path}",
@@ -136,8 +161,8 @@ class ActionModule(BackupTask):
             [reason("password_wrong", newest.path)],
         )
 
-    def _plan(self, told: Exported, match: KnownAuthority | None, proved: str) -> Plan:
-        covered = match.covered(self.stores) if match else frozenset()
+    def _plan(self, told: Exported, match: KnownAuthority | None, proved: str, lacking: frozenset[str]) -> Plan:
+        covered = match.covered - lacking if match else frozenset()
         expected = merge_generations(match.generations if match else [], told.generations)
         due_for = uncovered(expected, covered)
         why = None
@@ -180,7 +205,9 @@ class ActionModule(BackupTask):
                 result["backup"] = backup_result(backup, paths)
                 result["restorable"] = True
                 result["authority"]["id"] = backup.manifest.authority.id
-                covered = backup.manifest.fingerprints
+                covered, newest = backup.manifest.fingerprints, backup
+            if newest:
+                self.memory.remember(self.stores, BACKUPS.name, newest)
         result["advisories"] = findings(advisories)
         result["generations"] = [g.as_result("backup" if g.sha256 in covered else "none") for g in plan.expected]
         if self._task.diff:
@@ -288,14 +315,15 @@ class ActionModule(BackupTask):
 
     def _store(self, plan: Plan, sealed: Sealed, password: str) -> tuple[Stored, list[str], bool]:
         """Store one backup in every store. Where another run stored one meanwhile that does as well: that one, and False."""
-        moment = name_time()
+        moment, before = name_time(), plan.match.ends if plan.match else []
         identity = secrets.token_hex(16)
         authority = replace(plan.told.authority, id=plan.match.id if plan.match else authority_id(plan.expected))
         directory = plan.match.name if plan.match else directory_name(authority)
         manifest = Manifest(
             id=identity,
             sequence=next_sequence(self.stores, directory),
-            previous=plan.newest.manifest.id if plan.newest else None,
+            previous=before[0].digest if before else None,
+            also_follows=tuple(one.digest for one in before[1:]),
             authority=authority,
             homes=plan.home.homes if plan.home else plan.match.homes if plan.match else (authority.home,),
             made_at=authority.home,
@@ -320,17 +348,22 @@ class ActionModule(BackupTask):
             meanwhile = self._stored_meanwhile(authority.id, plan, password)
             if meanwhile:
                 return *meanwhile, False
-            paths = [backup.commit(document(manifest.as_json()), directory, name) for backup in staged]
+            content = document(manifest.as_json())
+            signature = self.signers.sign(content)
+            paths = [backup.commit(content, signature, directory, name) for backup in staged]
+        stored = Stored(paths[0], manifest, BACKUPS, content, signature)
+        event = self.event("backup", stored, reason=plan.why, reference=self.options["reference"])
         for store in self.stores:
-            store.record(directory, self.event("backup", manifest, reason=plan.why, reference=self.options["reference"]))
-        return Stored(paths[0], manifest, BACKUPS), paths, True
+            store.record(directory, event)
+        self.leave_public_half(self.stores)
+        return stored, paths, True
 
     def _stored_meanwhile(self, identity: str | None, plan: Plan, password: str) -> tuple[Stored, list[str]] | None:
         now = next((candidate for candidate in known_authorities(self.stores)[0] if candidate.id == identity), None)
         newest = now.newest if now else None
         if now is None or newest is None or (plan.newest and newest.manifest.id == plan.newest.manifest.id):
             return None
-        if uncovered(plan.expected, now.covered(self.stores)) or not opens(newest, password):
+        if uncovered(plan.expected, now.covered) or not opens(newest, password):
             raise KeywardError(
                 "nothing was stored",
                 f"another run stored {newest.path} at the same time",
@@ -340,10 +373,13 @@ class ActionModule(BackupTask):
 
     def _copy(self, plan: Plan) -> None:
         """Give each store the backups that it lacks, byte for byte, without a password."""
+        self.leave_public_half({store.path: store for _backup, store in plan.copies}.values())
         for backup, store in plan.copies:
             directory = os.path.basename(os.path.dirname(backup.path))
+            if store.take_vouching(backup, directory):
+                continue
             store.copy(backup, directory)
-            store.record(directory, self.event("copy", backup.manifest, source=backup.path))
+            store.record(directory, self.event("copy", backup, source=backup.path))
 
 
 def _why_due(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations
 from ansible_collections.keyward.pki.plugins.module_utils._home import Standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, reason, uncovered
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
@@ -35,7 +35,7 @@ class ActionModule(BackupTask):
         found = self.stand(known, told) if told else Standing(self.lost(known, "backup"))
         match, elsewhere = found.known, [self.not_at_home(found, told)] if told and found.elsewhere else []
         earlier = match.generations if match else []
-        covered = match.covered(self.stores) if match else frozenset()
+        covered = match.covered if match else frozenset()
         expected = merge_generations(earlier, told.generations if told else [])
         due_for = uncovered(expected, covered)
         authority = told.authority if told else match.authority if match else None
@@ -63,6 +63,7 @@ class ActionModule(BackupTask):
                 damaged,
                 found.advisories,
                 match.advisories if match else (),
+                self._remembered(match),
                 same_name(known, match, told) if told else (),
                 lost_on_host(expected, told) if told else (),
                 (
@@ -76,6 +77,18 @@ class ActionModule(BackupTask):
         if verdict:
             result["restorable"] = verdict.restorable
         return result
+
+    def _remembered(self, known: KnownAuthority | None) -> list[Finding]:
+        """What is less than before, or can't be compared."""
+        found: list[Finding] = []
+        try:
+            self.memory.refuse_other_stores(self.stores)
+        except KeywardError as exc:
+            found.append(Finding("other_store", str(exc)))
+        if known:
+            error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed)
+            found += [Finding("rolled_back", str(error))] if error else self.memory.unknown(BACKUPS.name, known.id)
+        return found
 
     def _told(self) -> tuple[Told | None, list[Finding]]:
         """The host's authority, or why it can't be told: stores are looked at all the same."""
@@ -105,5 +118,5 @@ def _superseded(known: KnownAuthority) -> list[str]:
 
 
 def _under_previous_password(known: KnownAuthority) -> list[str]:
-    changed = max((b.manifest.sequence for b in known.backups if b.manifest.made["reason"] == "password_change"), default=0)
+    changed = max((b.manifest.sequence for b in known.backups if b.manifest.made.get("reason") == "password_change"), default=0)
     return [backup.manifest.id for backup in known.backups if backup.manifest.sequence < changed]

@@ -13,7 +13,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import KEY
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
@@ -77,7 +78,7 @@ class ActionModule(BackupTask):
         if outcome.changed and not self._check:
             self._record(chosen, result)
         if home and chosen.known and not self._check:
-            self.say_home([Store(path, BACKUPS) for path in chosen.known.holdings], chosen.known, home)
+            self.say_home([Store(path, BACKUPS, self.signers) for path in chosen.known.holdings], chosen.known, home)
         if self._task.diff:
             result["diff"] = {
                 "before": "".join(f"{each.path}: missing\n" for each in outcome.restored),
@@ -128,11 +129,9 @@ class ActionModule(BackupTask):
     def _record(self, chosen: ChosenBackup, result: Result) -> None:
         if not chosen.stored:
             return
-        event = self.event("restore", chosen.stored.manifest, restored=result["restored"], set_aside=result["set_aside"])
-        for path in chosen.paths if self.options.get("stores") else [chosen.stored.path]:
-            place = store_of(Stored(path, chosen.stored.manifest, BACKUPS))
-            if place:
-                place[0].record(place[1], event)
+        paths = chosen.paths if self.options.get("stores") else [chosen.stored.path]
+        places = [place for place in (store_of(path, self.signers) for path in paths) if place]
+        self.record_or_warn("restore", chosen.stored, places, restored=result["restored"], set_aside=result["set_aside"])
 
 
 def _missing(chosen: ChosenBackup, told: Told | None) -> set[str]:

@@ -6,23 +6,32 @@ from __future__ import annotations
 
 import hashlib
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     generation_advisories,
     generation_of,
     merge_generations,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
+from ansible_collections.keyward.pki.plugins.module_utils._signed import VERIFIED
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import FROM_AN_OPEN_ONE, BackupTask, unprotected
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Verdict, judge
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
+    FROM_AN_OPEN_ONE,
+    BackupTask,
+    ChosenBackup,
+    store_of,
+    unprotected,
+)
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings
 
 
 class ActionModule(BackupTask):
     NAME, ARGUMENTS = "ca_key_verify", _arguments.CA_KEY_VERIFY
+    PROVES_UNVOUCHED = True
 
     def perform(self) -> Result:
         told = self.look() if self.names_an_authority else None
@@ -31,7 +40,7 @@ class ActionModule(BackupTask):
         expected = chosen.generations
         if told:
             expected = merge_generations(chosen.generations if chosen.is_of(told) else [], told.generations)
-        verdict = judge(chosen.bundles, expected)
+        verdict = self._unless_unvouched(chosen, judge(chosen.bundles, expected))
         advisories = [*(told.advisories if told else ()), *([chosen.elsewhere] if chosen.elsewhere else [])]
         contents = [bundle.contents for bundle in chosen.bundles if bundle.contents]
         result: Result = {
@@ -59,7 +68,29 @@ class ActionModule(BackupTask):
                 else "Make a new backup while the CA's keys are still there (ca_key_backup), or find another one (ca_key_backup_info)",
             )
             result.update(failed=True, msg=str(error))
+        elif self.options["verified_by"] and not self._check:
+            self._vouch(chosen, self.options["verified_by"])
         return result
+
+    def _unless_unvouched(self, chosen: ChosenBackup, verdict: Verdict) -> Verdict:
+        """What no task would restore is not restorable, unless a person vouches for it now."""
+        doubt = chosen.stored.doubt if chosen.stored else None
+        if doubt is None or self.options["verified_by"]:
+            return verdict
+        text = f"nobody known vouches for {chosen.paths[0]}: {doubt}. Where you do, give your name as verified_by"
+        return replace(verdict, reasons=(*verdict.reasons, Finding("unknown_signer", text)))
+
+    def _vouch(self, chosen: ChosenBackup, person: str) -> None:
+        """A signed event in each store that has the backup. Raises KeywardError."""
+        what = "nobody vouches for the backup"
+        if not chosen.stored:
+            raise KeywardError(what, "a PKCS #12 file has no manifest to vouch for", "Give the backup's directory in a store as backup")
+        places = [place for place in (store_of(path, self.signers) for path in chosen.paths) if place]
+        if not places:
+            raise KeywardError(what, f"{chosen.paths[0]} lies in no store", "Give its directory in a store as backup")
+        event = self.event(VERIFIED, chosen.stored, person=person)
+        for store, directory in places:
+            store.record(directory, event)
 
 
 def _certificate_result(der: bytes) -> Result:

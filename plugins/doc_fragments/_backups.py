@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the options that say which backups; may change in any release.
 
-Kept in step with STORES, BACKUP, PASSWORD and PREVIOUS_PASSWORD in module_utils/_arguments.py.
+Kept in step with STORES, SIGNERS, BACKUP, PASSWORD and PREVIOUS_PASSWORD in module_utils/_arguments.py.
 """
 
 from __future__ import annotations
@@ -30,14 +30,61 @@ options:
     elements: path
 """
 
+    SIGNING = r"""
+options:
+  store_signing_key:
+    description:
+      - The private SSH key on the controller that signs what goes into stores (Ed25519, or ECDSA on P-256, without a passphrase).
+      - Of a key that a passphrase protects, or that a security key or an agent has, give the C(.pub). C(ssh-agent) signs then.
+      - The default is C(signing_key) in C(/etc/keyward) where that directory exists, else in C(~/.config/keyward).
+    type: path
+  allowed_signers:
+    description:
+      - The file on the controller that says whose signatures count, in the format of C(ssh-keygen). Only lines with
+        C(namespaces="keyward") are read. It must be writable by root or the running user alone.
+      - The default is C(allowed_signers) in the same directory.
+    type: path
+"""
+
+    SIGNERS = r"""
+options:
+  store_signing_key:
+    description:
+      - The private SSH key on the controller that signs what goes into stores (Ed25519, or ECDSA on P-256, without a passphrase).
+      - Of a key that a passphrase protects, or that a security key or an agent has, give the C(.pub). C(ssh-agent) signs then.
+      - The default is C(signing_key) in C(/etc/keyward) where that directory exists, else in C(~/.config/keyward).
+    type: path
+  allowed_signers:
+    description:
+      - The file on the controller that says whose signatures count, in the format of C(ssh-keygen). Only lines with
+        C(namespaces="keyward") are read. It must be writable by root or the running user alone.
+      - What nobody in it signed counts for nothing, and is said.
+      - The default is C(allowed_signers) in the same directory.
+    type: path
+  memory:
+    description:
+      - The file on the controller that remembers the newest of what stores held. Where they hold less, or another store lies at a
+        path, the task stops.
+      - The default is C(/var/lib/keyward/memory.json) where C(/etc/keyward) exists, else C(~/.local/state/keyward/memory.json).
+    type: path
+  accept:
+    description:
+      - The ids of stores or authorities for which what is there now is taken, though it is not what O(memory) remembers.
+      - Say it in one task, never in the inventory.
+    type: list
+    elements: str
+"""
+
     BACKUP = r"""
 options:
   backup:
     description:
-      - One key backup on the controller, in place of O(stores); a PKCS#12 file, a backup's directory, or an authority's directory.
+      - One key backup on the controller, in place of O(stores); its PKCS#12 files, a backup's directory, or an authority's directory.
         Of the latter the newest backup is used.
+      - PKCS#12 files need no manifest, and no signature. Their password opens them, and the configuration says where keys belong.
       - Exactly one of O(backup) and O(stores) must be given.
-    type: path
+    type: list
+    elements: path
 """
 
     AUTHORITY_ID = r"""

@@ -21,7 +21,7 @@ function Backup-AdcsDatabase {
         What ca_database_backup orders of a Windows host: the state of the database, what a store of the host holds, and a full set.
     .OUTPUTS
         look: the facts; database.state: with own_state. host_store.read: see Get-AdcsStoreFact. database.copy: files [{name, path, sha256, size}],
-        as_of, own_state and, where the set is stored, stored_at and removed.
+        as_of, own_state and, in a store, staged: what waits there for host_store.commit, which answers stored_at and removed.
     .NOTES
         The set may hold more than own_state says, since the state is asked first; never less.
         https://learn.microsoft.com/powershell/module/adcsadministration/backup-caroleservice
@@ -30,6 +30,7 @@ function Backup-AdcsDatabase {
     $what = 'the database was not backed up'
     $order = $Session.Request
     if ($order['order'] -eq 'host_store.read') { return Get-AdcsStoreFact -Order $order -What $what }
+    if ($order['order'] -eq 'host_store.commit') { return Save-DatabaseSet -Session $Session -Order $order -What $what }
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
     if ($order['order'] -eq 'look') { return $facts }
     if ((Get-AdcsServiceState) -ne 'running') {
@@ -43,11 +44,7 @@ function Backup-AdcsDatabase {
 
 function New-DatabaseSet {
     param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
-    $store, $commit = $null, $Order['commit']
-    if ($Order['host_store']) {
-        $store = Open-AdcsStore -Path $Order['host_store'] -What $What
-        $place = Get-AdcsSetPath -Store $store -Order $commit -What $What
-    }
+    $store = if ($Order['host_store']) { Open-AdcsStore -Path $Order['host_store'] -What $What } else { $null }
     Assert-AdcsNotClustered -What $What
     $lock = Enter-AdcsLock -What $What
     $staged, $kept = $null, $false
@@ -59,9 +56,6 @@ function New-DatabaseSet {
         $state = Get-AdcsDatabaseState -Facts $facts -What $What
         Assert-AdcsFreeSpace -Path $parent -Bytes ([long]((Get-DatabaseSize) * 1.2)) -What $What
         if ($store) {
-            if ([IO.Directory]::Exists($place)) {
-                throw (New-AdcsError -What $What -Why "the set $place is there already" -Remedy 'Another run stored it meanwhile: run the task again')
-            }
             $prefix = Get-AdcsStagingPrefix -Facts $facts
             Remove-AdcsStaged -Store $store.path -Prefix $prefix
             $staged = Get-AdcsStagingPath -Store $store.path -Prefix $prefix -Suffix '.new'
@@ -73,26 +67,13 @@ function New-DatabaseSet {
         }
         $files = @(Write-DatabaseSet -Directory $staged -Facts $facts -State $state -TruncateLogs ([bool]$Order['truncate_logs']) -What $What)
         $answer = [ordered]@{ changed = $true; as_of = $asOf; own_state = $state; files = [object[]]$files }
-        if (-not $store) {
-            $kept = $true
-            return $answer
-        }
-        Save-DatabaseSet -Manifest $commit['manifest'] -Staged $staged -Place $place -File $files -AsOf $asOf
+        if ($store) { $answer['staged'] = [IO.Path]::GetFileName($staged) }
         $kept = $true
-        foreach ($file in $files) { $file['path'] = Get-AdcsMemberPath -Directory $place -Name $file['name'] }
-        $answer['stored_at'] = $place
-        $directory = [IO.Path]::GetDirectoryName($place)
-        $removed = @(if ($null -ne $commit['keep']) {
-                Remove-AdcsOldSet -Store $store.path -Directory $directory -Keep ([int]$commit['keep']) -MayGo $commit['may_go'] -Prefix $prefix
-            })
-        $answer['removed'] = [object[]]$removed
-        Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($directory)) -Content $commit['event']
         $answer
     }
     catch {
         if ($_.Exception.Data.Contains('What')) { throw }
-        $done = if ($kept) { 'the set is stored, and what belongs to it is not done' } else { $What }
-        throw (New-AdcsPathError -What $done -Path $parent -Thrown $_)
+        throw (New-AdcsPathError -What $What -Path $parent -Thrown $_)
     }
     finally {
         try {
@@ -101,6 +82,47 @@ function New-DatabaseSet {
         finally {
             $lock.Dispose()
         }
+    }
+}
+
+function Save-DatabaseSet {
+    # Gives a set that waits in a store the manifest that the controller signed, written last, and its place. -Order: see the class Commit.
+    param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
+    $store = Open-AdcsStore -Path $Order['host_store'] -What $What
+    $place = Get-AdcsSetPath -Store $store -Order $Order -What $What
+    $lock = Enter-AdcsLock -What $What
+    $kept = $false
+    try {
+        $prefix = Get-AdcsStagingPrefix -Facts (Get-AdcsAuthority -Parameters $Session.Parameters)
+        $staged = Join-Path -Path $store.path -ChildPath ([string]$Order['staged'])
+        if ($Order['staged'] -notmatch "^\.$prefix[0-9a-f]{16}\.new$" -or -not [IO.Directory]::Exists($staged)) {
+            throw (New-AdcsError -What $What -Why 'what was made for it is gone' -Remedy 'Another run of this CA removed it: run the task again')
+        }
+        if ([IO.Directory]::Exists($place)) {
+            throw (New-AdcsError -What $What -Why "the set $place is there already" -Remedy 'Another run stored it meanwhile: run the task again')
+        }
+        foreach ($file in @{ name = 'manifest.json'; text = $Order['manifest'] }, @{ name = 'manifest.json.sig'; text = $Order['signature'] }) {
+            $path = Join-Path -Path $staged -ChildPath $file.name
+            Write-AdcsNewFile -Path $path -Content ([Text.Encoding]::UTF8.GetBytes($file.text))
+        }
+        $directory = [IO.Path]::GetDirectoryName($place)
+        $null = [IO.Directory]::CreateDirectory($directory)
+        [IO.Directory]::Move($staged, $place)
+        $kept = $true
+        $removed = @(if ($null -ne $Order['keep']) {
+                Remove-AdcsOldSet -Store $store.path -Directory $directory -Keep ([int]$Order['keep']) -MayGo $Order['may_go'] `
+                    -Counting $Order['counting'] -Prefix $prefix
+            })
+        Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($directory)) -Event $Order['event']
+        [ordered]@{ changed = $true; stored_at = $place; removed = [object[]]$removed }
+    }
+    catch {
+        if ($_.Exception.Data.Contains('What')) { throw }
+        $done = if ($kept) { 'the set is stored, and what belongs to it is not done' } else { $What }
+        throw (New-AdcsPathError -What $done -Path $store.path -Thrown $_)
+    }
+    finally {
+        $lock.Dispose()
     }
 }
 
@@ -207,22 +229,6 @@ function Get-CspValue {
         $found[$property.Name] = if ($property.Value -is [byte[]]) { [BitConverter]::ToString($property.Value) } else { $property.Value }
     }
     $found
-}
-
-function Save-DatabaseSet {
-    # Gives a set that is made its manifest, which is written last, and its place. -Manifest: JSON, all of it but what only the copy tells.
-    param([string]$Manifest, [string]$Staged, [string]$Place, [object[]]$File, [string]$AsOf)
-    $finished = [ordered]@{}
-    $given = [Ansible.Basic.AnsibleModule]::FromJson($Manifest)
-    foreach ($key in $given.Keys) { $finished[$key] = $given[$key] }
-    $finished['files'] = [object[]]@($File | ForEach-Object { [ordered]@{ name = $_.name; sha256 = $_.sha256; size = $_.size } })
-    $size = 0L
-    foreach ($one in $File) { $size += [long]$one.size }
-    $finished['members'] = [ordered]@{ count = $File.Count; size = $size; sha256 = $null }
-    $finished['as_of'] = $AsOf
-    Write-AdcsNewFile -Path (Join-Path -Path $Staged -ChildPath 'manifest.json') -Content (ConvertTo-AdcsJson -InputObject $finished)
-    $null = [IO.Directory]::CreateDirectory([IO.Path]::GetDirectoryName($Place))
-    [IO.Directory]::Move($Staged, $Place)
 }
 
 Export-ModuleMember -Function 'Backup-AdcsDatabase'

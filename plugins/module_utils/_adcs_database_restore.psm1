@@ -83,9 +83,9 @@ function Invoke-Restore {
             }
             if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $wanted -Result $result -What $What }
         }
-        if ($Order['host_store'] -and $result.changed) {
+        if ($Order['host_store'] -and $Order['event'] -and $result.changed) {
             $authority = [IO.Path]::GetDirectoryName([IO.Path]::GetDirectoryName($source))
-            Write-AdcsEvent -Directory $authority -Content $Order['event']
+            Write-AdcsEvent -Directory $authority -Event $Order['event']
         }
         $answer = Get-RestoreAnswer -Session $Session -Result $result
         $done = $true

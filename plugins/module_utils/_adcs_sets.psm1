@@ -29,12 +29,14 @@ function Get-AdcsMemberPath {
 }
 
 function Read-Manifest {
-    # {text, id: of its authority, hosts: of the inventory, keys: SHA-256 of the CA's, files: [{name, sha256, size}] or $null where it can't be read}.
+    # {text, signature, id: of its authority, hosts: of the inventory, keys: SHA-256 of the CA's, files: [{name, sha256, size}] or $null where it can't be read}.
     param([string]$Directory)
     $path = Join-Path -Path $Directory -ChildPath 'manifest.json'
     $file = New-Object -TypeName IO.FileInfo -ArgumentList $path
-    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; id = ''; hosts = @(); keys = @(); files = $null } }
+    if (-not $file.Exists -or $file.Length -gt $largestManifest) { return @{ text = ''; signature = $null; id = ''; hosts = @(); keys = @(); files = $null } }
     $text = [IO.File]::ReadAllText($path)
+    $beside = New-Object -TypeName IO.FileInfo -ArgumentList "$path.sig"
+    $signature = if ($beside.Exists -and $beside.Length -le 32KB) { [IO.File]::ReadAllText("$path.sig") } else { $null }
     try {
         $manifest = [Ansible.Basic.AnsibleModule]::FromJson($text)
         $id = [string]$manifest['authority']['id']
@@ -47,7 +49,7 @@ function Read-Manifest {
     catch {
         $id, $hosts, $keys, $files = '', @(), @(), $null
     }
-    @{ text = $text; id = $id; hosts = $hosts; keys = $keys; files = $files }
+    @{ text = $text; signature = $signature; id = $id; hosts = $hosts; keys = $keys; files = $files }
 }
 
 function Get-Damage {
@@ -88,7 +90,8 @@ function Get-SetName {
 }
 
 function Get-AdcsStoreFact {
-    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, database, name, path, manifest, damage}]}.
+    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, database, name, path, manifest, damage, signature}]}.
+    # None of it is judged: the controller knows the signers.
     # -Order: host_store, host (of the inventory), public_keys, authority (the beginning of an id, or $null). The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
     # them may be terabytes on a share.
     param([System.Collections.IDictionary]$Order, [string]$What)
@@ -111,7 +114,7 @@ function Get-AdcsStoreFact {
                 if (-not $damage) { $intact = $true }
                 $null = $sets.Add([ordered]@{
                         directory = $directory; database = $database; name = $one.name; path = $one.place
-                        manifest = $one.manifest.text; damage = $damage
+                        manifest = $one.manifest.text; damage = $damage; signature = $one.manifest.signature
                     })
             }
         }
@@ -186,13 +189,15 @@ function Remove-AdcsStaged {
 }
 
 function Remove-AdcsOldSet {
-    # Removes the sets of a database beyond its newest -Keep intact ones, where the controller says that they may go; their paths.
-    param([string]$Store, [string]$Directory, [int]$Keep, [object[]]$MayGo, [string]$Prefix)
+    # Removes the sets of a database beyond its newest -Keep intact ones, where the controller says that they may go; their paths. -Counting: the
+    # manifests (SHA-256) that the controller has judged; others count for nothing.
+    param([string]$Store, [string]$Directory, [int]$Keep, [object[]]$MayGo, [object[]]$Counting, [string]$Prefix)
     $intact = 0
     foreach ($name in @(Get-SetName -Directory $Directory)) {
         $path = Join-Path -Path $Directory -ChildPath $name
         $manifest = Read-Manifest -Directory $path
         if (Get-Damage -Directory $path -File $manifest.files -Quick) { continue }
+        if ($Counting -notcontains (Get-AdcsDigest -Path (Join-Path -Path $path -ChildPath 'manifest.json'))) { continue }
         if ($intact -ge [Math]::Max($Keep, 1) -and $MayGo -contains $name) {
             $gone = Get-AdcsStagingPath -Store $Store -Prefix $Prefix -Suffix '.removed'
             [IO.Directory]::Move($path, $gone)
@@ -206,14 +211,14 @@ function Remove-AdcsOldSet {
 }
 
 function Write-AdcsEvent {
-    # One event, written once. -Directory: the authority's.
-    param([string]$Directory, [System.Collections.IDictionary]$Content)
+    # One event, written once: name, content and signature, as the controller made them. -Directory: the authority's.
+    param([string]$Directory, [System.Collections.IDictionary]$Event)
+    if ($Event['name'] -notmatch '^[0-9]{6,}-[0-9TZ]+-[a-z_]+-[0-9a-f]{8}\.json$') { throw 'the controller named no event' }
     $events = Join-Path -Path $Directory -ChildPath 'events'
     $null = [IO.Directory]::CreateDirectory($events)
-    $stamp = ([string]$Content['at']) -replace '[^0-9TZ.]', ''
-    $kind = ([string]$Content['event']) -replace '[^a-z_]', ''
-    $name = '{0}-{1}-{2}.json' -f $stamp, $kind, [guid]::NewGuid().ToString('N').Substring(0, 8)
-    Write-AdcsNewFile -Path (Join-Path -Path $events -ChildPath $name) -Content (ConvertTo-AdcsJson -InputObject $Content)
+    $path = Join-Path -Path $events -ChildPath $Event['name']
+    Write-AdcsNewFile -Path $path -Content ([Text.Encoding]::UTF8.GetBytes($Event['content']))
+    Write-AdcsNewFile -Path "$path.sig" -Content ([Text.Encoding]::UTF8.GetBytes($Event['signature']))
 }
 
 function ConvertTo-AdcsJson {

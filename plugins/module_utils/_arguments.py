@@ -53,7 +53,13 @@ AUTHORITY_ID: Spec = {"authority_id": {"type": "str"}}
 HOME: Spec = {"move": {"type": "bool", "default": False}, "twin": {"type": "bool", "default": False}}
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
 KEY_STORES: Spec = {"key_stores": {"type": "list", "elements": "path"}}
-BACKUP: Spec = {"backup": {"type": "path"}}
+BACKUP: Spec = {"backup": {"type": "list", "elements": "path"}}
+SIGNERS: Spec = {
+    "store_signing_key": {"type": "path", "no_log": False},
+    "allowed_signers": {"type": "path"},
+    "memory": {"type": "path"},
+    "accept": {"type": "list", "elements": "str"},
+}
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
 PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
 
@@ -66,25 +72,37 @@ CA_STORE: Spec = {
     "mode": {"type": "str"},
     "share_permissions": {"type": "str", "choices": ["accepted"]},
     "host": {"type": "bool", "default": False},
+    **{name: SIGNERS[name] for name in ("store_signing_key", "allowed_signers")},
 }
 CA_KEY_BACKUP: Spec = {
     **WHICH_AUTHORITY,
     **AUTHORITY_ID,
     **HOME,
     **STORES,
+    **SIGNERS,
     **PASSWORD,
     **PREVIOUS_PASSWORD,
     "reference": {"type": "str"},
     "force": {"type": "bool", "default": False},
     **CONTROLLER,
 }
-CA_KEY_BACKUP_INFO: Spec = {**WHICH_AUTHORITY, **AUTHORITY_ID, **STORES, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
-CA_KEY_VERIFY: Spec = {**WHICH_AUTHORITY, **STORES, **BACKUP, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
+CA_KEY_BACKUP_INFO: Spec = {**WHICH_AUTHORITY, **AUTHORITY_ID, **STORES, **SIGNERS, **PASSWORD, **PREVIOUS_PASSWORD, **CONTROLLER}
+CA_KEY_VERIFY: Spec = {
+    **WHICH_AUTHORITY,
+    **STORES,
+    **SIGNERS,
+    **BACKUP,
+    **PASSWORD,
+    **PREVIOUS_PASSWORD,
+    "verified_by": {"type": "str"},
+    **CONTROLLER,
+}
 CA_KEY_RESTORE: Spec = {
     **WHICH_AUTHORITY,
     **AUTHORITY_ID,
     **HOME,
     **STORES,
+    **SIGNERS,
     **BACKUP,
     **PASSWORD,
     **PREVIOUS_PASSWORD,
@@ -104,6 +122,7 @@ CA_INSTALL: Spec = {
     "certificate": {"type": "str"},
     **AUTHORITY_ID,
     **STORES,
+    **SIGNERS,
     **BACKUP,
     **PASSWORD,
     **PREVIOUS_PASSWORD,
@@ -126,6 +145,7 @@ CA_SIGN: Spec = {
     "subject": {"type": "dict"},
     "requested_by": {"type": "str"},
     **STORES,
+    **SIGNERS,
     **CONTROLLER,
 }
 CA_CRL: Spec = {
@@ -142,6 +162,7 @@ CA_DATABASE_BACKUP: Spec = {
     **HOME,
     **KEY_STORES,
     **STORES,
+    **SIGNERS,
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
     "keep_full_sets": {"type": "int"},
@@ -155,6 +176,7 @@ CA_DATABASE_RESTORE: Spec = {
     **AUTHORITY_ID,
     **KEY_STORES,
     **STORES,
+    **SIGNERS,
     "host_store": {"type": "path"},
     "set": {"type": "path"},
     "part": {"type": "str", "default": "all", "choices": ["all", "configuration"]},

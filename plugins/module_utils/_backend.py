@@ -20,7 +20,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
     from ansible_collections.keyward.pki.plugins.module_utils._orders import database, keys, lifecycle
     from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
-    from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+    from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 
 
 class NothingThere(KeywardError):

@@ -25,6 +25,7 @@ SET_REASONS = {
     "configuration_changed": "the configuration has changed since the newest set",
     "max_age": "the newest set is older than max_age",
 }
+_CLOCKS_DIFFER = timedelta(minutes=10)
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
 
 
@@ -48,8 +49,8 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
     if state.configuration != newest.state.configuration:
         found.append(_set_reason("configuration_changed"))
     created = parse_time(newest.created)
-    # One from a clock that was far ahead would never grow old.
-    if max_age is not None and abs(now - created) > timedelta(seconds=max_age):
+    # One from a clock that was ahead counts as infinitely old: until then it would not grow old at all.
+    if max_age is not None and (created - now > _CLOCKS_DIFFER or now - created > timedelta(seconds=max_age)):
         found.append(_set_reason("max_age"))
     return found
 

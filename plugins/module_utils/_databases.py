@@ -16,7 +16,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, slug
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking
-from ansible_collections.keyward.pki.plugins.module_utils._store import Series, Store, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
 
 Compare = t.Callable[[Stored, Stored], Lacks]  # what the newer set lacks that the older one has
 

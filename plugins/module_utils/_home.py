@@ -147,7 +147,7 @@ class HomeChange:
     @classmethod
     def from_json(cls, shape: t.Mapping[str, t.Any]) -> HomeChange:
         """Raises ValueError, KeyError, TypeError."""
-        kind = str(shape["event"])
+        kind = str(shape["type"])
         if kind not in (MOVED, TWIN):
             raise ValueError("another event")
         follows = tuple(str(each) for each in shape["follows"])

@@ -19,18 +19,23 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Commit,
+    Committed,
     Copied,
     Copy,
+    Draft,
     Held,
     HeldSet,
     ReadStore,
     Restore,
     Restored,
+    SignedEvent,
     StateTold,
     TellState,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, SetManifest, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Series, Store, Stored, document, is_name, sequence_of
+from ansible_collections.keyward.pki.plugins.module_utils._signed import Event, Named
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored, is_name
 
 
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:
@@ -43,7 +48,7 @@ def state(backend: Backend, order: TellState, check: bool) -> StateTold:
 def copy(backend: Backend, order: Copy, check: bool) -> Copied:
     """The files of a set, in a folder of the login user or in a store of this host. Raises KeywardError."""
     if order.host_store:
-        return _into_store(backend, order, t.cast(Commit, order.commit), check)
+        return _into_store(backend, order, order.host_store, t.cast(Draft, order.draft), check)
     folder = t.cast(str, order.folder)
     try:
         copied = backend.database().copy(order, folder, check)
@@ -68,29 +73,42 @@ def _hand_over(folder: str, copied: Copied) -> None:
         ) from exc
 
 
-def _into_store(backend: Backend, order: Copy, commit: Commit, check: bool) -> Copied:
-    store = Store(t.cast(str, order.host_store), SETS)
+def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: bool) -> Copied:
+    store = Store(path, SETS, Named(draft.counting))
     store.refuse_if_not_writable()
-    name = _series(commit.directory, commit.database, commit.name)
-    compare = backend.database().compare
+    store.remove_left()
+    name, compare = _series(draft.directory, draft.database), backend.database().compare
     with store.stage() as staged:
         with staged.guarded():
             copied = backend.database().copy(order, staged.path, check)
-        manifest = json.loads(commit.manifest)
+        manifest = json.loads(draft.manifest)
         manifest["files"] = [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in copied.files]
         members = copied.members or Members(len(copied.files), sum(file.size for file in copied.files))
         manifest.update({name: dump(getattr(copied, name)) for name in ("as_of", "left_out", "state") if getattr(copied, name) is not None})
         manifest["members"] = dump(members)
         made = Stored(staged.path, set_manifest_from_json(manifest), SETS)
         lacking = _databases.lacking_of(store.one(name), lambda older: compare(made, older))
-        manifest["lacking"] = dump(lacking)
-        with store.locked():
-            _databases.refuse_second(store, name, sequence_of(commit.name), made.manifest.made_at)
-            path = staged.commit(document(manifest), name, commit.name)
-            pruned = _databases.prune(store, name, commit.keep, lambda one: one.name in commit.may_go, compare)
-    store.record(commit.directory, commit.event)
-    advisories = (*copied.advisories, *pruned.advisories)
-    return replace(copied, stored_at=path, removed=tuple(pruned.removed), lacking=lacking, advisories=advisories)
+        return replace(copied, staged=staged.leave(), lacking=lacking)
+
+
+def commit(backend: Backend, order: Commit, check: bool) -> Committed:
+    """What a copy left in a store of this host, with its signed manifest and in its place. Raises KeywardError."""
+    store = Store(order.host_store, SETS, Named(order.counting))
+    with store.stage(order.staged) as staged, store.locked():
+        name = _series(order.directory, order.database, order.name)
+        manifest = set_manifest_from_json(json.loads(order.manifest))
+        # What another run stored meanwhile was not named.
+        _databases.refuse_second(Store(order.host_store, SETS, None), name, manifest.sequence, manifest.made_at)
+        path = staged.commit(order.manifest.encode("utf-8"), order.signature.encode("utf-8"), name, order.name)
+        pruned = _databases.prune(store, name, order.keep, lambda one: one.name in order.may_go, backend.database().compare)
+    store.record(order.directory, _event(order.event))
+    return Committed(path, tuple(pruned.removed), tuple(pruned.advisories))
+
+
+def _event(event: SignedEvent) -> Event:
+    if "/" in event.name or event.name.startswith("."):
+        raise KeywardError("nothing was recorded in the store", "the controller named no event", "Report this as a bug")
+    return Event(event.name, event.content.encode("utf-8"), event.signature.encode("utf-8"))
 
 
 def restore(backend: Backend, order: Restore, check: bool) -> Restored:
@@ -98,16 +116,16 @@ def restore(backend: Backend, order: Restore, check: bool) -> Restored:
     if not order.host_store:
         return backend.database().restore(order, t.cast(str, order.folder), check)
     name = _series(order.directory, order.database, order.name)
-    store = Store(order.host_store, SETS)
+    store = Store(order.host_store, SETS, None)
     done = backend.database().restore(order, os.path.join(store.path, name, t.cast(str, order.name)), check)
     if done.changed and order.event and not check:
-        store.record(t.cast(str, order.directory), order.event)
+        store.record(t.cast(str, order.directory), _event(order.event))
     return done
 
 
 def read(backend: Backend, order: ReadStore, check: bool) -> Held:
     """The sets in a store of this host that can be of an authority. Raises KeywardError."""
-    store = Store(order.host_store, SETS)
+    store = Store(order.host_store, SETS, None)
     if order.to_write:
         store.refuse_if_not_writable()
     held: t.List[HeldSet] = []
@@ -131,14 +149,15 @@ def _held(series: Series) -> t.Iterator[HeldSet]:
     for one in series.all:
         damage = None if sound else one.damage  # every older one may be large, too
         sound = sound or damage is None
-        yield HeldSet(directory, database, one.name, one.path, one.manifest_file.decode("utf-8", "replace"), damage)
+        signature = None if one.signature is None else one.signature.decode("utf-8", "replace")
+        yield HeldSet(directory, database, one.name, one.path, one.document.decode("utf-8", "replace"), damage, signature)
     for name in series.faults:
         yield HeldSet(directory, database, name, os.path.join(series.path, name), "")
 
 
-def _series(directory: t.Optional[str], database: t.Optional[str], name: t.Optional[str]) -> str:
-    """The name of a database below a store. Raises KeywardError."""
+def _series(directory: t.Optional[str], database: t.Optional[str], name: t.Optional[str] = None) -> str:
+    """The name of a database below a store. C(name): of a set in it. Raises KeywardError."""
     folders = [directory or "", database or ""]
-    if any(not folder or folder.startswith(".") or "/" in folder for folder in folders) or not is_name(name or ""):
+    if any(not folder or folder.startswith(".") or "/" in folder for folder in folders) or (name is not None and not is_name(name)):
         raise KeywardError("nothing was done with the store", "the controller named no set in it", "Report this as a bug")
     return "/".join(folders)

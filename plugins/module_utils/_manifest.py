@@ -36,7 +36,7 @@ class Manifest:
 
     id: str
     sequence: int
-    previous: t.Optional[str]
+    previous: t.Optional[str]  # the digest of the predecessor's manifest
     authority: Authority
     homes: t.Tuple[Home, ...]
     made_at: Home
@@ -45,6 +45,7 @@ class Manifest:
     made: t.Mapping[str, t.Any]
     files: t.Tuple[BundleFile, ...]
     generations: t.Tuple[Generation, ...]
+    also_follows: t.Tuple[str, ...] = ()  # after a fork: the digests of the ends of the other branches
 
     @property
     def fingerprints(self) -> t.FrozenSet[str]:
@@ -61,6 +62,7 @@ class Manifest:
             "id": self.id,
             "sequence": self.sequence,
             "previous": self.previous,
+            "also_follows": list(self.also_follows),
             "authority": self.authority.as_json(),
             "homes": [home.as_json() for home in self.homes],
             "made_at": self.made_at.as_json(),
@@ -84,7 +86,8 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
     return Manifest(
         id=str(shape["id"]),
         sequence=int(shape["sequence"]),
-        previous=shape["previous"],
+        previous=None if shape["previous"] is None else str(shape["previous"]),
+        also_follows=tuple(str(digest) for digest in shape["also_follows"]),
         authority=whose(shape),
         homes=homes_from_json(shape["homes"]),
         made_at=Home.from_json(shape["made_at"]),

@@ -439,18 +439,18 @@ def _as_pkcs12_errors() -> t.Iterator[None]:
         raise LimitExceeded(exc.limit, exc.value) from None
 
 
-def read(data: bytes, password: str | None) -> Contents:
-    """Everything that a PKCS #12 file holds. None and "" are the same password.
+def read(data: bytes, password: str | None, intact: bool = False) -> Contents:
+    """Everything that a PKCS #12 file holds. None and "" are the same password. C(intact): a known digest stands for the MAC.
 
     Raises PasswordWrong, Malformed (also where the password is right and the MAC is not), Unsupported, LimitExceeded.
     """
     with _as_pkcs12_errors(), _der.one_document():
-        return _read(data, Secrets(password))
+        return _read(data, Secrets(password), intact)
 
 
-def _read(data: bytes, secrets: Secrets) -> Contents:
+def _read(data: bytes, secrets: Secrets, intact: bool) -> Contents:
     file = _parsed(data, secrets)
-    if file.mac and not file.mac.proves(secrets, file.content):
+    if file.mac and not intact and not file.mac.proves(secrets, file.content):
         raise _mac_mismatch(file, secrets)
     outcomes: list[tuple[_Item, _Outcome]] = []
     items = _counted(_unwrapped(file.items, secrets, outcomes))

@@ -111,6 +111,7 @@ class SetManifest:
     base: t.Optional[Base] = None
     lacking: t.Tuple[Lacking, ...] = ()
     own: t.Optional[t.Mapping[str, t.Any]] = None
+    also_follows: t.Tuple[str, ...] = ()  # after a fork: the digests of the ends of the other branches
 
     @property
     def public_keys(self) -> t.FrozenSet[str]:
@@ -128,6 +129,7 @@ class SetManifest:
             "id": self.id,
             "sequence": self.sequence,
             "previous": self.previous,
+            "also_follows": list(self.also_follows),
             "kind": self.kind,
             "base": None if self.base is None else dict(vars(self.base)),
             "database": {"id": self.database},
@@ -164,7 +166,8 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     return SetManifest(
         id=str(shape["id"]),
         sequence=int(shape["sequence"]),
-        previous=shape["previous"],
+        previous=None if shape["previous"] is None else str(shape["previous"]),
+        also_follows=tuple(str(digest) for digest in shape["also_follows"]),
         kind=str(shape["kind"]),
         database=database,
         authority=whose(shape),

@@ -72,8 +72,13 @@ class Bundle:
     password_used: t.Optional[str] = field(default=None, repr=False)
 
 
-def open_bundle(name: str, data: bytes, passwords: t.Sequence[t.Optional[str]], sha256: t.Optional[str] = None) -> Bundle:
-    """Read one file with the first password that opens it; C(sha256) is the recorded digest, where there is one. Never raises."""
+def open_bundle(
+    name: str, data: bytes, passwords: t.Sequence[t.Optional[str]], sha256: t.Optional[str] = None, intact: bool = False
+) -> Bundle:
+    """Read one file with the first password that opens it; C(sha256) is the recorded digest, where there is one. Never raises.
+
+    C(intact): somebody vouches for that digest, and it stands for the MAC.
+    """
     from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader
     from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_crypto import (
         LimitExceeded,
@@ -87,7 +92,7 @@ def open_bundle(name: str, data: bytes, passwords: t.Sequence[t.Optional[str]], 
         return Bundle(name, fault=reason("digest_mismatch", name))
     for password in passwords:
         try:
-            return Bundle(name, _pkcs12_reader.read(data, password), password_used=password)
+            return Bundle(name, _pkcs12_reader.read(data, password, intact), password_used=password)
         except PasswordWrong:
             continue
         except Unsupported as exc:

@@ -66,6 +66,7 @@ extends_documentation_fragment:
   - keyward.pki._backups.home
   - keyward.pki._backups.records
   - keyward.pki._backups.database_stores
+  - keyward.pki._backups.signers
 attributes:
   check_mode:
     support: full
@@ -201,6 +202,7 @@ reasons:
     - Why a set was due, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(no_set), V(database_changed), V(configuration_changed), V(max_age) and V(home_changed).
     - Or, where nothing was stored, V(not_at_home), V(foreign_authority) and V(index_refused) (C(openssl ca) could not use C(index.txt)).
+    - Or V(rolled_back), where the stores hold less than O(memory) says.
   returned: always
   type: list
   elements: dict
@@ -209,7 +211,7 @@ advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(another_ca_at_home),
-      V(unfinished_issue),
+      V(unknown_signer), V(forked), V(not_remembered), V(unfinished_issue),
       V(unfinished_finished) (openssl was killed between two renames, and its whole file was put in place),
       V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,
       V(fewer_entries).
@@ -222,11 +224,11 @@ advisories:
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copy, ReadStore, TellState
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copy, ReadStore, TellState
 
 
 def main() -> None:
-    run(CA_DATABASE_BACKUP, TellState, ReadStore, Copy)
+    run(CA_DATABASE_BACKUP, TellState, ReadStore, Copy, Commit)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ extends_documentation_fragment:
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.records
   - keyward.pki._backups.database_stores
+  - keyward.pki._backups.signers
 attributes:
   check_mode:
     support: full
@@ -187,8 +188,8 @@ reentered:
 reasons:
   description:
     - Why the task failed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
-    - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer), V(published_certificates_newer) and
-      V(index_refused).
+    - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer), V(published_certificates_newer),
+      V(rolled_back) and V(index_refused).
   returned: always
   type: list
   elements: dict

@@ -41,6 +41,7 @@ extends_documentation_fragment:
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.home
   - keyward.pki._backups.stores
+  - keyward.pki._backups.signers
   - keyward.pki._backups.password
 attributes:
   check_mode:
@@ -158,8 +159,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(another_ca_at_home), V(generation_lost_on_host), V(expired_generation), V(digest_mismatch) and
-      V(same_name_other_keys).
+    - Codes are, among others, V(another_ca_at_home), V(generation_lost_on_host), V(expired_generation), V(digest_mismatch),
+      V(unknown_signer), V(forked), V(not_remembered) and V(same_name_other_keys).
   returned: success
   type: list
   elements: dict

@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - keyward.pki._authority
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.stores
+  - keyward.pki._backups.signers
   - keyward.pki._backups.password
 notes:
   - O(stores) is required.
@@ -126,7 +127,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(digest_mismatch), V(missing_in_store), V(nothing_on_host) and V(authority_unreadable).
+    - Codes are, among others, V(digest_mismatch), V(unknown_signer), V(forked), V(rolled_back), V(other_store), V(not_remembered),
+      V(missing_in_store), V(nothing_on_host) and V(authority_unreadable).
   returned: success
   type: list
   elements: dict

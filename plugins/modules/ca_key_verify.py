@@ -13,11 +13,19 @@ description:
   - Opens a backup with its password and judges it. Every generation must be in it, with its certificate and its private key, and
     each key must prove, with a signature in memory, to be the one that the certificate certifies.
   - With options that name a live CA, the backup must hold all of its generations too.
+options:
+  verified_by:
+    description:
+      - The name of a person who vouches for this backup. Where it is restorable, a signed event that names its manifest's digest is
+        written into each store that holds it. From then on it counts, whoever signed it.
+      - It is the way back after a signing key was stolen, and before a signer is taken out of O(allowed_signers).
+    type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._attributes.info_module
   - keyward.pki._authority
   - keyward.pki._backups.stores
+  - keyward.pki._backups.signers
   - keyward.pki._backups.backup
   - keyward.pki._backups.password
 notes:
@@ -111,6 +119,8 @@ reasons:
     - The codes are V(password_wrong), V(opens_without_password), V(key_missing), V(key_mismatch), V(generation_missing),
       V(not_exportable), V(foreign_authority), V(digest_mismatch), V(malformed), V(unsupported) and V(limit_exceeded).
     - Or V(not_at_home), where a host shows a known authority that lives elsewhere; the message has the command that settles it.
+    - Or V(unknown_signer), where nobody in O(allowed_signers) vouches for it, and V(rolled_back), where the stores hold less than
+      O(memory) says.
   returned: always
   type: list
   elements: dict

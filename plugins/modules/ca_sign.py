@@ -50,6 +50,7 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
   - keyward.pki._backups.stores
+  - keyward.pki._backups.signers
 attributes:
   platform:
     platforms: posix

@@ -15,6 +15,9 @@ description:
   - Run it once, when the store is made, and not in the play that takes backups; on an unmounted share it would make a
     new store in the mount point.
   - Keep stores for keys and stores for passwords on different machines. Who has both has the CA.
+  - Together with the first store it makes the SSH key that signs what goes into stores (O(store_signing_key)), and the list that
+    names it (O(allowed_signers)). In a container it does so only where both paths are given. Write RV(signer.fingerprint) on the
+    paper that holds the password.
 options:
   path:
     description:
@@ -52,6 +55,7 @@ options:
     default: false
 extends_documentation_fragment:
   - keyward.pki._attributes
+  - keyward.pki._backups.signing
 attributes:
   check_mode:
     support: full
@@ -96,6 +100,23 @@ kind:
   description: What it is for.
   returned: success
   type: str
+signer:
+  description: Who signs here for what goes into stores. V(null) where there is no key, or it can't be read.
+  returned: success
+  type: dict
+  contains:
+    public_key:
+      description: The public half, as in a C(.pub).
+      type: str
+    fingerprint:
+      description: As C(ssh-keygen -lf) shows it, for the paper.
+      type: str
+    path:
+      description: Where the key lies on the controller.
+      type: str
+    made:
+      description: Whether it was made now, with the first store.
+      type: bool
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File, Imported
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle, reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by

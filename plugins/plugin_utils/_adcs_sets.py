@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Misshapen, Most, Path, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import MOST_FILES, Own, Restored, StateTold
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
 

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import platform
 import shutil
 import typing as t
 
@@ -17,21 +16,28 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, Held, HeldSet, ReadStore, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
+    Copied,
+    CopiedFile,
+    Held,
+    HeldSet,
+    ReadStore,
+    SignedEvent,
+    StateTold,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, State, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._store import (
+from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     BACKUPS,
     MANIFEST,
     SETS,
     Series,
-    Store,
     Stored,
     damaged,
     folders,
     is_name,
-    read_stored,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority, known_authorities
@@ -43,6 +49,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases impor
     records,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import judged
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
@@ -51,30 +59,33 @@ class HostStored(Stored):
     """A set in a store of a host, judged there. C(directory), C(database): the names of its authority's directory and its database's."""
 
     def __init__(self, one: HeldSet, manifest: SetManifest) -> None:
-        super().__init__(one.path, manifest, SETS)
+        signature = None if one.signature is None else one.signature.encode("utf-8", "surrogateescape")
+        super().__init__(one.path, manifest, SETS, one.manifest.encode("utf-8", "surrogateescape"), signature)
         self._name, self.directory, self.database, self.damage = one.name, one.directory, one.database, one.damage
-        self._manifest_file = one.manifest.encode("utf-8", "surrogateescape")
 
     @property
     def name(self) -> str:
         return self._name
 
-    @property
-    def manifest_file(self) -> bytes:
-        return self._manifest_file
-
 
 class HostSeries(Series):
     """What a store of a host holds of one database."""
 
-    def __init__(self, name: str, sets: t.Sequence[HeldSet]) -> None:
-        super().__init__(name, SETS)
+    def __init__(self, name: str, sets: t.Sequence[HeldSet], signers: Signers) -> None:
+        super().__init__(name, SETS, signers, in_store=True)
         self.home_changes = []  # its sets say it themselves
         self.names = sorted((one.name for one in sets), reverse=True)
-        self._read = {one.name: _judged(one) for one in sets}
+        self._read = {one.name: self._told(one, signers) for one in sets}
+
+    def _told(self, held: HeldSet, signers: Signers) -> Stored | KeywardError:
+        one = _parsed(held)
+        if isinstance(one, Stored):
+            one.doubt = signers.doubt(one.document, one.signature, one.manifest.created)
+            return self.judged(one)
+        return one
 
 
-def _judged(one: HeldSet) -> Stored | KeywardError:
+def _parsed(one: HeldSet) -> Stored | KeywardError:
     try:
         return HostStored(one, set_manifest_from_json(json.loads(one.manifest)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -84,8 +95,8 @@ def _judged(one: HeldSet) -> Stored | KeywardError:
 class HostStore:
     """A store of a host, as the host told it."""
 
-    def __init__(self, path: str, held: Held) -> None:
-        self.path, self._held = path, held
+    def __init__(self, path: str, held: Held, signers: Signers) -> None:
+        self.path, self._held, self._signers = path, held, signers
         self.advisories: list[Finding] = []
         if held.local_disk:
             text = "the store is on a disk of the CA host itself: what destroys the host destroys it too"
@@ -95,26 +106,31 @@ class HostStore:
         return [self.one(name) for name in sorted({f"{one.directory}/{one.database}" for one in self._held.sets})]
 
     def one(self, name: str) -> Series:
-        return HostSeries(name, [one for one in self._held.sets if f"{one.directory}/{one.database}" == name and is_name(one.name)])
+        sets = [one for one in self._held.sets if f"{one.directory}/{one.database}" == name and is_name(one.name)]
+        return HostSeries(name, sets, self._signers)
 
 
 # --- which set is meant --------------------------------------------------------------------------------------------
 
 
-def given_set(path: str) -> Stored:
+def given_set(path: str, signers: Signers) -> Stored:
     """What the option C(set) names: a set's directory, a database's, or an authority's with one database. Raises KeywardError."""
     if os.path.exists(os.path.join(path, MANIFEST)):
-        return read_stored(path, SETS)
-    series = [Series(path, SETS)]
+        given = judged(path, SETS, signers)
+        if given.doubt:
+            raise KeywardError(f"{path} can't be used", f"nobody known vouches for it: {given.doubt}", WAY_OUT)
+        return given
+    series = [Series(path, SETS, signers)]
     if not series[0].names:
-        series = [one for one in (Series(os.path.join(path, name), SETS) for name in folders(path)) if one.names]
+        series = [one for one in (Series(os.path.join(path, name), SETS, signers) for name in folders(path)) if one.names]
     if len(series) > 1:
         raise KeywardError(
             f"{path} is no set", "it holds several databases: " + ", ".join(one.path for one in series), "Give the directory of one"
         )
     newest = series[0].newest if series else None
     if newest is None:
-        raise KeywardError(f"{path} is no set", "no intact set lies in it", "Give a set's directory, or a database's directory in a store")
+        why = "; ".join(["no intact set lies in it", *(each.message for one in series for each in one.advisories)])
+        raise KeywardError(f"{path} is no set", why, "Give a set's directory, or a database's directory in a store")
     return newest
 
 
@@ -133,8 +149,8 @@ def of_live(sets: KnownDatabases, path: str, here: Home, record: Record) -> list
     return [one for one in others if one.latest and same_place(one.latest.manifest.made_at.place, here.place)] or others
 
 
-def only_set(series: t.Sequence[Series], host: str) -> Stored:
-    """The newest intact set of the only database. Raises KeywardError."""
+def only_set(series: t.Sequence[Series], host: str, others: t.Sequence[Finding] = ()) -> Stored:
+    """The newest intact set of the only database. C(others): what is said of those that nobody vouches for. Raises KeywardError."""
     if len(series) > 1:
         raise KeywardError(
             "nothing was restored",
@@ -144,7 +160,9 @@ def only_set(series: t.Sequence[Series], host: str) -> Stored:
     newest = series[0].newest if series else None
     if newest is None:
         raise KeywardError(
-            "nothing was restored", f"no intact set of this database on {host} is stored", "Mount the right store, or name a set (set)"
+            "nothing was restored",
+            "; ".join([f"no intact set of this database on {host} is stored", *(other.message for other in others)]),
+            "Mount the right store, or name a set (set)",
         )
     return newest
 
@@ -189,23 +207,30 @@ class DatabaseTask(HomeTask):
 
     def _stores(self) -> list[Store]:
         """Those on the controller."""
-        return named_stores(self.options["stores"] or (), SETS)
+        return named_stores(self.options["stores"] or (), SETS, self.signers)
 
     @functools.cached_property
     def _backups(self) -> list[KnownAuthority]:
         """What backups of keys tell of authorities."""
-        return known_authorities(named_stores(self.options["key_stores"] or (), BACKUPS))[0]
+        return known_authorities(named_stores(self.options["key_stores"] or (), BACKUPS, self.signers))[0]
 
     def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
         keys = {generation.public_key_sha256 for generation in generations}
         keys.update(key for one in self._backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
         path, named = self.options["host_store"], self.options["authority_id"]
-        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held))
+        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held), self.signers)
 
     def _known_in(self, stores: t.Sequence[SetStore]) -> tuple[list[Record], list[KnownDatabases]]:
         """What counts of each authority, and what the stores hold of their databases."""
         sets = known_databases(stores)
         return records(self._backups, sets), sets
+
+    def refuse_rolled_back(self, signed: t.Sequence[Stored]) -> None:
+        """Raise KeywardError where the stores hold less of a database than before. C(signed): what counts, newest first."""
+        manifest = signed[0].manifest
+        error = self.memory.rolled_back(SETS.name, manifest.authority.id or "", signed, manifest.database)
+        if error:
+            raise error
 
     def _state(self, told: StateTold | Copied) -> State:
         """What a host told of its database. Raises KeywardError."""
@@ -214,8 +239,10 @@ class DatabaseTask(HomeTask):
         with self.reading():
             return _adcs_sets.state_of(told.own_state)
 
-    def _event(self, kind: str, manifest: SetManifest, **details: t.Any) -> Result:
-        return {"event": kind, "at": now_text(), "controller": platform.node(), "host": self._host, "set": manifest.id, **details}
+    def _sent_event(self, kind: str, about: Stored, **details: t.Any) -> SignedEvent:
+        """For a store of the host."""
+        event = self.event(kind, about, **details)
+        return SignedEvent(event.name, event.content.decode("ascii"), event.signature.decode("ascii"))
 
     # --- files on their way ---
 

@@ -13,12 +13,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Hom
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN, K, Standing, at_home, is_of, of_id, standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import reason
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import Task
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import StoreTask
 
 SHOWN_DIGITS = 16  # of an id, as in the name of its directory
 
 
-class HomeTask(Task):
+class HomeTask(StoreTask):
     """A task that stores something of a CA, or sends something out to one."""
 
     ROLE: t.ClassVar[str]  # the playbook in which a person says where a CA lives

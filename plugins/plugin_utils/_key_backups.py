@@ -9,7 +9,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import platform
 import secrets
 import typing as t
 from dataclasses import replace
@@ -19,14 +18,17 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, is_of, shared
-from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, MANIFEST, Series, Store, Stored, read_stored
-from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT, ends
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, MANIFEST, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, Verdict, bundle_generations, held_keys, judge, open_bundle
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import judged
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
@@ -94,9 +96,24 @@ class KnownAuthority:
     def newest(self) -> Stored | None:
         return self.backups[0] if self.backups else None
 
+    @functools.cached_property
+    def signed(self) -> list[Stored]:
+        """Every one that somebody known vouches for, once, newest first, whether or not its files are sound."""
+        found = {one.digest: one for directory in self.holdings.values() for one in directory.all}
+        return sorted(found.values(), key=lambda one: one.rank, reverse=True)
+
+    @functools.cached_property
+    def ends(self) -> list[Stored]:
+        """More than one after a fork that nothing has joined yet."""
+        return ends(self.signed)
+
     @property
     def advisories(self) -> list[Finding]:
-        return [advisory for directory in self.holdings.values() for advisory in directory.advisories]
+        found = [advisory for directory in self.holdings.values() for advisory in directory.advisories]
+        if len(self.ends) > 1:
+            paths = " and ".join(one.path for one in self.ends)
+            found.append(Finding("forked", f"{paths} don't follow each other: two runs made them apart. The next backup joins them"))
+        return found
 
     @property
     def generations(self) -> list[Generation]:
@@ -121,23 +138,18 @@ class KnownAuthority:
         return [other.path for directory in self.holdings.values() for other in directory.all if other.manifest.id == backup.manifest.id]
 
     def copies(self, stores: t.Sequence[Store]) -> list[tuple[Stored, Store]]:
-        """Which store lacks a backup that another has: oldest first."""
+        """Which store lacks a backup, or has a damaged one, that another has: oldest first."""
         lacking = []
         for store in stores:
-            there = self.holdings[store.path].names if store.path in self.holdings else []
-            lacking += [(backup, store) for backup in reversed(self.backups) if backup.name not in there]
+            there = self.holdings[store.path].all if store.path in self.holdings else []
+            sound = {backup.name for backup in there if backup.damage is None}
+            lacking += [(backup, store) for backup in reversed(self.backups) if backup.name not in sound]
         return lacking
 
-    def covered(self, stores: t.Sequence[Store]) -> frozenset[str]:
-        """The generations that the newest intact backup of every store covers, once the copies are made."""
-        covered = []
-        for store in stores:
-            holding = self.holdings.get(store.path)
-            sound = {backup.name for backup in holding.all if backup.damage is None} if holding else set()
-            damaged = set(holding.names) - sound if holding else set()
-            intact = [backup for backup in self.backups if backup.name not in damaged]
-            covered.append(intact[0].manifest.fingerprints if intact else frozenset())
-        return frozenset.intersection(*covered)
+    @property
+    def covered(self) -> frozenset[str]:
+        """The generations that the newest intact backup covers. Every store has it, once the copies are made."""
+        return t.cast("frozenset[str]", self.newest.manifest.fingerprints) if self.newest else frozenset()
 
 
 def known_authorities(stores: t.Sequence[Store]) -> tuple[list[KnownAuthority], list[Finding]]:
@@ -161,15 +173,21 @@ def next_sequence(stores: t.Sequence[Store], authority_directory: str) -> int:
 
 
 class GivenBackup:
-    """What the option C(backup) names: a PKCS #12 file, a backup's directory, or an authority's directory (newest first)."""
+    """What the option C(backup) names: PKCS #12 files, a backup's directory, or an authority's directory (newest first)."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, paths: t.Sequence[str], signers: Signers) -> None:
+        self.paths, path = list(paths), paths[0]
         self.stored: Stored | None = None
+        if len({os.path.basename(each) for each in paths}) != len(paths) or (len(paths) > 1 and any(map(os.path.isdir, paths))):
+            raise KeywardError(
+                "the backup can't be read",
+                "several paths were given, and they are not PKCS #12 files of different names",
+                "Give the files of one backup, or one directory",
+            )
         if os.path.isdir(path):
-            authority = Series(path, BACKUPS)
+            authority = Series(path, BACKUPS, signers)
             if os.path.exists(os.path.join(path, MANIFEST)):
-                self.stored = read_stored(path, BACKUPS)
+                self.stored = judged(path, BACKUPS, signers)
             elif authority.newest:
                 self.stored = authority.newest
             elif authority.advisories:
@@ -180,23 +198,26 @@ class GivenBackup:
                 )
             self.files = self.stored.files()
         else:
-            try:
-                self.files = {os.path.basename(path): read_file(path, "the backup")}
-            except FileNotFoundError:
-                raise KeywardError(f"the backup {path} can't be read", "it does not exist", "Is the share mounted?") from None
+            self.files = {}
+            for path in paths:
+                try:
+                    self.files[os.path.basename(path)] = read_file(path, "the backup")
+                except FileNotFoundError:
+                    raise KeywardError(f"the backup {path} can't be read", "it does not exist", "Is the share mounted?") from None
             beside = os.path.join(os.path.dirname(os.path.abspath(path)), MANIFEST)
             if FILE_NAME.match(os.path.basename(path)) and os.path.exists(beside):
+                # Without a list of signers, or by an unknown one, the file stands for itself.
                 with contextlib.suppress(KeywardError):
-                    stored = read_stored(os.path.dirname(beside), BACKUPS)
-                    if [file.name for file in stored.manifest.files] == [os.path.basename(path)]:
+                    stored = judged(os.path.dirname(beside), BACKUPS, signers)
+                    if not stored.doubt and [file.name for file in stored.manifest.files] == list(self.files):
                         self.stored = stored
 
 
-def store_of(backup: Stored) -> tuple[Store, str] | None:
+def store_of(path: str, signers: Signers) -> tuple[Store, str] | None:
     """The store that a backup directory lies in, and its authority's directory name there; None where it lies elsewhere."""
-    authority_directory = os.path.dirname(os.path.realpath(backup.path))
+    authority_directory = os.path.dirname(os.path.realpath(path))
     try:
-        return Store(os.path.dirname(authority_directory), BACKUPS), os.path.basename(authority_directory)
+        return Store(os.path.dirname(authority_directory), BACKUPS, signers), os.path.basename(authority_directory)
     except KeywardError:
         return None
 
@@ -242,9 +263,29 @@ def one_time_password() -> str:
 # --- what opens ------------------------------------------------------------------------------------------------------
 
 
-def opened(backup: Stored, passwords: t.Sequence[str | None]) -> list[Bundle]:
+def opened(backup: Stored, passwords: t.Sequence[str | None], intact: bool = False) -> list[Bundle]:
     recorded = {file.name: file.sha256 for file in backup.manifest.files}
-    return [open_bundle(name, data, passwords, recorded[name]) for name, data in backup.files().items()]
+    return [open_bundle(name, data, passwords, recorded[name], intact) for name, data in backup.files().items()]
+
+
+def hollow(backup: Stored, password: str) -> frozenset[str] | None:
+    """The generations that a backup covers by its manifest and, opened, does not hold; None where the password does not open it.
+
+    One derivation is enough: its digests stand for the MAC. Raises KeywardError.
+    """
+    own = {file.name for file in backup.manifest.files if file.opened_by == backup.manifest.id}
+    bundles = opened(backup, [password], intact=True)
+    for bundle in bundles:
+        if bundle.fault and bundle.name in own:
+            if bundle.fault.code in ("password_wrong", "opens_without_password"):
+                return None
+            raise KeywardError(
+                f"the password can't be proved with {backup.path}", bundle.fault.message, "Judge this backup with ca_key_verify"
+            )
+    if any(bundle.fault for bundle in bundles):
+        return frozenset()  # some of it opens with the password of an earlier backup
+    expected = [replace(generation, exportable=None) for generation in backup.manifest.generations]
+    return frozenset(fault.certificate for fault in judge(bundles, expected).reasons if fault.certificate)
 
 
 def opens(backup: Stored, password: str) -> bool:
@@ -355,13 +396,17 @@ class ChosenBackup(t.NamedTuple):
 
 
 class BackupTask(HomeTask):
-    """What tasks share that look into stores of key backups."""
+    """What tasks share that look into stores of key backups. C(PROVES_UNVOUCHED): also what nobody known vouches for."""
+
+    PROVES_UNVOUCHED: t.ClassVar[bool] = False
 
     ROLE = "key_backup"
 
     @functools.cached_property
     def stores(self) -> list[Store]:
-        return named_stores(self._required("stores", "Give the directories on the controller that hold the key backups"), BACKUPS)
+        return named_stores(
+            self._required("stores", "Give the directories on the controller that hold the key backups"), BACKUPS, self.signers
+        )
 
     def _names_one(self) -> bool:
         return super()._names_one() or self.options.get("backup") is not None
@@ -377,12 +422,20 @@ class BackupTask(HomeTask):
                 f"{self.NAME} can't run", "it needs either backup or stores", "Give the backup's path, or the stores to look in"
             )
         if given is not None:
-            one = GivenBackup(given)
-            place = store_of(one.stored) if one.stored else None
+            one = GivenBackup(given, self.signers)
+            if one.stored and one.stored.doubt and not self.PROVES_UNVOUCHED:
+                raise KeywardError(
+                    f"the backup {given[0]} is not used",
+                    f"nobody known vouches for it: {one.stored.doubt}",
+                    f"With its password, its PKCS #12 files alone are enough: give them as backup. {WAY_OUT}",
+                    [Finding("unknown_signer", one.stored.doubt)],
+                )
+            place = store_of(one.stored.path, self.signers) if one.stored else None
             known = known_authorities([place[0]])[0] if place else []
             match = next((each for each in known if each.name == place[1]), None) if place else None
-            return self._opened(one.stored, [one.path], one.files, match)
-        known, _damaged = known_authorities(self.stores)
+            return self._opened(one.stored, one.paths, one.files, match)
+        self.memory.refuse_other_stores(self.stores)
+        known, damaged = known_authorities(self.stores)
         if told:
             found = self.stand(known, told)
             if to_send:
@@ -395,8 +448,15 @@ class BackupTask(HomeTask):
             names = ", ".join(sorted(candidate.name for candidate in known)) or "none"
             raise KeywardError(
                 "no backup was found",
-                f"the stores hold none of {whose}",
+                "; ".join([f"the stores hold none of {whose}", *(advisory.message for advisory in damaged)]),
                 f"They hold: {names}. Give the id of the right one as authority_id, or mount the right store",
+            )
+        self.refuse_rolled_back(match)
+        if len(match.ends) > 1:
+            raise KeywardError(
+                f"it can't be told which backup of {match.name} is meant",
+                "two runs made backups apart, and each covers something else: " + " and ".join(one.path for one in match.ends),
+                "Name one: give its directory as backup",
             )
         newest = match.newest
         if newest is None:
@@ -418,15 +478,18 @@ class BackupTask(HomeTask):
         accepted = self._secret("password") == ""
         return ChosenBackup(stored, paths, files, bundles, generations, known, open_accepted=accepted)
 
-    def event(self, event: str, manifest: Manifest, **details: t.Any) -> Result:
-        """What an authority's events/ keep of a task. No secret in it."""
-        return {"event": event, "at": now_text(), "controller": platform.node(), "host": self._host, "backup": manifest.id, **details}
+    def refuse_rolled_back(self, known: KnownAuthority) -> None:
+        """Raise KeywardError where the stores hold less of it than before."""
+        error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed)
+        if error:
+            raise error
 
     def say_home(self, stores: t.Sequence[Store], known: KnownAuthority, change: HomeChange) -> None:
         """Record in each store what a person said of the homes. Raises KeywardError."""
+        event = self.event(change.kind, known.latest, **change.as_json())
         for store in stores:
             if os.path.isdir(os.path.join(store.path, known.name)):
-                store.record(known.name, self.event(change.kind, known.latest.manifest, **change.as_json()))
+                store.record(known.name, event)
 
     @staticmethod
     def authority_result(authority: Authority, known: KnownAuthority | None) -> Result:

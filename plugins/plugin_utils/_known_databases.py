@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, lives
-from ansible_collections.keyward.pki.plugins.module_utils._store import Series, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
 
 

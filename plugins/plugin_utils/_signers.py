@@ -8,6 +8,7 @@ Both are files on the controller, in OpenSSH's own formats. Nothing here starts 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import getpass
@@ -23,6 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
+from ansible_collections.keyward.pki.plugins.module_utils._signed import NobodyKnown
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text, parse_time
 
@@ -35,6 +37,13 @@ _AGENT_TIMEOUT = 60  # seconds, in which a person may have to touch a security k
 _LINE = re.compile(r"""("[^"]*"|[^\s"#][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+(\S+)\s+(\S+)""")
 _OPTION = re.compile(r"""(?:[^,"]|"[^"]*")+""")
 _TIME = re.compile(r"([0-9]{8}(?:[0-9]{4}(?:[0-9]{2})?)?)(Z?)\Z")
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may give any number
+        return str(os.geteuid())
 
 
 def default_folder() -> str:
@@ -63,9 +72,9 @@ def read_allowed_signers(path: str) -> list[Allowed]:
         data = read_file(path, "the list of allowed signers", _LARGEST)
         status = os.stat(path)
     except FileNotFoundError:
-        raise KeywardError(what, "it does not exist", way_out) from None
+        raise NobodyKnown(what, "it does not exist", way_out) from None
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        raise KeywardError(
+        raise NobodyKnown(
             what,
             f"others than root and the user of this run may write it (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})",
             f"Look into it, then make it yours: cp {path} somewhere, or chown root {path}; chmod go-w {path}",
@@ -75,11 +84,11 @@ def read_allowed_signers(path: str) -> list[Allowed]:
         try:
             allowed = _allowed(line)
         except _sshsig.Fault as exc:
-            raise KeywardError(what, f"its line {number} can't be used: {exc}", "Correct it, as man ssh-keygen says") from exc
+            raise NobodyKnown(what, f"its line {number} can't be used: {exc}", "Correct it, as man ssh-keygen says") from exc
         if allowed:
             found.append(allowed)
     if not found:
-        raise KeywardError(what, f'no line of it says namespaces="{_sshsig.NAMESPACE}"', way_out)
+        raise NobodyKnown(what, f'no line of it says namespaces="{_sshsig.NAMESPACE}"', way_out)
     return found
 
 
@@ -269,7 +278,7 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
         finally:
             staged.discard()
         blob = _sshsig.public_blob(key)
-        comment = f"{getpass.getuser()}@{platform.node()}, {now_text()[:10]}"
+        comment = f"{user_name()}@{platform.node()}, {now_text()[:10]}"
         if not os.path.lexists(signers.key_path + ".pub"):
             write_new(signers.key_path + ".pub", f"{_sshsig.line_of(blob)} {comment}\n".encode(), 0o644)
         add_line(signers.allowed_path, f"{line_of_a_signer(blob)} {comment}", 0o644)
@@ -282,8 +291,10 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
 
 def add_line(path: str, line: str, mode: int | None) -> None:
     """Append to a file, which is made where it is not there. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "r+b", buffering=0) as stream:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", path)
         fcntl.flock(stream, fcntl.LOCK_EX)
         there = stream.read(_LARGEST)
         if line.encode() in there.splitlines():

@@ -9,14 +9,16 @@ import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._store import Kind, Store
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Kind
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
 
 
-def named_stores(paths: t.Sequence[str], kind: Kind) -> list[Store]:
+def named_stores(paths: t.Sequence[str], kind: Kind, signers: Signers) -> list[Store]:
     """The stores at these paths. Raises KeywardError where two are one: that would be one copy, and count as two."""
     found: list[Store] = []
     for path in paths:
-        store = Store(path, kind)
+        store = Store(path, kind, signers)
         for earlier, other in zip(paths, found, strict=False):
             if os.path.samefile(store.path, other.path):
                 raise _twice(earlier, path, "they are the same directory")

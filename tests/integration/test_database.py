@@ -31,7 +31,7 @@ def restore(title: str, ca: OpensslCa, **options: Any) -> dict[str, Any]:
 
 
 def sets(path: Path) -> list[str]:
-    return sorted(one.name for one in path.glob("*/*/0*"))
+    return sorted(one.name for one in path.glob("*/*/0*Z"))
 
 
 def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa,
             backup("again, predicted", ca, **both, check=True),
             run("issue", "sh", "-c", f"echo '# mine' >> {ca.config_file}"),
             backup("second", ca, **both, keep_full_sets=1, keep_days=0),
-            run("lose a copy", "sh", "-c", f"rm -r {two}/*/*/0*"),
+            run("lose a copy", "sh", "-c", f"rm -r {two}/*/*/0*Z"),
             backup("copied", ca, **both),
             backup("copied already", ca, **both),
             run("damage a set", "sh", "-c", f"for f in {one}/*/*/0*/core.tar.gz {two}/*/*/0*/core.tar.gz; do echo x >> $f; done"),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from support.ansible_run import Ansible
 from support.openssl_ca import OpensslCa
 from support.plays import NEW_PASSWORD, PASSWORD, backups, codes, failure, fingerprint, look, looked, manifest, new_store, play, run, step
+from support.signers import rewrite
 
 
 def info(name: str, *stores: Path, ca: OpensslCa | None = None, **options: Any) -> dict[str, Any]:
@@ -147,11 +147,11 @@ def test_a_sound_backup_that_holds_another_authority(ansible: Ansible, openssl_c
     """The bytes are those that its manifest records, but they are another CA's: with the password the verdict tells."""
     ca, store, foreign = openssl_ca, tmp_path / "store", OpensslCa(tmp_path / "foreign", name="Foreign CA")
     play(ansible, [new_store(store), backup(ca, store), backup(foreign, store, name="foreign")])
-    theirs, mine = sorted(store.glob("*/0*"), key=lambda path: manifest(path)["authority"]["sanitized_name"], reverse=True)
+    theirs, mine = sorted(store.glob("*/0*Z"), key=lambda path: manifest(path)["authority"]["sanitized_name"], reverse=True)
     content = manifest(mine)
     shutil.copy(theirs / "authority.p12", mine / "authority.p12")
     content["files"] = manifest(theirs)["files"]
-    (mine / "manifest.json").write_text(json.dumps(content))
+    rewrite(mine / "manifest.json", ansible.scratch / "home", **content)
     result = play(ansible, [info("without", store, ca=ca), info("with", store, ca=ca, password=PASSWORD)])
     assert result.task("without")["due"] is False
     assert result.task("with")["restorable"] is False and codes(result.task("with")["reasons"]) == ["foreign_authority"]

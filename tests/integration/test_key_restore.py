@@ -20,6 +20,7 @@ from support.plays import (
     assert_signs,
     backups,
     codes,
+    digest,
     events,
     failure,
     fill,
@@ -108,7 +109,7 @@ def test_what_is_missing_comes_back_and_what_is_right_is_not_touched(ansible: An
         assert (stat.S_IMODE(now.st_mode), now.st_uid, now.st_gid) == (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid), path
     assert_signs(ca, [(old_certificate, old_key), (middle_certificate, middle_key), (ca.certificate, ca.private_key)])
     first, event = events(backups(store)[0].parent)
-    assert (first["event"], event["event"], event["backup"]) == ("backup", "restore", manifest(backups(store)[0])["id"])
+    assert (first["type"], event["type"], event["follows"]) == ("backup", "restore", digest(backups(store)[0]))
     assert event["host"] == "testhost" and event["restored"] == restored["restored"] and event["set_aside"] == []
     assert not [path for path in ca.directory.rglob("*") if path.name.startswith(".")]
 
@@ -248,7 +249,7 @@ def test_a_backup_of_another_authority_is_refused_and_named(ansible: Ansible, tm
         "pkcs12", "-export", "-inkey", foreign.private_key, "-in", foreign.certificate, "-out", plain, "-passout", "stdin", passphrase="ca"
     )
     play(ansible, [new_store(store), *(backup(ca, store, ca.directory.name) for ca in (mine, foreign, namesake))])
-    folders = {manifest(path)["authority"]["directory"]: path for path in store.glob("*/0*")}
+    folders = {manifest(path)["authority"]["directory"]: path for path in store.glob("*/0*Z")}
     mine.private_key.unlink()
     theirs = {ca.directory.name: str(folders[str(ca.directory)]) for ca in (foreign, namesake)}
     result = play(
@@ -270,7 +271,7 @@ def test_a_backup_of_another_authority_is_refused_and_named(ansible: Ansible, tm
         assert f"the backup is of another authority ({subject})" in failure(result, name)
         assert codes(result.task(name)["reasons"]) == ["foreign_authority"]
     assert result.task("the right one")["changed"] and public_key(mine.private_key) == public_key(mine.certificate)
-    assert [one["event"] for one in events(Path(theirs["foreign"]).parent)] == ["backup"]
+    assert [one["type"] for one in events(Path(theirs["foreign"]).parent)] == ["backup"]
 
 
 def test_a_bare_host(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
@@ -429,4 +430,4 @@ def test_no_space_left_on_the_host(ansible: Ansible, tmp_path: Path) -> None:
         assert [line.split(" t")[0] for line in looked(result, "untouched")] == [line.split(" t")[0] for line in looked(result, "before")]
         assert not [path for path in ca.directory.rglob("*") if path.name.endswith(".new")]
         assert_signs(ca, [(ca.certificate, ca.private_key)])
-        assert [one["event"] for one in events(backups(store)[0].parent)] == ["backup", "restore"]
+        assert [one["type"] for one in events(backups(store)[0].parent)] == ["backup", "restore"]

@@ -70,7 +70,7 @@ def test_a_password_may_come_from_a_vault_a_file_or_a_loop_over_names(ansible: A
             task(
                 "backup",
                 "ca_key_backup",
-                {"config_file": config_file, "stores": ["{{ item }}"], "password": "{{ passwords[item] }}"},
+                {"config_file": config_file, "stores": ["{{ item }}"], "memory": "{{ item }}.memory", "password": "{{ passwords[item] }}"},
                 loop=[str(store) for store in stores],
                 loop_control={"label": "{{ item | basename }}"},
                 vars={"passwords": {str(stores[0]): "{{ vaulted }}", str(stores[1]): lookup}},

@@ -25,8 +25,8 @@ from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionM
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, SETS, read_stored
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, SETS, read_stored
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from support.fake_host import FakeHost
@@ -98,7 +98,7 @@ class Scene:
         """Those in the backups; all that is visible in a store is whole."""
         found: set[str] = set()
         for store, kind in ((self.keys, BACKUPS), (self.more, BACKUPS), (self.sets, SETS)):
-            for path in itertools.chain(store.glob("*/0*"), store.glob("*/*/0*")):
+            for path in itertools.chain(store.glob("*/0*Z"), store.glob("*/*/0*Z")):
                 one = read_stored(str(path), kind)
                 assert one.damage is None, path
                 found |= one.manifest.public_keys if kind is BACKUPS else set()

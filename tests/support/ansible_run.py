@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Union
 
 import yaml
+from support.signers import make_home
 from support.warm_python import WarmPython
 
 SUPPORT = Path(__file__).resolve().parent
@@ -180,6 +181,7 @@ class Ansible:
             KEYWARD_TEST_RESULTS=str(results_file),
             PATH=f"{self.commands}{os.pathsep}{os.environ['PATH']}",
             LC_ALL="C.UTF-8",
+            HOME=str(make_home(self.scratch / "home")),
         )
         if self.modules:
             environment["KEYWARD_TEST_MODULES"] = str(self.modules)

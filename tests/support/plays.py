@@ -125,27 +125,32 @@ def manifest(backup: Path) -> dict[str, Any]:
     there = {
         path.name: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
         for path in backup.iterdir()
-        if path.name != "manifest.json"
+        if path.name not in ("manifest.json", "manifest.json.sig")
     }
     assert there == recorded
     return content
 
 
+def digest(backup: Path) -> str:
+    """By which events and successors name it."""
+    return hashlib.sha256((backup / "manifest.json").read_bytes()).hexdigest()
+
+
 def events(authority: Path) -> list[dict[str, Any]]:
     """The authority's events, in the order of their files' names."""
-    return [json.loads(path.read_text(encoding="ascii")) for path in sorted((authority / "events").iterdir())]
+    return [json.loads(path.read_text(encoding="ascii")) for path in sorted((authority / "events").glob("*.json"))]
 
 
 def assert_sound(store: Path) -> None:
     """The store holds nothing but whole backups, events and its marker, and each chain of backups is unbroken."""
-    assert {path.name for path in store.iterdir() if not path.is_dir()} == {"keyward-store.json"}
+    assert {path.name for path in store.iterdir() if not path.is_dir()} == {"keyward-store.json", "allowed_signers"}
     for authority in authorities(store):
         assert not authority.name.startswith("."), f"{authority} was left behind"
         previous = None
         for number, backup in enumerate(backups(store, authority.name), start=1):
             content = manifest(backup)
             assert (content["sequence"], content["previous"]) == (number, previous)
-            previous = content["id"]
+            previous = digest(backup)
 
 
 # --- openssl as the second opinion -------------------------------------------------------------------------------

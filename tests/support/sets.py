@@ -50,7 +50,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     SetManifest,
     set_manifest_from_json,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
+from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of
 from support.openssl_ca import OpensslCa
 
 

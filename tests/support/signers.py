@@ -4,26 +4,33 @@
 """A home with a signing key and the list that names it, as a first C(ca_store) leaves it: the same key for a whole run of tests.
 
 make_home(path)                     # HOME for runs of a controller
-new_home(path, "other")             # of a controller with a key of its own
+make_home(path, "other")            # of a controller with a key of its own
+rewrite(manifest, home, sequence=7) # changes a document as whoever has the key can
 verify(folder, allowed_signers)     # ssh-keygen -Y verify of every signed file below a folder; their paths
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-KEY, ALLOWED = ".config/keyward/signing_key", ".config/keyward/allowed_signers"
+KEY, ALLOWED, MEMORY = ".config/keyward/signing_key", ".config/keyward/allowed_signers", ".local/state/keyward/memory.json"
 
 
 @functools.cache
 def key_of(name: str) -> tuple[bytes, str]:
-    """Private file and line of the list."""
-    key = _sshsig.new_private_key()
-    return _sshsig.private_bytes(key), f'keyward namespaces="keyward" {_sshsig.line_of(_sshsig.public_blob(key))} {name}\n'
+    """Private file and line of the list; the same in every process."""
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return private, f'keyward namespaces="keyward" {public} {name}\n'
 
 
 def make_home(path: Path, name: str = "tests") -> Path:
@@ -36,13 +43,24 @@ def make_home(path: Path, name: str = "tests") -> Path:
     return path
 
 
+def sign(path: Path, home: Path) -> None:
+    """A document signed anew, with the key of a home."""
+    path.with_name(path.name + ".sig").unlink(missing_ok=True)
+    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-f", str(home / KEY), "-n", "keyward", str(path)], check=True)
+
+
+def rewrite(path: Path, home: Path, **changed: Any) -> None:
+    """A document with other contents, as whoever has the key of a home can write it, and one that the home does not remember."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}, indent=2) + "\n")
+    sign(path, home)
+    (home / MEMORY).unlink(missing_ok=True)
+
+
 def verify(folder: Path, allowed_signers: Path, *options: str) -> list[Path]:
     """Every C(.sig) below a folder, checked by ssh-keygen; each document has one."""
     documents = sorted(path for path in folder.rglob("*.json") if path.name == "manifest.json" or path.parent.name == "events")
-    for document in documents:
-        words = ["-f", allowed_signers, "-I", "keyward", "-n", "keyward", "-s", f"{document}.sig", *options]
-        done = subprocess.run(
-            ["ssh-keygen", "-Y", "verify", *map(str, words)], input=document.read_bytes(), capture_output=True, check=False
-        )
-        assert done.returncode == 0, f"{document}: {done.stdout!r} {done.stderr!r}"
+    for path in documents:
+        words = ["-f", allowed_signers, "-I", "keyward", "-n", "keyward", "-s", f"{path}.sig", *options]
+        done = subprocess.run(["ssh-keygen", "-Y", "verify", *map(str, words)], input=path.read_bytes(), capture_output=True, check=False)
+        assert done.returncode == 0, f"{path}: {done.stdout!r} {done.stderr!r}"
     return documents

@@ -16,8 +16,9 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _lock
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK, locked
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 
 WHAT = "nothing was done"
 
@@ -75,7 +76,7 @@ def test_a_reader_stops_no_store(tmp_path: Path) -> None:
         fcntl.flock(marker, fcntl.LOCK_EX)
         descriptor = os.open(tmp_path / "store", os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with Store(str(tmp_path / "store"), BACKUPS).locked():
+        with Store(str(tmp_path / "store"), BACKUPS, None).locked():
             pass
         os.close(descriptor)
 
@@ -101,8 +102,8 @@ def test_where_the_file_system_has_no_locks_that_is_said_unless_it_was_accepted(
     monkeypatch.setattr(fcntl, "flock", without)
     initialise(str(tmp_path / "one"), "keys")
     with pytest.raises(KeywardError, match="can't lock files.*share_permissions: accepted"):
-        Store(str(tmp_path / "one"), BACKUPS).locked().__enter__()
+        Store(str(tmp_path / "one"), BACKUPS, None).locked().__enter__()
     initialise(str(tmp_path / "two"), "keys", accept_share_permissions=True)
-    with Store(str(tmp_path / "two"), BACKUPS).locked():
+    with Store(str(tmp_path / "two"), BACKUPS, None).locked():
         pass
     assert [path.name for path in tmp_path.glob("*/*")] == [MARKER, MARKER]

@@ -15,8 +15,10 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._databases import prune
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Series, Store, Stored, document
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored
 from support.authorities import set_manifest
 
 SERIES = "example-root-ca-0123456789abcdef/ca-dddddddddddddddd"
@@ -26,7 +28,7 @@ CONTENT = b"content"
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     initialise(str(tmp_path / "databases"), "databases")
-    return Store(str(tmp_path / "databases"), SETS)
+    return Store(str(tmp_path / "databases"), SETS, None)
 
 
 def add(store: Store, sequence: int, **known: Any) -> str:
@@ -36,7 +38,7 @@ def add(store: Store, sequence: int, **known: Any) -> str:
     name = f"{sequence:06d}-20260101T000000.000000Z"
     with store.stage() as staged:
         staged.write("database.json", CONTENT)
-        staged.commit(document(manifest.as_json()), SERIES, name)
+        staged.commit(document(manifest.as_json()), None, SERIES, name)
     return name
 
 
@@ -115,6 +117,6 @@ def test_a_damaged_manifest_is_told_and_hides_no_other_set(store: Store, damage:
     add(store, 1)
     path = Path(store.path, SERIES, add(store, 2), "manifest.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
-    directory = Series(str(path.parent.parent), SETS)
+    directory = Series(str(path.parent.parent), SETS, None)
     assert directory.newest is not None and directory.newest.manifest.sequence == 1
     assert [advisory.code for advisory in directory.advisories] == ["malformed"]

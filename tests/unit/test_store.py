@@ -14,13 +14,22 @@ import threading
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import directory_name
-from ansible_collections.keyward.pki.plugins.module_utils._store import BACKUPS, Store, document, read_stored
+from ansible_collections.keyward.pki.plugins.module_utils._signed import Event, document, event_name, event_shape
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise, initialise_as_asked, open_store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, read_stored
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import GivenBackup, known_authorities, next_sequence
 from support.authorities import authority, generation, manifest, sealed
 from tools import require_tool
 
 BUNDLE = "authority.p12"
+
+
+class Anybody:
+    """Vouches for everything."""
+
+    def doubt(self, _document, _signature, _at):
+        return None
 
 
 def mode(path):
@@ -37,19 +46,19 @@ def add(store, *key_names, sequence=1, **known):
 def commit(store, about, data, directory, name):
     with store.stage() as staged:
         staged.write(BUNDLE, data)
-        return staged.commit(document(about.as_json()), directory, name)
+        return staged.commit(document(about.as_json()), None, directory, name)
 
 
 @pytest.fixture
 def store(tmp_path):
     initialise(str(tmp_path / "keys"), "keys")
-    return Store(str(tmp_path / "keys"), BACKUPS)
+    return Store(str(tmp_path / "keys"), BACKUPS, None)
 
 
 @pytest.fixture
 def other(tmp_path):
     initialise(str(tmp_path / "other"), "keys")
-    return Store(str(tmp_path / "other"), BACKUPS)
+    return Store(str(tmp_path / "other"), BACKUPS, None)
 
 
 def test_initialising_twice_changes_nothing(tmp_path):
@@ -67,7 +76,7 @@ def test_the_mode_is_mended_and_files_follow_it(tmp_path):
     assert initialise(path, "keys", 0o2750, check=True)["changed"] and mode(path) == 0o700
     assert initialise(path, "keys", 0o2750)["changed"] and mode(path) == 0o2750
     assert not initialise(path, "keys")["changed"]
-    backup = add(Store(path, BACKUPS), "a")
+    backup = add(Store(path, BACKUPS, None), "a")
     assert mode(backup) == 0o2750 and mode(f"{backup}/{BUNDLE}") == 0o640 and mode(os.path.dirname(backup)) == 0o2750
 
 
@@ -82,7 +91,7 @@ def test_open_to_the_world_is_refused(tmp_path, wanted):
 def test_a_store_that_was_opened_to_the_world_is_not_written(store):
     os.chmod(store.path, 0o755)
     with pytest.raises(KeywardError, match="chmod o-rwx"):
-        Store(store.path, BACKUPS).refuse_if_not_writable()
+        Store(store.path, BACKUPS, None).refuse_if_not_writable()
 
 
 def test_no_store_inside_another_or_around_one(tmp_path):
@@ -117,7 +126,7 @@ def test_a_directory_without_its_marker_is_an_unmounted_share(store):
     add(store, "a")
     os.unlink(f"{store.path}/{MARKER}")
     with pytest.raises(KeywardError, match="not a keyward store. Is the share mounted"):
-        Store(store.path, BACKUPS)
+        Store(store.path, BACKUPS, None)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "keyward-store", "version": 2, "kind": "keys", "id": "x"}', "[1]"])
@@ -125,7 +134,7 @@ def test_a_damaged_marker_is_an_error(store, content):
     with open(f"{store.path}/{MARKER}", "w") as marker:
         marker.write(content)
     with pytest.raises(KeywardError, match="damaged"):
-        Store(store.path, BACKUPS)
+        Store(store.path, BACKUPS, None)
     with pytest.raises(KeywardError, match="damaged"):
         initialise(store.path, "keys")
 
@@ -144,9 +153,9 @@ def test_a_file_system_without_modes_needs_accepting(tmp_path):
         assert not os.path.exists(mount / "keys" / MARKER)
         assert initialise(str(mount / "keys"), "keys", accept_share_permissions=True)["changed"]
         assert not initialise(str(mount / "keys"), "keys")["changed"]
-        store = Store(str(mount / "keys"), BACKUPS)
+        store = Store(str(mount / "keys"), BACKUPS, None)
         store.refuse_if_not_writable()
-        assert read_stored(add(store, "a"), BACKUPS).damage is None
+        assert read_stored(add(store, "a"), BACKUPS, None).damage is None
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -172,7 +181,7 @@ def test_a_damaged_newest_backup_does_not_count_and_keeps_its_number(store):
     (known,), _unreadable = known_authorities([store])
     assert known.newest.manifest.sequence == 1 and next_sequence([store], known.name) == 3
     assert [advisory.code for advisory in known.advisories] == ["digest_mismatch"]
-    assert known.covered([store]) == {generation("a").sha256}
+    assert known.covered == {generation("a").sha256}
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": "keyward.pki key backup", "format_version": 99}', "[" * 100000])
@@ -202,7 +211,7 @@ def test_an_authority_whose_only_backup_is_damaged_is_still_known(store):
     path = add(store, "a")
     os.truncate(f"{path}/{BUNDLE}", 100)
     (known,), _unreadable = known_authorities([store])
-    assert known.newest is None and known.covered([store]) == frozenset() and known.id == generation("a").sha256
+    assert known.newest is None and known.covered == frozenset() and known.id == generation("a").sha256
     assert [advisory.code for advisory in known.advisories] == ["digest_mismatch"]
 
 
@@ -220,18 +229,26 @@ def test_a_store_that_lacks_a_backup_is_named_with_its_copies(store, other):
     (known,), _unreadable = known_authorities([store, other])
     lacking = known.copies([store, other])
     assert [(backup.manifest.sequence, target.path) for backup, target in lacking] == [(1, other.path), (2, other.path)]
-    assert known.covered([store, other]) == {generation("a").sha256, generation("b", 1).sha256}
+    assert known.covered == {generation("a").sha256, generation("b", 1).sha256}
     assert known.newest.path == second
 
 
-def test_a_store_whose_copy_is_damaged_does_not_cover(store, other):
-    for each in (store, other):
-        add(each, "a")
-        add(each, "a", "b", sequence=2)
-    os.unlink(f"{other.path}/{directory_name(authority(id=generation('a').sha256))}/000002-20260101T000002Z/{BUNDLE}")
+def test_a_damaged_copy_is_set_aside_and_its_sound_twin_takes_its_place(store, other):
+    add(store, "a")
+    add(store, "a", "b", sequence=2)
     (known,), _unreadable = known_authorities([store, other])
-    assert known.covered([store, other]) == {generation("a").sha256}
-    assert known.covered([store]) == {generation("a").sha256, generation("b", 1).sha256}
+    for backup, target in known.copies([store, other]):
+        target.copy(backup, known.name)
+    folder = f"{other.path}/{directory_name(authority(id=generation('a').sha256))}"
+    os.unlink(f"{folder}/000002-20260101T000002Z/{BUNDLE}")
+    (known,), _unreadable = known_authorities([store, other])
+    assert known.covered == {generation("a").sha256, generation("b", 1).sha256}
+    ((sound, lacking),) = known.copies([store, other])
+    assert (sound.manifest.sequence, lacking.path) == (2, other.path)
+    other.copy(sound, known.name)
+    assert sorted(os.listdir(folder)) == ["000001-20260101T000001Z", "000002-20260101T000002Z", "000002-20260101T000002Z.damaged-1"]
+    (known,), _unreadable = known_authorities([store, other])
+    assert known.copies([store, other]) == [] and known.advisories == []
 
 
 def test_what_is_not_complete_is_not_there(store):
@@ -245,7 +262,7 @@ def test_a_backup_never_replaces_another(store):
     with pytest.raises(KeywardError, match="exists already"):
         add(store, "a", "b")
     (known,), _unreadable = known_authorities([store])
-    assert known.covered([store]) == {generation("a").sha256}
+    assert known.covered == {generation("a").sha256}
 
 
 def test_two_runs_at_once_leave_two_whole_backups(store):
@@ -279,9 +296,11 @@ def test_an_event_is_one_file_written_once(store):
     path = add(store, "a")
     directory = os.path.basename(os.path.dirname(path))
     for _attempt in range(2):
-        store.record(directory, {"event": "restore", "at": "2026-01-01T00:00:00Z", "host": "h"})
-    events = os.listdir(f"{store.path}/{directory}/events")
-    assert len(events) == 2 and all(name.startswith("20260101T000000Z-restore-") for name in events)
+        shape = event_shape("restore", manifest(sealed("a"), "a"), "d" * 64, "2026-01-01T00:00:00Z", {"user": "u"}, host="h")
+        store.record(directory, Event(event_name(shape), document(shape), b"signature"))
+    events = sorted(os.listdir(f"{store.path}/{directory}/events"))
+    assert len(events) == 4 and all(name.startswith("000001-20260101T000000Z-restore-") for name in events)
+    assert events[1] == events[0] + ".sig"
     assert json.loads(open(f"{store.path}/{directory}/events/{events[0]}").read())["host"] == "h"
 
 
@@ -289,13 +308,13 @@ def test_given_as_file_directory_or_authority(store):
     add(store, "a")
     newest = add(store, "a", "b", sequence=2)
     for path in (newest, f"{newest}/{BUNDLE}", os.path.dirname(newest)):
-        assert GivenBackup(path).stored.manifest.sequence == 2
+        assert GivenBackup([path], Anybody()).stored.manifest.sequence == 2
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])
 def test_given_what_is_no_backup(tmp_path, path):
     with pytest.raises(KeywardError):
-        GivenBackup(str(tmp_path / path))
+        GivenBackup([str(tmp_path / path)], Anybody())
 
 
 def test_two_runs_make_one_store(tmp_path):

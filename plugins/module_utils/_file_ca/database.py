@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
 
 
 class FileDatabase:

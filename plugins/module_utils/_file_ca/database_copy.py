@@ -38,8 +38,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_s
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
-from ansible_collections.keyward.pki.plugins.module_utils._store import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER
+from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 

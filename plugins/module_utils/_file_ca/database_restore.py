@@ -53,7 +53,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders import databas
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect_path
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
 

@@ -14,7 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive impor
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, read_index
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE
-from ansible_collections.keyward.pki.plugins.module_utils._store import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
 
 

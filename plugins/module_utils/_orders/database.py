@@ -23,7 +23,8 @@ ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
 # What only the judgement of one backend reads. Its lists may be as long as a database.
 Own = t.Optional[t.Dict[str, t.Annotated[t.Any, Most(MOST_FILES)]]]
 Numbers = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
-Event = t.Dict[str, t.Any]
+SignatureText = t.Annotated[str, Most(32 * 1024), Lines()]
+Digests = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
 Paths = t.Annotated[t.Tuple[Path, ...], Most(1000)]
 
 
@@ -50,32 +51,37 @@ class StateTold(Told):
 
 
 @dataclass(frozen=True)
-class Commit:
-    """What a set in a store of the host is to be. C(manifest): all but what only the copy tells: its files, its moment, its state.
+class SignedEvent:
+    """A file of an authority's C(events/), and the signature beside it."""
 
-    C(keep): how many intact sets of this database stay in any case. C(may_go): which others are old enough to go. C(event): what is
-    recorded.
+    name: Name
+    content: t.Annotated[str, Lines()]
+    signature: SignatureText
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a set in a store of the host is to be, but for what only the copy tells: its files, its moment, its state.
+
+    C(counting): the manifests (SHA-256) of that database that the controller has judged; nothing else counts.
     """
 
     directory: Name  # the authority's
     database: Name  # its directory in that
-    name: Name
     manifest: ManifestText
-    event: Event
-    keep: t.Optional[int] = None
-    may_go: t.Annotated[t.Tuple[Name, ...], Most(100_000)] = ()
+    counting: Digests = ()
 
 
 @dataclass(frozen=True)
 class Copy:
-    """Make the files of a full set, in a folder or in a store of the host. C(of): as in C(Renew)."""
+    """Make the files of a full set, in a folder or, apart from all others, in a store of the host. C(of): as in C(Renew)."""
 
     NAME: t.ClassVar[str] = "database.copy"
 
     of: Hex
     folder: t.Optional[Path] = None
     host_store: t.Optional[Path] = None
-    commit: t.Optional[Commit] = None
+    draft: t.Optional[Draft] = None
     truncate_logs: bool = False
     extra_paths: Paths = ()
 
@@ -101,7 +107,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Copied:
-    """C(members): of archives, what is in them. C(stored_at), C(removed), C(lacking): in the store of the host."""
+    """C(members): of archives, what is in them. C(staged), C(lacking): where it waits for C(Commit) in the store of the host."""
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
@@ -112,9 +118,40 @@ class Copied:
     own_state: Own = None
     left_out: t.Annotated[t.Tuple[LeftOut, ...], Most(MOST_FILES)] = ()
     advisories: t.Tuple[Finding, ...] = ()
-    stored_at: t.Optional[Path] = None  # Ansible adds a state of its own to what has a path
-    removed: t.Annotated[t.Tuple[Path, ...], Most(100_000)] = ()
+    staged: t.Optional[Name] = None
     lacking: t.Annotated[t.Tuple[Lacking, ...], Most(100_000)] = ()
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Give what a copy left in a store of the host its manifest, signed on the controller, and its place.
+
+    C(keep): how many intact sets of this database stay in any case. C(may_go): which others are old enough to go. C(counting): as in
+    C(Draft), with this one.
+    """
+
+    NAME: t.ClassVar[str] = "host_store.commit"
+
+    host_store: Path
+    staged: Name
+    directory: Name  # the authority's
+    database: Name  # its directory in that
+    name: Name
+    manifest: ManifestText
+    signature: SignatureText
+    event: SignedEvent
+    counting: Digests
+    keep: t.Optional[int] = None
+    may_go: t.Annotated[t.Tuple[Name, ...], Most(100_000)] = ()
+
+
+@dataclass(frozen=True)
+class Committed:
+    ROOM: t.ClassVar[int] = MUCH_ROOM
+
+    stored_at: Path  # Ansible adds a state of its own to what has a path
+    removed: t.Annotated[t.Tuple[Path, ...], Most(100_000)] = ()
+    advisories: t.Tuple[Finding, ...] = ()
 
 
 # --- stores of the host ------------------------------------------------------------------------------------------------
@@ -141,7 +178,7 @@ class ReadStore:
 class HeldSet:
     """A set in a store of the host. C(damage): what is wrong with its files; of those behind the newest sound one it is not looked for.
 
-    C(manifest): empty where none can be read.
+    C(manifest): empty where none can be read. C(signature): what lies beside it; the host does not judge that.
     """
 
     directory: Name  # the authority's
@@ -150,6 +187,7 @@ class HeldSet:
     path: Path
     manifest: ManifestText
     damage: t.Optional[str] = None
+    signature: t.Optional[SignatureText] = None
 
 
 @dataclass(frozen=True)
@@ -252,7 +290,7 @@ class Restore:
     directory: t.Optional[Name] = None
     database: t.Optional[Name] = None
     name: t.Optional[Name] = None
-    event: t.Optional[Event] = None
+    event: t.Optional[SignedEvent] = None
     extra_paths: Paths = ()
     own: Own = None
 

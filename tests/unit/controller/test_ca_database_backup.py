@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store_directory impor
 from support.authorities import authority, generation, set_manifest
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa
+from support.signers import ALLOWED, sign, verify
 
 DAMAGED_NAME = "000009-20260101T000000.000000Z"
 
@@ -48,7 +49,7 @@ class Host(FakeHost):
 
 
 def sets(store: Path) -> list[Path]:
-    return sorted(store.glob("*/*/0*"))
+    return sorted(store.glob("*/*/0*Z"))
 
 
 def codes(findings: list[dict[str, Any]]) -> list[str]:
@@ -56,7 +57,7 @@ def codes(findings: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("where", ["stores", "host_store"])
-def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str) -> None:
+def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str, home: Path) -> None:
     host, place = Host(ca), {where: [str(store)] if where == "stores" else str(store)}
     predicted = host.back_up(check=True, **place)
     assert predicted["changed"] and predicted["set"] is None and sets(store) == []
@@ -78,7 +79,9 @@ def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str) 
     assert (newer["sequence"], newer["previous"], newer["database"]) == (2, digest, manifest["database"])
     assert len(list(store.glob("*/events/*.json"))) == 2
     looked = ["database.state"] if where == "stores" else ["database.state", "host_store.read"]
-    assert host.orders() == [*looked, *looked, "database.copy", *looked, *looked, "database.copy"]
+    made = ["database.copy"] if where == "stores" else ["database.copy", "host_store.commit"]
+    assert host.orders() == [*looked, *looked, *made, *looked, *looked, *made]
+    assert len(verify(store, home / ALLOWED)) == 3
 
 
 def test_a_set_of_a_ca_that_was_renewed_meanwhile_is_not_stored(ca: OpensslCa, store: Path) -> None:
@@ -130,7 +133,10 @@ def test_damaged_sets_in_a_store_of_the_host_are_told(ca: OpensslCa, store: Path
     assert [path.name[:6] for path in sets(store)] == ["000001", "000009", "000010"]
     for each in sets(store):
         (each / "manifest.json").write_text("{")
+    identity = result["authority"]["id"]
     result = host.back_up(host_store=str(store))
+    assert "they hold less than before: the highest has the number 0, and 10 was there" in result["msg"]
+    result = host.back_up(host_store=str(store), accept=[identity])
     assert codes(result["reasons"]) == ["no_set"] and codes(result["advisories"]) == ["malformed"] * 3, "what is there is said"
     assert {path.parent.parent for path in sets(store)} == {first.parent.parent} and len({path.parent for path in sets(store)}) == 2
 
@@ -254,13 +260,17 @@ def test_an_answer_of_another_shape(path: str, value: Any) -> None:
 OWN = {**TOLD["own"], "last_request_id": 7, "revocations": [], "unissued": [], "next_crl_number": 1}
 
 
-def test_a_database_that_vanished_is_not_stored_as_the_newest_set() -> None:
+def test_a_database_that_vanished_is_not_stored_as_the_newest_set(home: Path) -> None:
     manifest = set_manifest(
-        authority=authority(backend="adcs", host="ca01", place={"name": "Example CA"}), state=State("d", "c", 7, None, None), own=OWN
+        authority=authority(backend="adcs", host="ca01", place={"name": "Example CA"}, id=generation("first").sha256),
+        state=State("d", "c", 7, None, None),
+        own=OWN,
     )
     name = "000001-20260101T000000.000000Z"
-    held = {"directory": "ca", "database": "db", "name": name, "path": f"D:\\store\\ca\\db\\{name}", "damage": None}
-    held["manifest"] = json.dumps(manifest.as_json())
+    held = {"directory": f"ca-{generation('first').sha256[:16]}", "database": "db", "name": name, "path": f"D:\\store\\{name}"}
+    (home / "manifest.json").write_text(json.dumps(manifest.as_json()))
+    sign(home / "manifest.json", home)
+    held.update(manifest=(home / "manifest.json").read_text(), signature=(home / "manifest.json.sig").read_text())
     answer = changed(TOLD, "sets", [held])
     assert codes(backed_up(answer)["reasons"]) == ["database_changed", "configuration_changed"]
     emptied = backed_up(changed(answer, "own_state.last_request_id", 0))

@@ -17,6 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store_directory impor
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa, openssl
 from support.sets import exact, lose_all_but_keys
+from support.signers import rewrite
 
 LOST = ("index.txt", "newcerts", "cacert.pem", "openssl.cnf")
 
@@ -52,7 +53,7 @@ def codes(findings: list[dict[str, Any]]) -> list[str]:
 
 
 def events(store: Path) -> list[str]:
-    return sorted(path.name.split("-")[1] for path in store.glob("*/events/*.json"))
+    return sorted(path.name.split("-")[2] for path in store.glob("*/events/*.json"))
 
 
 @pytest.mark.parametrize("where", ["stores", "host_store", "set"])
@@ -199,14 +200,13 @@ def test_a_host_that_answers_otherwise(ca: OpensslCa, store: Path, change: dict[
 ABILITIES = {"keys_in_hand": False, "sets_are_archives": False, "takes_numbers": False}
 
 
-def test_archives_and_plain_files_are_for_different_software(ca: OpensslCa, store: Path) -> None:
+def test_archives_and_plain_files_are_for_different_software(ca: OpensslCa, store: Path, home: Path) -> None:
     path = Host(ca).back_up(store)
     host = Host(ca)
     host.forge = lambda _order, answer: {**answer, "abilities": ABILITIES}
     assert "ran on openssl, and the software on this host can't read it" in host.restore(set=str(path))["msg"]
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["files"] = [{**manifest["files"][0], "name": "database.json"}]
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(path / "manifest.json", home, files=[{**manifest["files"][0], "name": "database.json"}])
     shutil.copy(path / "core.tar.gz", path / "database.json")
     assert "can't read it" in Host(ca).restore(set=str(path))["msg"]
     host.forge = lambda _order, answer: {**answer, "abilities": ABILITIES}

@@ -21,6 +21,7 @@ from support.authorities import generation, sealed
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa
 from support.plays import public_key, tree
+from support.signers import rewrite
 
 PASSWORD = "correct horse battery staple 1"
 
@@ -146,12 +147,12 @@ def test_no_key_travels_for_another_authority(host: Host, tmp_path: Path) -> Non
     assert "the backup is of another authority (CN=Other CA,O=Example)" in refused["msg"] and host.orders() == ["look"]
 
 
-def test_the_manifest_says_which_ca_where_the_task_does_not(host: Host) -> None:
+def test_the_manifest_says_which_ca_where_the_task_does_not(host: Host, home: Path) -> None:
     """Its options of a place, and nothing else that somebody wrote there."""
     (manifest,) = host.store.rglob("manifest.json")
     shape = json.loads(manifest.read_text())
     shape["authority"]["place"].update(controller="x", _ansible_tmpdir="/x", private_key_passphrase="x", chain_file="/x")
-    manifest.write_text(json.dumps(shape))
+    rewrite(manifest, home, **shape)
     host.ca.private_key.unlink()
     seen: list[dict[str, Any]] = []
     module = host._module

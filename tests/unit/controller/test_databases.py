@@ -44,7 +44,7 @@ def put_back(ca: OpensslCa, place: dict[str, Any], host: str = "ca1", **options:
 
 def sets(place: dict[str, Any]) -> list[Path]:
     (path,) = place["stores"] if "stores" in place else (place["host_store"],)
-    return sorted(Path(path).glob("*/*/0*"))
+    return sorted(Path(path).glob("*/*/0*Z"))
 
 
 def databases(place: dict[str, Any]) -> set[Path]:

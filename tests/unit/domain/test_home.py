@@ -151,6 +151,6 @@ def test_moves_and_twins() -> None:
     back = change_home(MOVED, twin.homes, new, ["d1"], [moved, twin])
     assert back and back.homes == (new,) and homes_after(A.homes, "d1", [twin, back, moved]) == (new,)
     for change in (moved, twin):
-        assert HomeChange.from_json({"event": change.kind, **change.as_json()}) == change
+        assert HomeChange.from_json({"type": change.kind, "follows": change.follows, **change.as_json()}) == change
     with pytest.raises(ValueError):
-        HomeChange.from_json({"event": "restore", **moved.as_json()})
+        HomeChange.from_json({"type": "restore", "follows": moved.follows, **moved.as_json()})

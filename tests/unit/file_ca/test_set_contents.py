@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
-from ansible_collections.keyward.pki.plugins.module_utils._store import SETS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
 from support.openssl_ca import OpensslCa, openssl
 from support.sets import make
 

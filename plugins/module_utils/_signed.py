@@ -1,0 +1,150 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: documents of a store and the signatures beside them; may change in any release.
+
+A document is a manifest or an event. Whoever may write into a store may write those, too: what counts is signed (C(<document>.sig)).
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import secrets
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+
+SIGNATURE = ".sig"
+LARGEST_SIGNATURE, LARGEST_EVENT, MOST_EVENTS = 32 * 1024, 1 << 20, 10_000
+EVENT_FORMAT, EVENT_VERSION = "keyward.pki event", 1
+WAY_OUT = (
+    "If it is yours: compare what ssh-keygen -lf shows of the store's copy of allowed_signers with the paper, and give that file as "
+    "allowed_signers. If a key was stolen: prove what is sound with its password, and vouch for it (ca_key_verify)"
+)
+VERIFIED = "verified"  # a person has proved a backup with its password, and vouches for its manifest
+
+
+class NobodyKnown(KeywardError):
+    """There is no list of signers: nothing can be judged, and no manifest is to blame."""
+
+
+class Judge(t.Protocol):
+    """Who knows the signers: a controller. A host judges nothing, and what it reads counts only once a controller has judged it."""
+
+    def doubt(self, document: bytes, signature: t.Optional[bytes], at: str) -> t.Optional[str]:
+        """Why nobody known vouches for a document of that time; None where somebody does. Raises KeywardError."""
+
+
+def document(shape: t.Mapping[str, t.Any]) -> bytes:
+    """A manifest or an event, as it stands in a store."""
+    return json.dumps(shape, indent=2, ensure_ascii=True).encode("ascii") + b"\n"
+
+
+def digest(content: bytes) -> str:
+    """By which a document names another one."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Named:
+    """A judge on a host: what counts is what the controller named, which has judged it."""
+
+    def __init__(self, digests: t.Iterable[str]) -> None:
+        self._digests = frozenset(digests)
+
+    def doubt(self, document: bytes, signature: t.Optional[bytes], at: str) -> t.Optional[str]:
+        return None if digest(document) in self._digests else "the controller did not name it"
+
+
+def signature_beside(path: str) -> t.Optional[bytes]:
+    """What lies beside a document; None where nothing does that could be its signature."""
+    try:
+        return read_file(path + SIGNATURE, "the signature", LARGEST_SIGNATURE)
+    except (FileNotFoundError, NotADirectoryError, KeywardError):
+        return None
+
+
+def ends(signed: t.Sequence[t.Any]) -> t.List[t.Any]:
+    """The newest, and the ends of branches beside its own, newest first. C(signed): each once, newest first.
+
+    A branch begins where two follow the same one. It ends where a later one names it.
+    """
+    by_digest = {one.digest: one for one in signed}
+    followed = {name for one in signed for name in (one.manifest.previous, *one.manifest.also_follows)}
+    beside = collections.Counter(one.manifest.previous for one in signed)
+    found: t.List[t.Any] = []
+    for one in signed:
+        before: t.Any = one
+        while before and beside[before.manifest.previous] < 2:
+            before = by_digest.get(before.manifest.previous or "")
+        if one.digest not in followed and (before or not found):
+            found.append(one)
+    return found
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+class Event(t.NamedTuple):
+    """What happened to a backup or set: a file of its authority's C(events/), written once, and its signature."""
+
+    name: str
+    content: bytes
+    signature: bytes
+
+
+def event_shape(kind: str, manifest: t.Any, follows: t.Any, at: str, who: t.Mapping[str, t.Any], **details: t.Any) -> t.Dict[str, t.Any]:
+    """C(follows): the digest of the manifest that it is about. No secret in it."""
+    return {
+        "format": EVENT_FORMAT,
+        "format_version": EVENT_VERSION,
+        "type": kind,
+        "authority": manifest.authority.id,
+        "sequence": manifest.sequence,
+        "follows": follows,
+        "at": at,
+        "who": dict(who),
+        **details,
+    }
+
+
+def event_name(shape: t.Mapping[str, t.Any]) -> str:
+    """Begins with the sequence, so that a listing shows what follows what."""
+    stamp = str(shape["at"]).replace("-", "").replace(":", "")
+    return f"{shape['sequence']:06d}-{stamp}-{shape['type']}-{secrets.token_hex(4)}.json"
+
+
+def _events(folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge]) -> t.Iterator[t.Tuple[Event, t.Dict[str, t.Any]]]:
+    """Those of some types that somebody known signed. What can't be read, or is of nobody known, is none."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(each.name for each in entries if each.name.endswith(".json") and set(kinds) & set(each.name.split("-")))
+    except OSError:
+        return
+    for name in names[-MOST_EVENTS:]:
+        path = os.path.join(folder, name)
+        try:
+            content = read_file(path, "the event", LARGEST_EVENT)
+            shape = json.loads(content)
+            if shape["format"] != EVENT_FORMAT or shape["type"] not in kinds:
+                continue
+            signature = signature_beside(path)
+            doubt = judge.doubt(content, signature, shape["at"]) if judge else None
+        except NobodyKnown:
+            raise
+        except (FileNotFoundError, KeywardError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if doubt is None:
+            yield Event(name, content, signature or b""), shape
+
+
+def read_events(folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge]) -> t.Iterator[t.Dict[str, t.Any]]:
+    return (shape for _event, shape in _events(folder, kinds, judge))
+
+
+def vouching(folder: str, follows: str, judge: t.Optional[Judge]) -> t.List[Event]:
+    """The events by which persons vouch for the manifest of that digest."""
+    return [event for event, shape in _events(folder, (VERIFIED,), judge) if shape.get("follows") == follows]

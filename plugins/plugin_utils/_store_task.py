@@ -1,0 +1,83 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what tasks share that look into stores: signers, memory, events; may change in any release."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._home import lives
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT, Event, document, event_name, event_shape
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Kind, Series, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.plugin_utils._memory import Memory
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import ALLOWED_SIGNERS, Signers, add_line, line_of_a_signer, user_name
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Task
+
+
+class StoreTask(Task):
+    @functools.cached_property
+    def signers(self) -> Signers:
+        return Signers(self.options)
+
+    @functools.cached_property
+    def memory(self) -> Memory:
+        return Memory(self.options.get("memory"), self.options.get("accept") or ())
+
+    # --- events ---
+
+    def event(self, kind: str, about: Stored, **details: t.Any) -> Event:
+        """Signed. No secret in it. Raises KeywardError."""
+        who = {"user": user_name(), "controller": platform.node()}
+        follows = details.pop("follows", about.digest)
+        shape = event_shape(kind, about.manifest, follows, now_text(), who, host=self._host, **details)
+        content = document(shape)
+        return Event(event_name(shape), content, self.signers.sign(content))
+
+    def record_or_warn(self, kind: str, about: Stored, places: t.Iterable[tuple[Store, str]], **details: t.Any) -> None:
+        """For what needs neither a signing key nor a store that can be written. C(places): store, and the authority's directory."""
+        try:
+            event = self.event(kind, about, **details)
+            for store, directory in places:
+                store.record(directory, event)
+        except KeywardError as exc:
+            self._display.warning(f"{self.NAME}: what it did is done, and in no store's events: {exc}")
+
+    def leave_public_half(self, stores: t.Iterable[Store]) -> None:
+        """Each store keeps a copy, which is believed only where the paper says the same. Raises KeywardError."""
+        line = line_of_a_signer(self.signers.key.blob)
+        for store in stores:
+            path = os.path.join(store.path, ALLOWED_SIGNERS)
+            try:
+                add_line(path, line, store.directory.file_mode)
+            except OSError as exc:
+                raise KeywardError(f"{path} was not written", os_cause(exc), "Look at what lies there, and run the task again") from exc
+
+
+def judged(path: str, kind: Kind, signers: Signers) -> Stored:
+    """One backup or set by its path, with what is beside it. Raises KeywardError where its manifest is missing or damaged."""
+    folder, name = os.path.split(os.path.abspath(path))
+    one = Series(folder, kind, signers).stored(name)
+    if isinstance(one, KeywardError):
+        raise one
+    return one
+
+
+def refuse_unvouched(series: t.Iterable[Series], told: Told, what: str) -> None:
+    """Raise KeywardError where an authority that nobody knows yet occurs in what nobody known signed: a first one would hide that."""
+    keys = {generation.public_key_sha256 for generation in told.generations}
+    own = directory_name(replace(told.authority, id=authority_id(told.generations)))
+    for each in series:
+        for one in each.doubtful:
+            homes = (*one.manifest.homes, one.manifest.made_at)
+            if keys & one.manifest.public_keys or lives(homes, told.authority.home) or each.authority == own:
+                raise KeywardError(what, f"this authority is in {one.path}, for which nobody known vouches: {one.doubt}", WAY_OUT)
