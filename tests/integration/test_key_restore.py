@@ -303,7 +303,7 @@ def test_a_bare_host(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) ->
         hosts=hosts,
     )
     assert looked(result, "untouched") == looked(result, "before") and not result.task("is it there")["stat"]["exists"]
-    assert "the stores hold none of an authority on testhost" in failure(result, "another place")
+    assert "the stores hold none of an authority that lives on testhost" in failure(result, "another place")
     for name in ("predict", "by the stores alone", "by its place", "by an authority's directory"):
         assert result.task(name)["changed"] and {file["path"] for file in result.task(name)["restored"]} == set(map(str, files))
     assert not result.task("and again")["changed"]

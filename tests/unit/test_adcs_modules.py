@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -75,13 +76,15 @@ def test_only_sets_that_may_go_are_removed(host: AdcsHost, tmp_path: Path) -> No
         path.mkdir(parents=True)
         (path / "database.json").write_text("{}")
         whose = {"host": "ca02"} if path.parent == other else {"host": "ca01"}
-        manifest = {"authority": whose, "generations": [{"public_key_sha256": "ab"}], "files": files}
+        manifest = {"authority": whose, "made_at": whose, "generations": [{"public_key_sha256": "ab"}], "files": files}
         (path / "manifest.json").write_text(json.dumps(manifest))
     for number, damaged in ((5, {"files": ["x"]}), (6, {"files": [{"name": "a", "size": "much"}]}), (7, [])):
         (own / name.format(number)).mkdir()
         (own / name.format(number) / "manifest.json").write_text(json.dumps(damaged))
+    digests = {path.parent.name[:6]: hashlib.sha256(path.read_bytes()).hexdigest() for path in own.rglob("manifest.json")}
+    counting = ", ".join(f"'{digests[number]}'" for number in ("000001", "000002", "000003", "000004", "000009"))
     may_go = ", ".join(f"'{name.format(number)}'" for number in (1, 2, 4, 5, 9))
-    arguments = f"-Store '{store}' -Directory '{own}' -Keep 1 -MayGo {may_go} -Prefix {'0' * 16}"
+    arguments = f"-Store '{store}' -Directory '{own}' -Keep 1 -MayGo {may_go} -Counting {counting} -Prefix {'0' * 16}"
     marker = {"format": "keyward-store", "version": 1, "kind": "databases", "id": "1"}
     (store / "keyward-store.json").write_text(json.dumps(marker))
     order = f"@{{{{ host_store = '{store}'; host = 'ca01'; public_keys = @({{}}) }}}}"
