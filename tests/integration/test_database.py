@@ -185,7 +185,7 @@ def test_host_store_and_ssh(ansible: Ansible, sshd: SshServer, openssl_ca: Opens
     authority = next(path for path in here.iterdir() if path.is_dir())
     given = play(ansible, [restore("by its path", ca, set=str(authority))])
     assert given.task("by its path")["changed"] and (ca.directory / "newcerts" / "1000.pem").exists()
-    assert {path.name.split("-")[1] for path in (authority / "events").iterdir()} == {"set", "restore"}
+    assert {path.name.split("-")[2] for path in (authority / "events").iterdir()} == {"set", "restore"}
 
 
 def test_a_small_host_is_no_reason_to_leave_something_behind(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
