@@ -18,7 +18,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs import client_findings, idle_generations
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, behind_link, crl_path, older_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import why_it_stays
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import (
     OpensslCommand,
@@ -125,6 +127,7 @@ class _Signing:
             if generation.sha256 not in due or due[generation.sha256] != _digest(there):
                 continue
             begins = _begin_after(generation, there)
+            self._refuse_immovable(path)
             with scratch_directory() as scratch:
                 command = self._ca.signing(self._files, scratch)
                 if command is None:
@@ -161,6 +164,7 @@ class _Signing:
             raise KeywardError(_WHAT, why, "Give a smaller number of days, or another copy of that CRL") from exc
         if rehashed:
             self.found.append(hash_replaced("the published CRL was signed with a hash"))
+        self._refuse_immovable(path)
         if not check:
             self._put(path, data)
         return [Crl(data, path, signer.sha256)], True
@@ -199,12 +203,20 @@ class _Signing:
             self.found.append(unverified(f"the CRL of {generation.label}"))
         return data
 
+    def _refuse_immovable(self, path: str) -> None:
+        """No number is used up for a CRL that can't take its place."""
+        hindrance = why_it_stays(behind_link(path)) if os.path.exists(path) else None
+        if hindrance:
+            raise KeywardError(_WHAT, *hindrance)
+        if os.path.islink(path):
+            refuse_link_of_others(path, self._ca.directory, _WHAT)
+
     def _put(self, path: str, data: bytes) -> None:
-        """A CRL takes the place of its predecessor in one step: what serves it never sees half of one."""
+        """A CRL takes the place of its predecessor in one step: what serves it never sees half of one. A link to it stays."""
         places, der = [(path, data)], self._files.crl_der
         if der and os.path.exists(der) and path == crl_path(self._files, self._ca.directory):
             places.insert(0, (der, load_crl(data).public_bytes(serialization.Encoding.DER)))
-        for place, content in places:
+        for place, content in [(behind_link(place), content) for place, content in places]:
             with writing(f"the CRL {place}"):
                 os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
                 put(place, content, 0o644, like=place)

@@ -13,6 +13,8 @@ import os
 import stat
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
 _MOST_LINKS = 40  # as the kernel has it
 
 
@@ -53,6 +55,17 @@ def leads_by(path: str, owners: t.Collection[int]) -> t.Optional[str]:
             there = "/"
         waiting = target.strip("/").split("/") + waiting
     return None
+
+
+def refuse_link_of_others(path: str, directory: str, what: str, way: t.Optional[str] = None) -> None:
+    """Raise KeywardError where others than root and the owner of a CA's directory decide where a file of it is written.
+
+    C(way): what of the path is followed, where that is not all of it.
+    """
+    link = leads_by(way or path, owner_of(directory))
+    if link:
+        why = f"{path} would be written through the link {link}, which others than root and the CA's owner can change"
+        raise KeywardError(what, why, "Find out who made it; take it away, or take the right to write there from others")
 
 
 def _only_theirs(link: os.stat_result, directory: os.stat_result, owners: t.Collection[int]) -> bool:

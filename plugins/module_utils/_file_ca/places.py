@@ -12,7 +12,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import older_path
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by, owner_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 
 if t.TYPE_CHECKING:
@@ -74,7 +74,6 @@ def refuse_elsewhere(ca: FileCa, paths: t.Iterable[str], recorded: t.Sequence[Ge
     configured = [path for path in _configured(ca) if path]
     trees = [ca.directory, *([os.path.dirname(ca.config_file)] if ca.config_file else [])]
     trees += [os.path.dirname(path) for path in configured if path in known or not known]
-    owners = owner_of(ca.directory)
     for path in paths:
         if path not in ca.stated and not any(path.startswith(tree.rstrip("/") + "/") for tree in trees):
             raise KeywardError(
@@ -82,13 +81,7 @@ def refuse_elsewhere(ca: FileCa, paths: t.Iterable[str], recorded: t.Sequence[Ge
                 f"{path} is outside the CA's directory {ca.directory}, and configuration and backup don't agree that it belongs there",
                 "If it does, name it: private_key_file, certificate_file, or older",
             )
-        link = leads_by(os.path.dirname(path), owners)
-        if link:
-            raise KeywardError(
-                "nothing was restored",
-                f"{path} would be written through the link {link}, which others than root and the CA's owner can change",
-                "Find out who made it; take it away, or take the right to write there from others",
-            )
+        refuse_link_of_others(path, ca.directory, "nothing was restored", os.path.dirname(path))
 
 
 def _configured(ca: FileCa) -> t.Tuple[str, str]:

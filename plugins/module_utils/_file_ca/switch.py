@@ -27,6 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import why_it_stays
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import judge_by_issued
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
@@ -269,6 +270,8 @@ class _Renewal:
 
     def _refuse_immovable(self, new_key: bool) -> None:
         """Nothing is begun where a file can't take its place at the end."""
+        for path in (self._files.certificate, t.cast(str, self._files.private_key)):
+            refuse_link_of_others(path, self._ca.directory, f"the CA {self._current.subject} can't be renewed")
         for path in (self._certificate, self._private_key) if new_key else (self._certificate,):
             hindrance = why_it_stays(path)
             if hindrance:

@@ -198,3 +198,31 @@ def test_a_request_whose_answer_cannot_take_its_place_waits_on(tmp_path: Path, m
         assert "could not take its place" in refused(lambda: renew(sub, certificate=answer))
     assert request.read_bytes() == text and (sub / "private" / "cakey.pem").read_bytes() == key
     assert renew(sub, certificate=answer)["renewed"] and not request.exists()
+
+
+def test_a_link_that_others_can_change_is_not_followed(ca: OpensslCa, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a link to another user")
+    on_medium(ca.private_key, tmp_path / "medium")
+    os.chown(ca.private_key, 4711, -1, follow_symlinks=False)
+    hindered(ca, f"through the link {ca.private_key}, which others")
+
+
+# --- CRLs ---
+
+
+def test_a_crl_behind_a_link_is_signed_where_it_is_served(ca: OpensslCa, tmp_path: Path) -> None:
+    crl(ca)
+    served = on_medium(ca.directory / "crl.pem", tmp_path / "www")
+    before = served.read_bytes()
+    assert crl(ca, remaining_days=31)["changed"]
+    assert (ca.directory / "crl.pem").is_symlink() and served.read_bytes() != before
+    assert not crl(ca)["changed"]
+
+
+def test_a_crl_that_cannot_be_replaced_uses_up_no_number(ca: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    crl(ca)
+    number = (ca.directory / "crlnumber").read_text()
+    monkeypatch.setattr(immovable, "_mount_points", lambda: {str(ca.directory / "crl.pem")})
+    assert "crl.pem is mounted by itself" in refused(lambda: crl(ca, remaining_days=31))
+    assert (ca.directory / "crlnumber").read_text() == number
