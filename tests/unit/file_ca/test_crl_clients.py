@@ -196,10 +196,14 @@ def test_of_two_crls_without_numbers_the_later_one_is_newer(ca: OpensslCa) -> No
     made = []
     for begin in ("20250101000000Z", "20250601000000Z"):
         openssl("ca", "-config", ca.config_file, "-gencrl", "-crl_lastupdate", begin, "-crldays", "9999", "-out", ca.directory / begin)
-        made.append(_crl_policy.known_crl(generation, (ca.directory / begin).read_bytes(), None, False))
+        made.append(_crl_policy.known_crl(crls_of_files.whose_crl, generation, (ca.directory / begin).read_bytes(), None, False))
     assert made[0] and made[1] and made[0].age < made[1].age
-    assert _crl_policy.is_successor((ca.directory / "20250601000000Z").read_bytes(), made[0].parsed, generation, "crl.pem")
-    assert not _crl_policy.is_successor((ca.directory / "20250101000000Z").read_bytes(), made[1].parsed, generation, "crl.pem")
+    assert _crl_policy.is_successor(
+        crls_of_files.whose_crl, (ca.directory / "20250601000000Z").read_bytes(), made[0].parsed, generation, "crl.pem"
+    )
+    assert not _crl_policy.is_successor(
+        crls_of_files.whose_crl, (ca.directory / "20250101000000Z").read_bytes(), made[1].parsed, generation, "crl.pem"
+    )
 
 
 # --- keys that need none any more ---

@@ -170,7 +170,7 @@ def test_what_openssl_says_is_translated(root: Path, tmp_path: Path) -> None:
     said = never_issued(root, two, f"the serial number {first.strip()} was issued already: {root / 'serial'} has gone back")
     assert str(root / "index.txt") in said
     (root / "serial").write_text("no number\n")
-    never_issued(root, two, "the file with the serial number or the CRL number (crlnumber) is missing or damaged")
+    never_issued(root, two, f"{root / 'serial'} can't be read: it holds no hexadecimal number")
     (root / "serial").write_text("7000000000000000\n")
     config(root, "default_md = default", "default_md = sha99")
     never_issued(root, two, "its digest (default_md) is one that openssl does not know")
