@@ -26,7 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, differences
-from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, now, now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -133,5 +133,6 @@ class ActionModule(Task):
         begin, (start, end) = now(), _x509.validity(_x509.load(current.certificate))
         days = self.options["days"]
         known_end = root and told.abilities.takes_days
-        refuse_endless(current, self.options, begin, begin + (timedelta(days=days) if days else end - start) if known_end else datetime.max)
+        ends = after(begin, timedelta(days=days) if days else end - start)
+        refuse_endless(current, self.options, begin, ends if known_end else datetime.max)
         return renew, reasons

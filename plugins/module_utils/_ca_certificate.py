@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._time import now
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, now
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import validity
 
 try:
@@ -177,7 +177,9 @@ def _ca_extensions(path_length: t.Optional[int]) -> t.List[t.Tuple[x509.Extensio
 def root_certificate(key: t.Any, subject: x509.Name, days: int, path_length: t.Optional[int]) -> x509.Certificate:
     """A self-signed CA certificate (RFC 5280, 4.2)."""
     start = now()
-    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number(), start, start + timedelta(days=days))
+    builder = x509.CertificateBuilder(
+        subject, subject, key.public_key(), x509.random_serial_number(), start, after(start, timedelta(days=days))
+    )
     for value, critical in _ca_extensions(path_length):
         builder = builder.add_extension(value, critical)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
@@ -192,12 +194,11 @@ def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> t.
     start, end = validity(old)
     begin = now()
     builder = x509.CertificateBuilder(
-        old.subject,
-        old.subject,
+        *_own_name(old),
         key.public_key(),
         x509.random_serial_number(),
         begin,
-        begin + (timedelta(days=days) if days else end - start),
+        after(begin, timedelta(days=days) if days else end - start),
     )
     extensions, added = _renewed_extensions(old, key)
     for each in extensions:
@@ -206,6 +207,14 @@ def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> t.
     if subject_bytes(made) != subject_bytes(old):
         raise _other_bytes()
     return made, added
+
+
+def _own_name(old: x509.Certificate) -> t.Tuple[x509.Name, x509.Name]:
+    """Subject and issuer of a root. Raises KeywardError where the library can't decode its name."""
+    try:
+        return old.subject, old.subject
+    except ValueError:
+        raise _other_bytes() from None
 
 
 def _other_bytes() -> KeywardError:
@@ -249,9 +258,11 @@ def _identifier_like(old: x509.Certificate, key: t.Any) -> x509.SubjectKeyIdenti
     return own
 
 
-def ca_request(key: t.Any, subject: x509.Name, path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None) -> t.Any:
+def ca_request(
+    key: t.Any, subject: t.Optional[x509.Name], path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None
+) -> t.Any:
     """A PKCS #10 request of a CA; each is unique, so that an answered one is known by its bytes (RFC 2985, 5.4.2: unstructuredName)."""
-    builder = x509.CertificateSigningRequestBuilder(like.subject if like else subject)
+    builder = x509.CertificateSigningRequestBuilder(_own_name(like)[0] if like else subject)
     extensions = _ca_extensions(path_length)
     if like:
         raw_extensions(like)

@@ -94,6 +94,10 @@ _CURVES = {
 }
 
 
+# The kinds that every release of the library reads: where it refuses such a key, that is damaged.
+READ = ("RSA", "DSA", "Ed25519", "Ed448", *(f"EC {name}" for name in ("P-256", "P-384", "P-521", "P-224", "secp256k1")))
+
+
 @dataclass(frozen=True)
 class Signed:
     """A signed document: who it says signed it, and what was signed. All is DER."""
@@ -283,7 +287,7 @@ def kind_of(algorithm: _der.Value) -> str:
     if len(parts) < 2 or parts[1].tag != _der.OID:
         return "EC with explicit parameters"
     curve = _der.oid(parts[1])
-    return f"EC {_CURVES.get(curve, curve)}"
+    return _KINDS[SM2] if curve == SM2 else f"EC {_CURVES.get(curve, curve)}"
 
 
 def private_key_kind(der: bytes) -> t.Optional[str]:
@@ -297,7 +301,9 @@ def private_key_kind(der: bytes) -> t.Optional[str]:
             if curve is None:
                 return None
             name = _der.oid(curve) if curve.tag == _der.OID else ""
-            return f"EC {_CURVES.get(name, name)}" if name else "EC with explicit parameters"
+            if not name:
+                return "EC with explicit parameters"
+            return _KINDS[SM2] if name == SM2 else f"EC {_CURVES.get(name, name)}"
         return {9: "RSA", 10: "RSA", 6: "DSA"}.get(len(parts) + 1)
     except ValueError:
         return None

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 _FORM = "%Y-%m-%dT%H:%M:%SZ"  # ISO 8601
 
@@ -15,9 +15,15 @@ def now() -> datetime:
     return datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
 
 
+def after(begin: datetime, span: timedelta) -> datetime:
+    """A moment later, and no later than a certificate can say (RFC 5280, 4.1.2.5)."""
+    last = datetime.max.replace(microsecond=0)
+    return begin + span if last - begin > span else last
+
+
 def format_time(moment: datetime) -> str:
     """As results, manifests and events have it."""
-    return moment.strftime(_FORM)
+    return f"{moment.year:04d}{moment.strftime(_FORM[2:])}"
 
 
 def parse_time(text: str) -> datetime:

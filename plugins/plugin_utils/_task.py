@@ -16,6 +16,7 @@ import platform
 import re
 import typing as t
 from dataclasses import replace
+from datetime import datetime
 from importlib.metadata import version
 
 from ansible import __version__ as core_version
@@ -31,7 +32,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import key
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import ROOM, Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
-from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils import _secrets
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, level_of
@@ -144,7 +145,13 @@ class Task(ActionBase):  # type: ignore[misc]
             raise KeywardError(f"{self.NAME} can't run", f"it has no option {unknown}", f"Its options are {known}")
         if validation.error_messages:
             raise KeywardError(f"{self.NAME} can't run", validation.errors.msg, f"See ansible-doc keyward.pki.{self.NAME}")
-        return dict(validation.validated_parameters)
+        options = dict(validation.validated_parameters)
+        for name, least in (("days", 1), ("remaining_days", 0), ("path_length", 0)):
+            most = (datetime.max - now()).days - 1
+            if options.get(name) is not None and not least <= options[name] <= most:
+                why = f"{name} is {options[name]}, and only {least} to {most} can be: no certificate says a time after the year 9999"
+                raise KeywardError(f"{self.NAME} can't run", why, "Correct it")
+        return options
 
     def _secret(self, name: str) -> str | None:
         value = self.options.get(name)

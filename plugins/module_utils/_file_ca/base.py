@@ -9,12 +9,14 @@ A backend of such a CA derives from C(FileCa) and answers where its files are.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
 import typing as t
 from datetime import timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, RenewedMeanwhile, Selector, Waiting, told
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
@@ -29,12 +31,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, wait_until_gone
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
+from ansible_collections.keyward.pki.plugins.module_utils._outline import same_name
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
 
 try:
-    from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -267,17 +270,19 @@ class FileCa:
 
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]
+        own = _outline.certificate(generations[-1].certificate).subject
         others = (f"{stem}.csr", f"{stem}.req", os.path.join(os.path.dirname(files.certificate), "careq.pem"))
         for path in (waiting, *([files.request] if files.request else others)):
             try:
                 data = read_file(path, "the request", LARGEST_INPUT)
                 blocks = [pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS]
-                request = x509.load_der_x509_csr(blocks[0] if blocks else data)
-                subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
-            except (FileNotFoundError, KeywardError, ValueError, TypeError, UnsupportedAlgorithm):
+                request = _outline.request(blocks[0] if blocks else data)
+                digest, ours = _requested_key(request), same_name(request.issuer, own)
+            except (FileNotFoundError, KeywardError, ValueError):
                 continue
             unanswered = path == waiting or all(digest != generation.public_key_sha256 for generation in generations)
-            if subject == generations[-1].subject and unanswered:
+            subject = generations[-1].subject
+            if ours and unanswered:
                 if path != waiting:
                     return PendingRequest(path, subject, digest, answerable=False)
                 lacks = self._missing_key(files, digest, generations[-1])
@@ -289,15 +294,14 @@ class FileCa:
         path = request_path(files.certificate)
         data = None if os.path.lexists(files.certificate) else read_if_there(path, "the request", LARGEST_INPUT)
         try:
-            request = x509.load_pem_x509_csr(data or b"")
-            subject, digest = request.subject.rfc4514_string(), public_key_sha256(request.public_key())
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+            request = _outline.request(next(pem_content(block) for label, block in pem_blocks(data or b"") if label in _REQUESTS))
+            subject, digest = _outline.rfc4514(request.issuer), _requested_key(request)
+        except (ValueError, StopIteration):
             return None
-        names = request.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
         authority = Authority(
             backend=self.NAME,
             name=files.section,
-            sanitized_name=slug(str(names[-1].value) if names else ""),
+            sanitized_name=slug(_outline.short_name(request.issuer)),
             subject=subject,
             directory=self.directory,
             place=self.place_of(files),
@@ -312,6 +316,14 @@ class FileCa:
         belongs = staged_path(files.private_key or "")
         waiting = self.key_file(belongs, self.selector.private_key_passphrase) if files.private_key else None
         return None if digest in (current.public_key_sha256, waiting.digest if waiting else None) else belongs
+
+
+def _requested_key(request: _outline.Asked) -> str:
+    """The digest of the key in a request; as the library writes it, where it knows that kind."""
+    try:
+        return public_key_sha256(serialization.load_der_public_key(request.public_key))
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return hashlib.sha256(request.public_key).hexdigest()
 
 
 def _database(files: Files) -> DatabaseFacts:

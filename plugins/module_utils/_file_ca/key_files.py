@@ -14,8 +14,9 @@ from ansible_collections.keyward.pki.plugins.module_utils import _der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
+from ansible_collections.keyward.pki.plugins.module_utils._outline import READ, private_key_kind
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256
 
 try:
     from cryptography import __version__ as _cryptography
@@ -108,6 +109,11 @@ def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]
     except (ValueError, TypeError, ZeroDivisionError, UnsupportedAlgorithm, NotImplementedError) as exc:
         if encrypted and "password" in str(exc).lower():
             return replace(known, why="the passphrase does not open it", remedy="Give the right private_key_passphrase")
+        kind = None if encrypted else private_key_kind(pem_content(data) if encoding == "PEM" else data)
+        if kind and kind not in READ:
+            why = f"it is a key of the kind {kind}, which the cryptography package of this host can't read"
+            remedy = "Keep a copy of it by the means of the tool that made it: no bundle can hold it"
+            return replace(known, why=why, remedy=remedy)
         why = "it is damaged, or of a kind that can't be read here, such as an elliptic curve with explicit parameters"
         return replace(known, why=f"with this passphrase {why}" if encrypted else why, remedy="Check it with openssl pkey -check")
 

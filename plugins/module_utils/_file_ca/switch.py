@@ -223,7 +223,7 @@ class _Renewal:
             self._refuse_lost_key(waiting)
             return self._changed(False, pending=True, request=waiting.decode("ascii", "replace"), request_file=self._request)
         key = self._new_key(order.reuse_key)
-        data = _ca_certificate.ca_request(key, self._parsed.subject, None, self._parsed).public_bytes(serialization.Encoding.PEM)
+        data = _ca_certificate.ca_request(key, None, None, self._parsed).public_bytes(serialization.Encoding.PEM)
         if not self._check:
             self._keep_new_key(key)
             self._put(self._request, data, 0o644, self._current.certificate_place)

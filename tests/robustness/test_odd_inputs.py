@@ -1,0 +1,188 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each file of a CA with odd values in it: every task answers, nothing escapes, and check mode touches nothing.
+
+The seeds are fixed. KEYWARD_ODD_INPUTS=2000 tries so many of each file instead of a few.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
+from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
+from ansible_collections.keyward.pki.plugins.action.ca_install import ActionModule as CaInstall
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
+from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
+from ansible_collections.keyward.pki.plugins.action.ca_sign import ActionModule as CaSign
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from ansible_collections.keyward.pki.plugins.module_utils._whose import issued_in
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates, pem_content
+from support.fake_host import FakeHost
+from support.openssl_ca import OpensslCa, openssl
+from support.plays import tree
+
+ROUNDS = int(os.environ.get("KEYWARD_ODD_INPUTS", "12"))
+PASSWORD = "correct horse battery staple"
+# What stands in texts: numbers beyond each bound, times that can't be, other newlines, other character sets.
+ODD = [
+    *(b"", b"\0", b"\n", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfc", b"\t" * 9, b" ", b"-1", b"0", b"00", b"7F" * 40),
+    b"F" * 70000,
+    *(b"99991231235959Z", b"000000000000Z", b"500101000000Z", b"20500101000000Z", b"991332256199Z", b"Z", b"$dir", b"${x", b"$ENV::NONE"),
+    *(
+        b"[ca]",
+        b"[",
+        b"]",
+        b"=",
+        b"#",
+        b"\\",
+        b'"',
+        b".include /nowhere",
+        b"-----BEGIN CERTIFICATE-----",
+        b"../../etc/passwd",
+        b"/dev/zero",
+    ),
+]
+
+
+def odd(data: bytes, chance: random.Random) -> bytes:
+    """The same with something odd in it: cut, doubled, a bit turned, a field replaced."""
+    at, to = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+    how = chance.randrange(7)
+    if how == 0:
+        return data[:at]
+    if how == 1:
+        return data[:at] + data[to:]
+    if how == 2:
+        return data + data[at:to]
+    if how == 3 and data:
+        place = chance.randrange(len(data))
+        return data[:place] + bytes((data[place] ^ 1 << chance.randrange(8),)) + data[place + 1 :]
+    if how == 4:
+        return data[:at] + chance.choice(ODD) + data[at:]
+    if how == 5:
+        return chance.choice(ODD)
+    words = data.replace(b"\t", b" ").split(b" ")
+    return data.replace(chance.choice(words) or b"\n", chance.choice(ODD), 1)
+
+
+def odd_pem(data: bytes, chance: random.Random) -> bytes:
+    """As C(odd), of what lies inside: the text around it stays, so that what reads it gets to the end."""
+    der = pem_content(data)
+    changed = odd(der, chance) if chance.randrange(4) else der
+    for _time in range(chance.randrange(4)):
+        if changed:
+            place = chance.randrange(len(changed))
+            changed = changed[:place] + bytes((chance.choice((0, 1, 2, 5, 0x17, 0x1F, 0x30, 0x7F, 0x80, 0xFF)),)) + changed[place + 1 :]
+    if chance.randrange(3) == 0:
+        return changed
+    import base64
+
+    first, last = data.splitlines()[0], data.rstrip().splitlines()[-1]
+    return b"\n".join((first, base64.encodebytes(changed).rstrip(), last, b""))
+
+
+FILES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "openssl.cnf": odd,
+    "index.txt": odd,
+    "index.txt.attr": odd,
+    "serial": odd,
+    "crlnumber": odd,
+    "cacert.pem": odd_pem,
+    "cacert.0.pem": odd_pem,
+    "private/cakey.pem": odd_pem,
+    "crl.pem": odd_pem,
+    "cacert.next.csr": odd_pem,
+    "newcerts/1000.pem": odd_pem,
+}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> OpensslCa:
+    folder = tmp_path_factory.mktemp("odd")
+    ca = OpensslCa(folder / "ca", algorithm="P-256")
+    ca.renew_keeping()
+    shutil.move(ca.sign_crl(), ca.directory / "crl.pem")
+    (ca.directory / "index.txt.attr").write_text("unique_subject = no\n")
+    request = ca.directory / "cacert.next.csr"
+    openssl("req", "-new", "-key", ca.private_key, "-subj", ca.subject, "-out", request)
+    shutil.copytree(ca.directory, folder / "kept")
+    initialise(str(folder / "keys"), "keys")
+    return ca
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_odd_values_in_a_file_of_a_ca(name: str, template: OpensslCa) -> None:
+    ca, kept = template.directory, template.directory.parent / "kept"
+    which = {"config_file": str(template.config_file)}
+    tasks: list[tuple[type, dict[str, Any]]] = [
+        (CaInfo, {}),
+        (CaKeyBackup, {"stores": [str(ca.parent / "keys")], "password": PASSWORD}),
+        (CaRenew, {"reuse_key": True, "remaining_days": 9000, "days": 9900}),
+        (CaCrl, {"remaining_days": 400}),
+        (CaSign, {"request": (kept / "cacert.next.csr").read_text(), "extensions": "v3_ca"}),
+    ]
+    original = (kept / name).read_bytes()
+    for number in range(ROUNDS):
+        chance = random.Random(f"{name} {number}")  # noqa: S311
+        shutil.rmtree(ca)
+        shutil.copytree(kept, ca)
+        data = FILES[name](original, chance)
+        (ca / name).write_bytes(data)
+        before = tree(ca)
+        for task, options in tasks:
+            result = FakeHost().run(task, {**which, **options}, check=True)
+            assert "broke" not in str(result.get("msg")), (number, task.NAME, result["msg"])  # type: ignore[attr-defined]
+            assert tree(ca) == before, (number, task.NAME)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_odd_certificates_requests_and_crls_that_are_given(seed: int, template: OpensslCa) -> None:
+    kept = template.directory.parent / "kept"
+    chance = random.Random(seed)  # noqa: S311
+    certificates = pem_certificates((kept / "cacert.pem").read_bytes())
+    generations = [generation_of(certificates[0])]
+    for _number in range(ROUNDS * 20):
+        data = odd_pem((kept / "newcerts" / "1000.pem").read_bytes(), chance)
+        try:
+            issued_in(data, generations)
+            generation_of(pem_content(data) if b"-----BEGIN" in data else data)
+        except ValueError:
+            pass
+    shutil.rmtree(template.directory)
+    shutil.copytree(kept, template.directory)
+    (template.directory / "cacert.next.csr").unlink()
+    which = {"config_file": str(template.config_file)}
+    for number in range(ROUNDS // 2):
+        request = odd_pem((kept / "cacert.next.csr").read_bytes(), chance).decode("latin-1")
+        result = FakeHost().run(CaSign, {**which, "request": request, "extensions": "v3_ca"}, check=True)
+        assert "broke" not in str(result.get("msg")), (number, result["msg"])
+        published = template.directory.parent / "published.crl"
+        published.write_bytes(odd_pem((kept / "crl.pem").read_bytes(), chance))
+        result = FakeHost().run(CaCrl, {**which, "published_crl": str(published)}, check=True)
+        assert "broke" not in str(result.get("msg")), (number, result["msg"])
+
+
+@pytest.mark.parametrize("days", [0, -1, 10**7, 10**12, 10**30])
+def test_days_that_no_certificate_can_say(days: int, template: OpensslCa, tmp_path: Path) -> None:
+    which, before = {"config_file": str(template.config_file)}, tree(template.directory)
+    new = {"config_file": str(tmp_path / "new" / "openssl.cnf"), "subject": {"commonName": "New"}}
+    request = (template.directory.parent / "kept" / "cacert.next.csr").read_text()
+    for task, options in (
+        (CaRenew, {**which, "reuse_key": True, "remaining_days": 10, "days": days}),
+        (CaCrl, {**which, "days": days}),
+        (CaSign, {**which, "request": request, "days": days}),
+        (CaInstall, {**new, "days": days}),
+    ):
+        for check in (True, False):
+            result = FakeHost().run(task, options, check=check)
+            assert result["failed"] and "can be: no certificate says a time" in result["msg"], result["msg"]
+    assert tree(template.directory) == before and not (tmp_path / "new").exists()
