@@ -30,7 +30,7 @@ from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import tree
 
-ROUNDS = int(os.environ.get("KEYWARD_ODD_INPUTS", "12"))
+ROUNDS = int(os.environ.get("KEYWARD_ODD_INPUTS", "6"))
 PASSWORD = "correct horse battery staple"
 # What stands in texts: numbers beyond each bound, times that can't be, other newlines, other character sets.
 ODD = [
