@@ -29,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certi
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import tree
+from support.signers import make_home
 
 ROUNDS = int(os.environ.get("KEYWARD_ODD_INPUTS", "6"))
 PASSWORD = "correct horse battery staple"
@@ -103,6 +104,11 @@ FILES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "cacert.next.csr": odd_pem,
     "newcerts/1000.pem": odd_pem,
 }
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(make_home(tmp_path / "home")))
 
 
 @pytest.fixture(scope="module")
