@@ -57,6 +57,11 @@ step "1. keyward.pki.install makes a root CA in quickstart/ca, and backs up its 
 play install.yml
 say "generation 0: $(fingerprint "$ca/cacert.pem")..."
 
+cd "$demo/keys"/*/*Z
+ssh-keygen -Y verify -f "$demo/allowed_signers" -I keyward -n keyward -s manifest.json.sig < manifest.json > /dev/null
+cd "$demo/.."
+say "ssh-keygen says who signed the backup"
+
 step "2. The CA is used: openssl issues two certificates and revokes one"
 issue "$ca/cacert.pem" "$ca/private/cakey.pem" first
 issue "$ca/cacert.pem" "$ca/private/cakey.pem" second
