@@ -11,7 +11,7 @@
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
-$largestManifest = 16MB
+$largestManifest = 64MB
 
 function Test-SetName { param([string]$Name) $Name -match '^[0-9]{6,}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
 

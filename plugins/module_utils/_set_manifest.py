@@ -21,7 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import parse_tim
 
 FORMAT, FORMAT_VERSION = "keyward.pki database set", 1
 CORE, ISSUED, MEMBERS = "core.tar.gz", "issued.tar.gz", "members.gz"
-LARGEST_SET_MANIFEST = 16 << 20  # bytes
+LARGEST_SET_MANIFEST = 64 << 20  # bytes; of AD CS it names each revocation
 _FILE_OF_A_SET = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 

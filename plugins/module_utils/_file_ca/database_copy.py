@@ -46,6 +46,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 ATTEMPTS, PAUSE = 8, 0.5  # seconds
 WHAT = "the database was not backed up"
 REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
+MOST_NAMED = 100  # files of one folder that a set leaves out
 MOST_EXTRA = 100_000  # files of one of extra_paths
 
 
@@ -238,6 +239,18 @@ def digest_or_none(path: str) -> t.Optional[str]:
         raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
 
 
+def _in_few_words(left_out: t.Sequence[LeftOut]) -> t.Iterator[LeftOut]:
+    """The first of each folder by name, and how many more there are."""
+    folders: t.Dict[str, t.List[LeftOut]] = {}
+    for one in left_out:
+        folders.setdefault(os.path.dirname(one.path), []).append(one)
+    for folder, found in folders.items():
+        yield from found[:MOST_NAMED]
+        if found[MOST_NAMED:]:
+            further = next((one for one in found[MOST_NAMED:] if one.count is None), found[MOST_NAMED])
+            yield LeftOut(folder, f"{len(found) - MOST_NAMED} further files in it: {further.why}", further.count)
+
+
 def make_files(survey: Survey, folder: str) -> Copied:
     """The archives and the list of their members, proved, in a directory. Raises KeywardError, OSError."""
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
@@ -277,6 +290,6 @@ def make_files(survey: Survey, folder: str) -> Copied:
         as_of=as_of,
         members=members,
         state=state,
-        left_out=(*left_out, *survey.left_out()),
+        left_out=(*_in_few_words(left_out), *survey.left_out()),
         advisories=tuple(advisories),
     )

@@ -242,6 +242,30 @@ def test_nobody_else_stops_a_backup(ca: OpensslCa, tmp_path: Path, planted: str)
     assert (str(odd) in [one["path"] for one in manifest.left_out]) is (planted in ("fifo", "sparse", "loop"))
 
 
+def test_what_would_make_a_set_that_nobody_unpacks_is_left_out(ca: OpensslCa, tmp_path: Path) -> None:
+    """Whoever may write where certificates lie makes no set that is refused afterwards."""
+    newcerts = ca.directory / "newcerts"
+    for number in range(3):
+        (newcerts / f"small-{number}").write_bytes(bytes(16 * 1024))
+        (newcerts / f"large-{number}").write_bytes(bytes(1024 * 1024))
+    manifest = make(ca, tmp_path / "set")
+    left_out = {Path(one["path"]).name for one in manifest.left_out if "repetition" in one["why"]}
+    assert left_out == {f"large-{number}" for number in range(3)}
+    shutil.rmtree(newcerts)
+    assert restore(ca, tmp_path / "set", manifest).changed and (newcerts / "small-0").exists()
+
+
+def test_many_files_of_one_folder_are_left_out_in_few_words(ca: OpensslCa, tmp_path: Path) -> None:
+    """A manifest stays readable where the keys of all subscribers lie beside their certificates."""
+    key = ca.private_key.read_bytes()
+    for number in range(130):
+        (ca.directory / "newcerts" / f"{number:03d}.key").write_bytes(key)
+    (ca.directory / "requests" / "one.key").write_bytes(key)
+    left_out = [one for one in make(ca, tmp_path / "set").left_out if "newcerts" in one["path"]]
+    assert len(left_out) == 101 and left_out[-1]["path"] == str(ca.directory / "newcerts")
+    assert left_out[-1]["why"].startswith("30 further files in it: ") and left_out[-1]["count"] is None
+
+
 def test_a_set_is_consistent_while_the_ca_issues(ca: OpensslCa, tmp_path: Path) -> None:
     stop = threading.Event()
 
