@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import typing as t
-
 DOCUMENTATION = r"""
 name: ca_hosts
 short_description: The pattern of a play, which must match a host
@@ -37,6 +35,7 @@ _raw:
 """
 
 import os
+import typing as t
 
 from ansible import context
 from ansible.errors import AnsibleLookupError

@@ -52,7 +52,7 @@ SELECTING = tuple(name for name in WHICH_AUTHORITY if name not in ("private_key_
 AUTHORITY_ID: Spec = {"authority_id": {"type": "str"}}
 HOME: Spec = {"move": {"type": "bool", "default": False}, "twin": {"type": "bool", "default": False}}
 STORES: Spec = {"stores": {"type": "list", "elements": "path"}}
-KEY_STORES: Spec = {"key_stores": {"type": "list", "elements": "path"}}
+KEY_STORES: Spec = {"key_stores": {"type": "list", "elements": "path", "no_log": False}}
 BACKUP: Spec = {"backup": {"type": "list", "elements": "path"}}
 SIGNERS: Spec = {
     "store_signing_key": {"type": "path", "no_log": False},

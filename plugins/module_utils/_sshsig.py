@@ -218,7 +218,7 @@ def signer_of(document: bytes, signature: bytes) -> bytes:
     reader = Reader(data)
     if reader.take(len(_MAGIC)) != _MAGIC or reader.number() != 1:
         raise Fault("it is no SSH signature")
-    blob, namespace, reserved, hashed, proof = (reader.string() for _ in range(5))
+    blob, namespace, reserved, hashed, proof = (reader.string() for _part in range(5))
     reader.end()
     if namespace != NAMESPACE.encode():
         raise Fault("it was made for another purpose")

@@ -155,24 +155,26 @@ def write_set(
 
 
 @contextlib.contextmanager
-def _new_file(path: str) -> t.Iterator[t.BinaryIO]:
+def _new_archive(path: str) -> t.Iterator[tarfile.TarFile]:
     with open(path, "xb") as raw:
         os.fchmod(raw.fileno(), 0o600)
-        yield raw
-        raw.flush()
-        os.fsync(raw.fileno())
-
-
-@contextlib.contextmanager
-def _new_archive(path: str) -> t.Iterator[tarfile.TarFile]:
-    with _new_file(path) as raw, tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as archive:
-        yield archive
+        with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6, format=tarfile.PAX_FORMAT) as archive:
+            yield archive
+        _sync(raw)
 
 
 @contextlib.contextmanager
 def _new_list(path: str) -> t.Iterator[_DigestingWriter]:
-    with _new_file(path) as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
-        yield _DigestingWriter(packed)
+    with open(path, "xb") as raw:
+        os.fchmod(raw.fileno(), 0o600)
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+            yield _DigestingWriter(packed)
+        _sync(raw)
+
+
+def _sync(stream: t.BinaryIO) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 class _DigestingWriter:

@@ -51,7 +51,7 @@ def test_ssh_keygen_takes_what_we_sign(tmp_path: Path, options: tuple[str, ...])
     blob = _sshsig.public_blob(key)
     assert _sshsig.line_of(blob) == (tmp_path / "key.pub").read_text().rsplit(" ", 1)[0]
     assert _sshsig.fingerprint(blob) in ssh_keygen("-l", "-f", tmp_path / "key.pub").stdout.decode()
-    for _ in range(20):  # numbers of ECDSA have different lengths
+    for _try in range(20):  # numbers of ECDSA have different lengths
         signature = _sshsig.armored(blob, _sshsig.signature_by(key, _sshsig.to_sign(DOCUMENT)))
         assert _sshsig.signer_of(DOCUMENT, signature) == blob
     assert accepted(tmp_path, blob, signature)
