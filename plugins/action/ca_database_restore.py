@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import lives, shared
@@ -50,6 +50,8 @@ DECIDING = (_adcs_sets.DECIDES, "configuration_loads_code")
 
 class ActionModule(DatabaseTask):
     NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
+
+    _remembered: t.Sequence[Finding] = ()
 
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
@@ -155,7 +157,9 @@ class ActionModule(DatabaseTask):
                 "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in ends(signed)),
                 "Name one: give its directory in the store as set",
             )
-        return max(found, key=lambda one: one.rank)
+        newest = max(found, key=lambda one: one.rank)
+        self._remembered = self.remember_or_warn(kept, SETS.name, newest, newest.manifest.database)
+        return newest
 
     @staticmethod
     def _of_section(known: t.Sequence[Record], sets: t.Sequence[KnownDatabases], here: Home) -> Record | None:
@@ -259,7 +263,7 @@ class ActionModule(DatabaseTask):
             "advanced": dict(vars(done.advanced)) if done.advanced else None,
             "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
             "reasons": [],
-            "advisories": findings(done.advisories),
+            "advisories": findings(self._remembered, done.advisories),
         }
         if self._task.diff:
             telling = [one.message for one in done.advisories if one.code in DECIDING]

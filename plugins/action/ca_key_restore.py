@@ -77,6 +77,8 @@ class ActionModule(BackupTask):
         }
         if outcome.changed and not self._check:
             self._record(chosen, result)
+        if self.options["stores"] and chosen.stored:
+            result["advisories"] += findings(self.remember_or_warn(self.stores, BACKUPS.name, chosen.stored))
         if home and chosen.known and not self._check:
             self.say_home([Store(path, BACKUPS, self.signers) for path in chosen.known.holdings], chosen.known, home)
         if self._task.diff:

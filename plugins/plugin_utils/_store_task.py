@@ -11,7 +11,7 @@ import platform
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import lives
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
@@ -32,6 +32,16 @@ class StoreTask(Task):
     @functools.cached_property
     def memory(self) -> Memory:
         return Memory(self.options.get("memory"), self.options.get("accept") or ())
+
+    def remember_or_warn(self, stores: t.Iterable[Store], kind: str, newest: Stored, database: str = "") -> list[Finding]:
+        """What is said where nothing was remembered until now. For a task that needs no memory that can be written."""
+        said = self.memory.unknown(kind, newest.manifest.authority.id or "", database)
+        try:
+            if not self._check:
+                self.memory.remember(stores, kind, newest, database)
+        except KeywardError as exc:
+            self._display.warning(f"{self.NAME}: {exc}")
+        return said
 
     # --- events ---
 

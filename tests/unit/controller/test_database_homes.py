@@ -171,7 +171,7 @@ def test_a_ca_moves_with_its_database(fleet: Fleet) -> None:
     else:
         moved = fleet.back_up("ca9", fleet.a, **said)
         assert moved["changed"] and codes(moved) == ["home_changed"] and moved["set"]["database"] == before
-        assert len(list((fleet.directory / "sets").rglob("*-moved-*"))) == 1
+        assert len(list((fleet.directory / "sets").rglob("*-moved-*.json"))) == 1
     assert codes(fleet.back_up("ca1", fleet.a)) == ["not_at_home"]
     assert not fleet.back_up("ca9", fleet.a, **said)["changed"]
     fleet.a.issue("more")
@@ -215,7 +215,7 @@ def test_two_sections_with_one_key_move_together(tmp_path: Path) -> None:
 def test_a_store_of_the_host_knows_its_home_too(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, False)
     initialise(str(tmp_path / "hs"), "databases")
-    here: dict[str, Any] = {"stores": None, "host_store": str(tmp_path / "hs")}
+    here: dict[str, Any] = {"stores": None, "host_store": str(tmp_path / "hs"), "memory": str(tmp_path / "memory.json")}
     own = fleet.back_up("ca1", fleet.a, **here)
     assert own["changed"] and codes(fleet.back_up("ca9", fleet.clone(fleet.a), **here)) == ["not_at_home"]
     moved = fleet.back_up("ca9", fleet.a, authority_id=own["authority"]["id"][:16], move=True, **here)
