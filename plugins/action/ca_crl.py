@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
@@ -100,10 +101,7 @@ class ActionModule(Task):
                     good.insert(-1, own)
                     text = f"who has {generation.label} needs {own.path}: CRLs of this CA name a certificate (authorityKeyIdentifier)"
                     found.append(Finding("crl_names_certificate", text, generation.sha256))
-            if newest:
-                why = rejection(newest.parsed, same[-1].certificate)
-                if why:
-                    found.append(Finding("crl_rejected", f"clients reject the CRL of {same[-1].label}: {why}", same[-1].sha256))
+            found += self._rejected(newest, same[-1]) if newest else ()
         return due, good, found
 
     @staticmethod
@@ -144,9 +142,19 @@ class ActionModule(Task):
         """A CRL by each key, in no place."""
         told: Crled = self.completed(self.send(Crls(scratch=True), Crled))
         able, advisories = self._able(told, expired=True)
-        if not told.abilities.signs_any_crl:
-            return self._result(told, False, _adcs.proofs(self, able), advisories)
-        return self._result(told, False, [crl for generation in able for crl in self._crls_of(told, generation)], advisories)
+        if told.abilities.signs_any_crl:
+            crls = [crl for generation in able for crl in self._crls_of(told, generation)]
+        else:
+            crls = _adcs.proofs(self, able)
+        return self._result(told, False, crls, [*advisories, *(one for crl in crls for one in self._rejected(crl))])
+
+    @staticmethod
+    def _rejected(crl: Known, generation: Generation | None = None) -> t.Iterator[Finding]:
+        """A signature is not all: clients look at what the certificate allows. C(generation): whose certificate, if another's."""
+        generation = generation or crl.generation
+        why = rejection(crl.parsed, generation.certificate)
+        if why:
+            yield Finding("crl_rejected", f"clients reject the CRL of {generation.label}: {why}", generation.sha256)
 
     def _signed_again(self) -> Result:
         path = self.options["published_crl"]

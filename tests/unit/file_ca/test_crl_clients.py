@@ -110,6 +110,7 @@ def test_a_ca_that_may_not_sign_crls_is_said_each_time(ca: OpensslCa) -> None:
         result = crl(ca)
         (said,) = [one["message"] for one in result["advisories"] if one["code"] == "crl_rejected"]
         assert result["changed"] is changed and "may not sign CRLs (its keyUsage lacks cRLSign)" in said
+    assert "crl_rejected" in codes(crl(ca, scratch=True)), "a proof that a key signs is none that clients take it"
     done = renew(ca, reuse_key=True)
     assert "extension_added" in codes(done)
     result = crl(ca)
