@@ -116,6 +116,7 @@ def test_first_backup_of_two_generations(ansible: Ansible, openssl_ca: OpensslCa
         "encrypted_at_rest": False,
         "encoding": "PEM",
         "container": "PKCS#8",
+        "acl": None,
     }
     (event,) = events(folder.parent)
     assert {name: event[name] for name in ("type", "host", "follows", "reason", "reference")} == {
@@ -263,8 +264,9 @@ def test_a_second_store_gets_copies_without_a_password(ansible: Ansible, openssl
             backup(ca, store, other, name="unmounted", fails=True),
             backup(ca, store, other, name="unmounted, in check mode", fails=True, check=True),
             look("still vanished", store, other, ca.directory),
-            new_store(other),
-            backup(ca, store, other, name="copy anew"),
+            {**new_store(other), "register": "made"},
+            backup(ca, store, other, name="another one", fails=True),
+            backup(ca, store, other, name="copy anew", accept="{{ made.id }}"),
         ],
     )
     assert [result.task(name)["changed"] for name in ("predict", "copy", "copy again", "copy anew")] == [True, True, False, True]
@@ -272,6 +274,7 @@ def test_a_second_store_gets_copies_without_a_password(ansible: Ansible, openssl
     assert looked(result, "predicted") == looked(result, "before")
     assert looked(result, "left alone") == looked(result, "copied")
     assert looked(result, "still vanished") == looked(result, "vanished")
+    assert "it is another one than before" in failure(result, "another one")
     for name in ("unmounted", "unmounted, in check mode"):
         assert "it is not a keyward store. Is the share mounted?" in failure(result, name)
     here, there = backups(store), backups(other)
