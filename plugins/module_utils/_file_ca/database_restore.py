@@ -164,7 +164,8 @@ class Restoration:
             items.append(_Item(member, path, there))
         self._set.prove()
         for item in items:
-            self._refuse_outside(item)
+            if self._order.part in ("all", item.member.part):
+                self._refuse_outside(item)
         return items
 
     def _refuse_outside(self, item: _Item) -> None:

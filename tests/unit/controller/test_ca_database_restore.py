@@ -75,6 +75,20 @@ def test_one_flow_wherever_the_set_is(ca: OpensslCa, store: Path, where: str) ->
     assert host.orders() == orders * 3
 
 
+def test_the_code_that_a_configuration_loads_stands_in_the_diff(ca: OpensslCa, store: Path) -> None:
+    """It runs as whoever signs. So a person sees it before the set takes the place of what is lost."""
+    with ca.config_file.open("a") as more:
+        more.write("[more]\nmodule = /srv/other.so\n")
+    host, _path = Host(ca), Host(ca).back_up(store)
+    ca.config_file.unlink()
+    options = {**host.which, "stores": [str(store)]}
+    for check in (True, False):
+        result = host.run(CaDatabaseRestore, options, check=check, diff=True)
+        assert "configuration_loads_code" in codes(result["advisories"])
+        assert f"{ca.config_file}, as the set has it: module = /srv/other.so\n" in result["diff"]["after"]
+    assert "module" not in host.run(CaDatabaseRestore, options, diff=True)["diff"]["after"], "nothing is brought any more"
+
+
 def test_a_set_says_which_ca_where_the_task_does_not(ca: OpensslCa, store: Path) -> None:
     path = Host(ca).back_up(store)
     lose_all_but_keys(ca)

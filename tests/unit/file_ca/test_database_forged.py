@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, Members
 from support.openssl_ca import OpensslCa
-from support.sets import digested, ended_within, forged, listed, lose_all_but_keys, make, refused, relisted, restore
+from support.sets import copied, digested, ended_within, forged, listed, lose_all_but_keys, make, refused, relisted, restore, restored
 
 
 def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_path: Path) -> None:
@@ -167,6 +168,21 @@ def test_where_nothing_is_left_a_set_fills_the_directory_that_the_task_names(ca:
     assert "no configuration is on the host that says" in refused(lambda: restore(ca, tmp_path / "set", made))
     assert list(outside.iterdir()) == [] and [path.name for path in ca.directory.iterdir()] == ["private"]
     assert restore(ca, tmp_path / "honest", manifest).changed
+
+
+def test_a_ca_with_files_elsewhere_gets_its_configuration_first(ca: OpensslCa, tmp_path: Path) -> None:
+    """A person looks at it in between: from then on it says what belongs to the CA."""
+    (tmp_path / "etc").mkdir()
+    ca.config_file.rename(tmp_path / "etc" / "ca.cnf")
+    selector = Selector(config_file=str(tmp_path / "etc" / "ca.cnf"))
+    text = (tmp_path / "etc" / "ca.cnf").read_text()
+    (tmp_path / "etc" / "ca.cnf").write_text(text.replace("dir = .", f"dir = {ca.directory}"))
+    manifest, _answer = copied(selector, tmp_path / "set")
+    (tmp_path / "etc" / "ca.cnf").unlink()
+    lose_all_but_keys(ca)
+    assert f"is outside {tmp_path}/etc" in refused(lambda: restored(selector, tmp_path / "set", manifest))
+    assert restored(selector, tmp_path / "set", manifest, part="configuration").changed
+    assert restored(selector, tmp_path / "set", manifest).changed and (ca.directory / "index.txt").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of others")
