@@ -82,8 +82,13 @@ def places_here(backend: FileCa) -> Places:
     return BarePlaces(backend)
 
 
-def refuse_outside(path: str, places: Places, extra: ExtraPaths, backend: FileCa, what: str) -> None:
-    """A set is no more trusted than its store: what belongs to the CA is decided here. Raises KeywardError; C(what) says what fails."""
+def refuse_outside(
+    path: str, places: Places, extra: ExtraPaths, backend: FileCa, what: str, looked_at: t.Optional[t.Set[str]] = None
+) -> None:
+    """A set is no more trusted than its store: what belongs to the CA is decided here. Raises KeywardError; C(what) says what fails.
+
+    C(looked_at): the folders whose way is known to be free of others' links.
+    """
     if path not in places and path not in extra:
         why = "which is no place of this CA as its configuration on the host describes it"
         remedy = "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar"
@@ -91,7 +96,12 @@ def refuse_outside(path: str, places: Places, extra: ExtraPaths, backend: FileCa
             why = f"which is outside {backend.directory}, and no configuration is on the host that says that it belongs to the CA"
             remedy = "Put the configuration back first (part: configuration) and look at it, or name that place as one of extra_paths"
         raise KeywardError(what, f"the set holds {path}, {why}", remedy)
-    link = leads_by(os.path.dirname(path), owner_of(backend.directory))
+    folder = os.path.dirname(path)
+    if looked_at is not None and folder in looked_at:
+        return
+    link = leads_by(folder, owner_of(backend.directory))
+    if looked_at is not None:
+        looked_at.add(folder)
     if link:
         why = f"{path} would be written through the link {link}, which others than root and the CA's owner can change"
         raise KeywardError(what, why, "Find out who made it; take it away, or take the right to write there from others")

@@ -87,6 +87,7 @@ class Restoration:
         self._when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._base: t.Optional[Base] = None
         self._places = places_here(backend)
+        self._ways: t.Optional[t.Set[str]] = set()  # folders that were looked at; None: each time anew
         self._loads: t.Dict[str, t.List[str]] = {}  # by the path of a configuration
         self._files: t.Optional[Files] = None
         self._extra, self._unnamed = ExtraPaths(order.extra_paths), 0
@@ -173,7 +174,7 @@ class Restoration:
         if item.member.part == "extra" and item.path not in self._extra:
             raise KeywardError(what, f"{item.path} leads out of what extra_paths names", "Look at the links on its way")
         if item.there != "same":
-            refuse_outside(item.path, self._places, self._extra, self._backend, what)
+            refuse_outside(item.path, self._places, self._extra, self._backend, what, self._ways)
 
     def _key_places(self) -> t.Tuple[t.Set[str], t.Tuple[str, ...]]:
         """The files of the CA's private keys, and where subscribers' keys lie."""
@@ -341,6 +342,7 @@ class Restoration:
                     continue
                 item = wanted[member.path]
                 path = item.path
+                self._ways = None
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
                     if make_directories(path, Protection(int(member.mode, 8))):
