@@ -58,13 +58,12 @@ def _lock(directory: str, what: str, deadline: float, may_lack_locks: bool) -> t
     while True:
         try:
             descriptor = _opened(directory)
-        except FileNotFoundError:
-            return None
         except OSError as exc:
             if not os.access(directory, os.W_OK | os.X_OK):
                 return None  # then nothing there is changed by this run either
-            # That of another user is gone when its holder is done, or gets the group's rights in a moment.
-            if exc.errno != errno.EACCES or time.monotonic() > deadline:
+            # That of another user is gone when its holder is done, or gets the group's rights in a moment. On a Windows share one that is
+            # being removed is for a moment neither there nor not.
+            if exc.errno not in (errno.EACCES, errno.ENOENT) or time.monotonic() > deadline:
                 remedy = "Take that file away if no task is at work there"
                 raise KeywardError(what, f"{path} can't be locked: {os_cause(exc)}", remedy) from exc
             time.sleep(0.1)
