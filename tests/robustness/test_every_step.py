@@ -32,11 +32,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from support.fake_host import FakeHost
 from support.injured import KILL, at_once, injured
 from support.openssl_ca import OpensslCa
+from support.signers import make_home
 from tools import require_tool
 
 CAMPAIGN = bool(os.environ.get("KEYWARD_CAMPAIGN"))
 ERRORS = [KILL, errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS] if CAMPAIGN else [KILL, errno.ENOSPC]
-TRIED = 1 if CAMPAIGN else 3  # of so many steps one; every error another one
+TRIED = 1 if CAMPAIGN else 7  # of so many steps one; every error another one
 PASSWORD = "correct horse battery staple 1"
 
 
@@ -47,6 +48,7 @@ class Scene:
         self.directory, self.ca = directory, OpensslCa(directory / "ca", algorithm="ed25519")
         self.keys, self.sets = directory / "keys", directory / "sets"
         self.more = directory / "more"
+        make_home(directory / "home")
         initialise(str(self.keys), "keys")
         initialise(str(self.more), "keys")
         initialise(str(self.sets), "databases")
@@ -99,8 +101,8 @@ class Scene:
         found: set[str] = set()
         for store, kind in ((self.keys, BACKUPS), (self.more, BACKUPS), (self.sets, SETS)):
             for path in itertools.chain(store.glob("*/0*Z"), store.glob("*/*/0*Z")):
-                one = read_stored(str(path), kind)
-                assert one.damage is None, path
+                one = read_stored(str(path), kind, None)
+                assert one.damage is None and one.signature, path
                 found |= one.manifest.public_keys if kind is BACKUPS else set()
         return found
 
@@ -112,7 +114,8 @@ def _digest(public_key: Any) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "scene" / "home"))
     require_tool("openssl")
     monkeypatch.setattr(_pkcs12_writer, "iterations_for", lambda _keys: 2048)
 
