@@ -13,6 +13,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import BEGINNING_OF_A_PLACE
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import MOST_HOMES, Generation, Home, homes_from_json
 
@@ -103,7 +104,7 @@ def lives(homes: t.Iterable[Home], here: Home, section: bool = True) -> bool:
 
 
 def place_text(home: Home) -> str:
-    where = home.place.get("config_file") or home.place.get("directory") or home.place.get("certificate_file") or home.place.get("name")
+    where = next((home.place[part] for part in (*BEGINNING_OF_A_PLACE, "name") if home.place.get(part)), None)
     return f"{home.host} ({where})" if where else home.host
 
 

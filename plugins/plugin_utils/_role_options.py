@@ -36,7 +36,7 @@ def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
         if not isinstance(entry, dict):
             found.append(f"entry {number} of keyward_authorities is no dictionary: write the options of one CA, by name")
             continue
-        called = entry.get("label") or entry.get("config_file") or entry.get("directory") or entry.get("name")
+        called = next((entry[name] for name in ("label", *_arguments.BEGINNING_OF_A_PLACE, "name") if entry.get(name)), None)
         which = f"entry {number} of keyward_authorities" + (f" ({called})" if called else "")
         found += [f"{which} has no option {name}{nearest(name, OPTIONS)}" for name in entry if name not in OPTIONS]
         parent = entry.get("parent")

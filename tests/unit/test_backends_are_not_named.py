@@ -17,8 +17,8 @@ UTILS, CONTROLLER = PLUGINS / "module_utils", PLUGINS / "plugin_utils"
 ROLES = PLUGINS.parent / "roles"
 # What a CA software is, and the toolbox of those that consist of files.
 OWN = {UTILS / "_backends", UTILS / "_file_ca"}
-# Lists of options, and the judgement that one software's files need.
-EXCEPTED = {UTILS / "_arguments.py", UTILS / "_backend.py", *CONTROLLER.glob("_adcs*.py")}
+# Lists of options, the judgement that one software's files need, and the command that verifies what the library refuses, whoever signed.
+EXCEPTED = {UTILS / "_arguments.py", UTILS / "_backend.py", UTILS / "_whose.py", *CONTROLLER.glob("_adcs*.py")}
 NEUTRAL = [
     path
     for folder in (UTILS, CONTROLLER, PLUGINS / "action")

@@ -208,7 +208,7 @@ def test_a_curve_that_can_not_be_read(ca: OpensslCa) -> None:
     reading = read(ca)
     assert [(g.private_key, g.encrypted_at_rest) for g in reading.generations] == [("inaccessible", False)]
     assert codes(reading) == ["key_inaccessible"]
-    assert "an elliptic curve with explicit parameters" in reading.advisories[0].message
+    assert "EC with explicit parameters" in reading.advisories[0].message
 
 
 def test_a_known_curve_with_explicit_parameters(ca: OpensslCa) -> None:
