@@ -84,6 +84,7 @@ class Restoration:
         self._restored: t.List[orders.BroughtBack] = []
         self._texts: t.Dict[str, bytes] = {}
         self._finished: t.List[Finding] = []
+        self._mended = False
         self._when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._base: t.Optional[Base] = None
         self._places = places_here(backend)
@@ -189,6 +190,10 @@ class Restoration:
         """The set's database."""
         texts = self._texts
         index = read_index(texts.get("index", b""))
+        if index.passed_over:  # a last row without its newline was never openssl's, and is a row all the same
+            self._mended = True
+            texts["index"] += b"\n"
+            index = read_index(texts["index"])
         return Numbers(
             index.by_number,
             parse_number(texts["serial"], "serial of the set") if "serial" in texts and not self._random_serials else None,
@@ -295,11 +300,8 @@ class Restoration:
                 source, before = read_file(live.path, "the database", LARGEST_INDEX), ours.rows
             else:
                 before = theirs.rows
-            texts["index"] = (
-                None
-                if result.rows == theirs.rows and base.replaced and not base.merged
-                else index_text(source, before, result.rows, base.twice)
-            )
+            verbatim = base.replaced and not base.merged and not self._mended and result.rows == theirs.rows
+            texts["index"] = None if verbatim else index_text(source, before, result.rows, base.twice)
         for part, want, our, their in (
             ("serial", result.next_serial, ours.next_serial, theirs.next_serial),
             ("crl_number", result.next_crl_number, ours.next_crl_number, theirs.next_crl_number),

@@ -121,7 +121,7 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
     rows, lines, passed_over = [], [], []
     faults: t.List[Fault] = []
     for number, text, why in _records(data):
-        fields = [field.replace("\\\t", "\t") for field in _SEPARATOR.split(text)]
+        fields = _fields(text)
         if len(fields) == 7 and fields[6] == "":  # a tab at the end is none too many
             fields.pop()
         if why:
@@ -169,6 +169,12 @@ def _records(data: bytes) -> t.Iterator[t.Tuple[int, str, str]]:
             start, record = line, b""
     if record:
         yield start, _text(record), "has no newline at its end: openssl does not read it, and it goes with its next change"
+
+
+def _fields(text: str) -> t.List[str]:
+    if "\\" not in text:
+        return text.split("\t")
+    return [field.replace("\\\t", "\t") for field in _SEPARATOR.split(text)]
 
 
 def _text(data: bytes) -> str:

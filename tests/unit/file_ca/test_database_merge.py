@@ -237,3 +237,29 @@ def test_a_restored_ca_never_gives_a_number_of_the_day_again(ca: OpensslCa, tmp_
     assert not {path.name for path in kept.iterdir()} & {path.name for path in (ca.directory / "newcerts").iterdir()} - {"1000.pem"}
     lose_all_but_keys(ca)
     restore(ca, tmp_path / "set", manifest, published=replace(published(), compared=False))
+
+
+def test_a_last_row_without_its_newline_is_not_lost_with_the_set(ca: OpensslCa, tmp_path: Path) -> None:
+    revoke(ca, "1000")
+    index = ca.directory / "index.txt"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-1])
+    manifest = make(ca, tmp_path / "set")
+    index.unlink()
+    restore(ca, tmp_path / "set", manifest)
+    assert index.read_bytes() == whole and read_index(index.read_bytes()).revoked == {0x1000}
+    assert not restore(ca, tmp_path / "set", manifest).changed
+
+
+def test_a_ca_that_draws_its_serials_only_counts_its_crls(ca: OpensslCa, tmp_path: Path) -> None:
+    """Whatever rand_serial says: openssl takes it for yes."""
+    ca.config_file.write_text(ca.config_file.read_text().replace("serial = $dir/serial", "rand_serial = no", 1))
+    (ca.directory / "serial").unlink()
+    ca.issue("drawn")
+    manifest = make(ca, tmp_path / "set")
+    assert manifest.state.next_serial is None
+    lose_all_but_keys(ca)
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert (answer.next_serial, answer.next_crl_number) == (None, "010002")
+    assert not (ca.directory / "serial").exists()
+    ca.issue("drawn.too")
