@@ -58,13 +58,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Index:
-    """An index.txt. C(lines): the number of each row's line.
+    """An index.txt. C(passed_over): rows that a person sees and openssl does not read.
 
-    C(passed_over): rows that a person sees and openssl does not read; C(faults): what it refuses or takes for something else.
+    C(faults): what it refuses or takes for something else.
     """
 
     rows: t.Tuple[Row, ...]
-    lines: t.Tuple[int, ...] = ()
     passed_over: t.Tuple[Row, ...] = ()
     faults: t.Tuple[Fault, ...] = ()
 
@@ -136,7 +135,7 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
         else:
             faults.append(Fault(number, f"has {len(fields)} columns between tabs, and a row has 6", refused=True))
     faults += faults_of(rows, lines, unique_subject)
-    return Index(tuple(rows), tuple(lines), tuple(passed_over), tuple(sorted(faults, key=lambda fault: fault.line)))
+    return Index(tuple(rows), tuple(passed_over), tuple(sorted(faults, key=lambda fault: fault.line)))
 
 
 def _records(data: bytes) -> t.Iterator[t.Tuple[int, str, str]]:
