@@ -219,6 +219,8 @@ def test_what_is_newer_is_told_by_dates_and_by_the_number() -> None:
     assert judged.reentered == (Revocation("1F", "260601000100Z", "CACompromise"),) and judged.next_crl_number == "07"
     others = [one.code for one in judged.advisories if one.code != "configuration_decides"]
     assert others == ["published_crl_newer", "crl_number_behind", "archived_keys"]
+    (said,) = [one for one in restoration(None).judged(done, exported(EXPORT)).advisories if one.code == "published_not_compared"]
+    assert "the next CRL has the number 7" in said.message and manifest().as_of in said.message, "AD CS counts its CRLs itself"
 
 
 def test_what_the_host_is_told() -> None:

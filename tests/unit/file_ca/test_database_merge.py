@@ -263,3 +263,17 @@ def test_a_ca_that_draws_its_serials_only_counts_its_crls(ca: OpensslCa, tmp_pat
     assert (answer.next_serial, answer.next_crl_number) == (None, "010002")
     assert not (ca.directory / "serial").exists()
     ca.issue("drawn.too")
+
+
+def test_an_index_that_openssl_refuses_gives_way_only_when_it_is_kept(ca: OpensslCa, tmp_path: Path) -> None:
+    manifest = make(ca, tmp_path / "set")
+    (ca.directory / "serial").write_text("2000\n")
+    index = ca.directory / "index.txt"
+    whole = index.read_bytes()
+    index.write_bytes(whole + b"\n")
+    for on_conflict in ("fail", "merge"):
+        message = refused(lambda how=on_conflict: restore(ca, tmp_path / "set", manifest, on_conflict=how))
+        assert "line 2 is empty" in message and "on_conflict: set_aside" in message
+    answer = restore(ca, tmp_path / "set", manifest, on_conflict="set_aside")
+    assert index.read_bytes() == whole and answer.next_serial == f"{0x2000 + MARGIN:06X}", "numbers never go back"
+    assert [Path(one.kept_as or "").read_bytes() for one in answer.set_aside if one.path == str(index)] == [whole + b"\n"]
