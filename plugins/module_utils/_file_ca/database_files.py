@@ -45,7 +45,7 @@ class DatabaseFiles:
     def index(self) -> Index:
         """Raises KeywardError where it can't be read; one that does not exist has no rows."""
         if self._index is None:
-            data = read_if_there(self._place_of(self.path), "the database", LARGEST_INDEX) or b""
+            data = read_if_there(self.place_of(self.path), "the database", LARGEST_INDEX) or b""
             self._index = read_index(data, self.unique_subject)
         return self._index
 
@@ -55,7 +55,7 @@ class DatabaseFiles:
         configured = None
         with contextlib.suppress(KeywardError, FileNotFoundError):
             configured = self._ca.setting("unique_subject")
-        said = attribute_in(self._place_of(attributes_of(self.path)), self.directory)
+        said = attribute_in(self.place_of(attributes_of(self.path)), self.directory)
         return is_unique_subject(said, configured)
 
     @property
@@ -101,9 +101,10 @@ class DatabaseFiles:
         return Numbers({}, *found)
 
     def _number(self, path: t.Optional[str]) -> t.Optional[int]:
-        return _number_in(self._place_of(path)) if path else None
+        return _number_in(self.place_of(path)) if path else None
 
-    def _place_of(self, path: str) -> str:
+    def place_of(self, path: str) -> str:
+        """Where a file of the database is that openssl would find under this name, had it not been stopped."""
         return path + ".new" if path in self.waiting and os.path.lexists(path + ".new") else path
 
     # --- what openssl left undone ---

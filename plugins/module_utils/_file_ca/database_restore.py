@@ -84,7 +84,7 @@ class Restoration:
         self._restored: t.List[orders.BroughtBack] = []
         self._texts: t.Dict[str, bytes] = {}
         self._finished: t.List[Finding] = []
-        self._mended = False
+        self._mended = self._undone = False
         self._when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._base: t.Optional[Base] = None
         self._places = places_here(backend)
@@ -97,8 +97,10 @@ class Restoration:
         self._random_serials = bool(self._files and self._files.random_serials)
 
     def carry_out(self) -> orders.Restored:
-        if self._files and self._files.database and not self._check:
-            self._finished = DatabaseFiles(self._backend, self._files).finish("nothing was restored")
+        if self._files and self._files.database:
+            database = DatabaseFiles(self._backend, self._files)
+            self._finished = [] if self._check else database.finish("nothing was restored")
+            self._undone = bool(database.waiting if self._check else self._finished)
         items = self._compared()
         if self._order.part == "configuration":
             items = [item for item in items if item.member.part == "configuration"]
@@ -438,7 +440,7 @@ class Restoration:
         numbers = outcome.numbers if outcome else None
         advanced = {name: hex_or_none(number) for name, number in outcome.advanced.items()} if outcome else {}
         return orders.Restored(
-            changed=bool(self._restored),
+            changed=bool(self._restored) or self._undone,
             restored=tuple(self._restored),
             set_aside=tuple(self._set_aside),
             next_serial=hex_or_none(numbers.next_serial) if numbers else manifest.state.next_serial,

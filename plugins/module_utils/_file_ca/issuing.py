@@ -62,12 +62,12 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
                 "the configuration of the CA that should sign it names no database and no new_certs_dir",
                 "Give config_file, and name them there",
             )
-        database = DatabaseFiles(ca, files)
-        finished = [] if check else database.finish(_WHAT)
+        database, finished = DatabaseFiles(ca, files), []
         issuing = _Issuing(ca, files, facts.generations, order)
         extensions = ca.subordinate(files, order.extensions)
         earlier = issued = issuing.answered(_REQUEST)
         if earlier is None:
+            finished = [] if check else database.finish(_WHAT)
             database.index.refuse(_WHAT, database.path)
             refuse_to_overwrite(database, files, facts.generations, _WHAT)
             rehearsed = issuing.rehearse(extensions)
@@ -155,14 +155,15 @@ class _Issuing:
             folder, own, key, given = (os.path.join(scratch, name) for name in ("issued", "ca.pem", "key.pem", "own.pem"))
             os.mkdir(folder, 0o700)
             settings = {"database": os.path.join(scratch, "index.txt"), "serial": os.path.join(scratch, "serial"), "new_certs_dir": folder}
+            database = DatabaseFiles(self._ca, self._files)
             for source, copy in (
                 (self._database, settings["database"]),
                 (f"{self._database}.attr", f"{settings['database']}.attr"),
                 (None if self._files.random_serials else self._files.serial, settings["serial"]),
             ):
-                if source and os.path.exists(source):
+                if source and os.path.exists(database.place_of(source)):
                     with writing("a copy of the database"):
-                        shutil.copyfile(source, copy)
+                        shutil.copyfile(database.place_of(source), copy)
             if self._files.random_serials:
                 write_new(settings["serial"], _random_serial(), 0o600)
             write_new(given, pem(self._generations[-1].certificate).encode("ascii"), 0o600)

@@ -248,7 +248,10 @@ def test_an_old_number_shows_what_was_given(ca: OpensslCa, tmp_path: Path, name:
 def test_what_openssl_left_undone_comes_before_any_set(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     stopped(ca, lambda: ca.issue("second.example.com"), ("serial", *INDEX), 3)
+    whole = exact(ca.directory)
+    assert restore(ca, tmp_path / "set", manifest, check=True).changed and exact(ca.directory) == whole
     answer = restore(ca, tmp_path / "set", manifest)
+    assert answer.changed and not restore(ca, tmp_path / "set", manifest).changed
     assert "unfinished_finished" in [one.code for one in answer.advisories]
     assert texts(ca)["serial"] == "1002\n" and "second.example.com" in texts(ca)["index.txt"]
 
@@ -259,3 +262,18 @@ def test_a_number_that_cannot_be_read_is_an_error_in_three_parts(ca: OpensslCa, 
     with pytest.raises(KeywardError) as caught:
         sent(which(ca), TellState())
     assert "serial can't be read: it holds no hexadecimal number. " in str(caught.value)
+
+
+@pytest.mark.parametrize("renames", range(7))
+def test_a_request_is_signed_after_what_was_left_undone(ca: OpensslCa, tmp_path: Path, renames: int) -> None:
+    text = ca.config_file.read_text() + "\n[ v3_subordinate_ca ]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = keyCertSign, cRLSign\n"
+    ca.config_file.write_text(text)
+    stopped(ca, lambda: ca.issue("second.example.com"), ("serial", *INDEX), renames)
+    request = tmp_path / "request.pem"
+    new = ("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-keyout", tmp_path / "key")
+    openssl(*new, "-subj", "/CN=Sub", "-out", request)
+    order = Sign(sent(which(ca), Look()).generations[-1].sha256, request.read_text())
+    whole = exact(ca.directory)
+    assert sent(which(ca), order, check=True).changed and exact(ca.directory) == whole
+    signed = sent(which(ca), order)
+    assert signed.serial == "1002" and sorted(read_index((ca.directory / "index.txt").read_bytes()).by_number) == [0x1000, 0x1001, 0x1002]
