@@ -118,7 +118,11 @@ class DatabaseFiles:
         if self.path and self._index_goes_on():
             waiting.append(self.path)
         attributes = attributes_of(self.path)
-        if self.path and (not os.path.lexists(attributes) or self.path in waiting) and _says_something(attributes + ".new"):
+        if (
+            self.path
+            and (not os.path.lexists(attributes) or self.path in waiting)
+            and _whole(attributes + ".new", "the attributes", LARGEST_NUMBER)
+        ):
             waiting.append(attributes)
         return waiting
 
@@ -176,8 +180,8 @@ def _number_in(path: str) -> t.Optional[int]:
 def _goes_on(path: str) -> bool:
     """Whether beside a number lies a whole .new that goes on from it."""
     try:
-        data = read_if_there(path + ".new", "the number", LARGEST_NUMBER)
-        if data is None or not data.endswith(b"\n"):
+        data = _whole(path + ".new", "the number", LARGEST_NUMBER)
+        if data is None:
             return False
         before = _number_in(path if os.path.lexists(path) else path + ".old")
         return before is None or parse_number(data, path) > before
@@ -186,15 +190,17 @@ def _goes_on(path: str) -> bool:
 
 
 def _whole_index(path: str) -> t.Optional[Index]:
-    data = read_if_there(path, "the database", LARGEST_INDEX)
-    if data is None or not data.endswith(b"\n"):
+    data = _whole(path, "the database", LARGEST_INDEX)
+    if data is None:
         return None
     index = read_index(data)
     return None if any(fault.refused for fault in index.faults) else index
 
 
-def _says_something(path: str) -> bool:
-    return (read_if_there(path, "the attributes", LARGEST_NUMBER) or b"").endswith(b"\n")
+def _whole(path: str, what: str, largest: int) -> t.Optional[bytes]:
+    """What openssl wrote to its end; it never makes a link. Raises KeywardError."""
+    data = None if os.path.islink(path) else read_if_there(path, what, largest)
+    return data if data is not None and data.endswith(b"\n") else None
 
 
 def _is_old(path: str) -> bool:

@@ -121,6 +121,15 @@ def test_a_new_file_that_is_not_whole_is_never_put_in_place(ca: OpensslCa, tmp_p
     assert texts(ca) == before
 
 
+def test_a_link_is_no_file_that_openssl_left(ca: OpensslCa, tmp_path: Path) -> None:
+    for name in NUMBERS:
+        (tmp_path / name).write_text("FFFF\n")
+        (ca.directory / f"{name}.new").symlink_to(tmp_path / name)
+    (tmp_path / "index").write_text(texts(ca)["index.txt"] + "E\t200101000000Z\t\t0999\tunknown\t/CN=x\n")
+    (ca.directory / "index.txt.new").symlink_to(tmp_path / "index")
+    assert not DatabaseFiles(OpensslBackend(which(ca)), OpensslBackend(which(ca)).files()).waiting
+
+
 def test_a_row_without_its_certificate_waits(ca: OpensslCa) -> None:
     """openssl was killed before it wrote the certificate: nobody has it, and the number alone is left out."""
     before, after = stopped(ca, lambda: ca.issue("second.example.com"), ("serial", *INDEX), 0)
