@@ -13,7 +13,6 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.keyward.pki.plugins.module_utils._arguments import BEGINNING_OF_A_PLACE
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import MOST_HOMES, Generation, Home, homes_from_json
 
@@ -104,7 +103,7 @@ def lives(homes: t.Iterable[Home], here: Home, section: bool = True) -> bool:
 
 
 def place_text(home: Home) -> str:
-    where = next((home.place[part] for part in (*BEGINNING_OF_A_PLACE, "name") if home.place.get(part)), None)
+    where = next(iter(home.place.values()), None)
     return f"{home.host} ({where})" if where else home.host
 
 
