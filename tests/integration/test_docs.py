@@ -217,7 +217,7 @@ def test_first_backup(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -
         "keyward_key_stores": [str(tmp_path / "keys"), str(tmp_path / "vault2" / "keys")],
         "keyward_database_stores": [str(tmp_path / "databases")],
     }
-    assert set(mine) == set(variables)
+    assert {*mine, "ansible_become"} == set(variables)
     backup = plays[1]
     result = ansible.play(
         [plays[0], backup, *plays[1:], backup],
