@@ -13,7 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl, of_each_key, rejection
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, why_inaccessible
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
@@ -66,10 +66,11 @@ class ActionModule(Task):
                 text = f"{generation.label} has expired: no CRL is signed for it"
                 advisories.append(Finding("expired_generation", text, generation.sha256))
             elif generation.private_key != "present" and told.abilities.keys_in_hand:
+                why = why_inaccessible(generation, told.advisories)
                 raise KeywardError(
                     "no CRL was signed",
-                    f"the private key of {generation.label} is {generation.private_key}",
-                    "Put it back (ca_key_restore), or give its passphrase",
+                    why or f"the private key of {generation.label} is {generation.private_key}",
+                    "Then run the task again" if why else "Put it back (ca_key_restore), or give its passphrase",
                 )
             else:
                 able.append(generation)

@@ -14,12 +14,12 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
-    KEY_INACCESSIBLE,
     Generation,
     authority_id,
     directory_name,
     generation_advisories,
     merge_generations,
+    why_inaccessible,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
@@ -218,7 +218,6 @@ class ActionModule(BackupTask):
     def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
         """Before any secret is asked for: a partial backup is a failure."""
         carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
-        told_why = {advisory.certificate: advisory.message for advisory in plan.told.advisories if advisory.code in KEY_INACCESSIBLE}
         faults, remedies = [], []
         for generation in plan.told.generations:
             if generation.public_key_sha256 in carried:
@@ -226,8 +225,8 @@ class ActionModule(BackupTask):
             if generation.exportable is False:
                 faults.append(reason("not_exportable", generation.label, certificate=generation.sha256))
                 remedies.append("A key in a token or HSM: back it up by the means of that token")
-            elif generation.sha256 in told_why:
-                faults.append(Finding("key_missing", told_why[generation.sha256], generation.sha256))
+            elif (why := why_inaccessible(generation, plan.told.advisories)) is not None:
+                faults.append(Finding("key_missing", why, generation.sha256))
                 remedies.append("Then run the task again")
             elif generation.private_key != "present":
                 faults.append(reason("key_missing", generation.label, f"on the host it is {generation.private_key}", generation.sha256))

@@ -53,7 +53,7 @@ class ActionModule(Task):
         told, self._different = self.look(), list[Finding]()
         self._before = "".join(f"generation {one.index}: {one.sha256}\n" for one in told.generations)
         if told.abilities.keys_in_hand:
-            refuse_unusable_key(told.generations[-1])
+            refuse_unusable_key(told.generations[-1], told.advisories)
         if self.options["days"] is not None and not told.abilities.takes_days:
             raise _adcs.no_days()
         root = is_root(told.generations)

@@ -227,6 +227,12 @@ def oldest_first(generations: t.Iterable[Generation]) -> t.List[Generation]:
     return sorted(by_validity, key=lambda generation: t.cast(int, numbers[generation.sha256]))
 
 
+def why_inaccessible(generation: Generation, told: t.Iterable[Finding]) -> t.Optional[str]:
+    """What was C(told) of a key that is there and can't be used; it ends with what to do."""
+    found = (one.message for one in told if one.code in KEY_INACCESSIBLE and one.certificate == generation.sha256)
+    return next(found, None)
+
+
 def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generation]) -> t.List[Generation]:
     """Every generation that is or was there, each once: indices of earlier ones stay, new ones follow, the current one is last."""
     merged = {generation.sha256: replace(generation, private_key="missing") for generation in earlier}

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of, why_inaccessible
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, fault
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
@@ -69,15 +69,20 @@ def is_root(generations: t.Sequence[Generation]) -> bool:
     return all(_x509.is_self_signed(_x509.load(generation.certificate)) for generation in same if generation.index <= current.index)
 
 
-def refuse_unusable_key(current: Generation) -> None:
-    """Raise KeywardError unless the private key is in hand. The new one is made and kept like it."""
+def refuse_unusable_key(current: Generation, told: t.Iterable[Finding] = ()) -> None:
+    """Raise KeywardError unless the private key is in hand. The new one is made and kept like it. C(told): the advisories of its host."""
     refusal = None
+    why = why_inaccessible(current, told)
     if current.exportable is False:
         refusal = ("its private key is in a token", "Renew it with the tools of the token, and keep the old certificate as cacert.<n>.pem")
     elif current.private_key == "missing":
         refusal = ("its private key is missing", "Put it back first (ca_key_restore)")
     elif current.private_key != "present" or current.key_place is None:
-        refusal = ("its private key can't be used", "Give private_key_passphrase, or become a user that may read the key")
+        refusal = (
+            (why, "Then run the task again")
+            if why
+            else ("its private key can't be used", "Give private_key_passphrase, or become a user that may read the key")
+        )
     if refusal:
         raise KeywardError(f"the CA {current.subject} can't be renewed", *refusal)
 

@@ -21,11 +21,12 @@ class Words(t.NamedTuple):
     changed: str
     would: str
     nothing: str
+    failed: str = "failed"
 
 
 WORDS = {
-    "ca_install": Words("the CA", "installed", "would be installed", ""),
-    "ca_renew": Words("the CA", "renewed", "would be renewed", "not due for renewal"),
+    "ca_install": Words("the CA", "installed", "would be installed", "", "was not installed"),
+    "ca_renew": Words("the CA", "renewed", "would be renewed", "not due for renewal", "was not renewed"),
     "ca_key_backup": Words("keys", "backed up", "would be backed up", "not due"),
     "ca_key_backup_info": Words("backups", "", "", ""),
     "ca_key_restore": Words("keys", "put back", "would be put back", "in place"),
@@ -68,7 +69,7 @@ def _parts(ran: t.Sequence[tuple[str, Result]], check: bool) -> dict[str, str]:
     for module, result in ran:
         words = WORDS[module]
         if result.get("failed"):
-            rank, text = 2, "failed"
+            rank, text = 2, words.failed
         elif result.get("changed"):
             rank, text = 1, "" if result.get("pending") else words.would if check else words.changed
         else:

@@ -42,7 +42,8 @@ def test_the_first_cause_is_told_and_not_its_consequences() -> None:
     done = said(("ca_renew", renewal), ("ca_crl", crl), ("ca_database_backup", database), failure="what was last")
     assert done["level"] == "red" and "what was last" not in done["line"]
     assert done["line"] == (
-        "The CA on ca1: the CA failed, CRLs failed, database failed: the CA can't be renewed: the passphrase is wrong. Give the right one; "
+        "The CA on ca1: the CA was not renewed, CRLs failed, database failed: "
+        "the CA can't be renewed: the passphrase is wrong. Give the right one; "
         "no CRL was signed; nothing was stored: the disk is full. Make room"
     )
     assert said(failure="what is no step")["line"].endswith(": what is no step")

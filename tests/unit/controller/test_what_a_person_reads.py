@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
@@ -67,6 +68,10 @@ def test_a_key_without_its_passphrase_is_named_with_that_remedy_alone(ca: Openss
     message = back_up(ca, stores / "keys", password=PASSWORD)["msg"]
     assert f"{key} of generation 0" in message and "it is encrypted at rest. Give private_key_passphrase" in message
     assert "HSM" not in message and "older" not in message
+    renewal = {"config_file": str(ca.config_file), "reuse_key": True, "remaining_days": 40000, "private_key_passphrase": "another"}
+    for action, options in ((CaRenew, renewal), (CaCrl, {"config_file": str(ca.config_file), "private_key_passphrase": "another"})):
+        told = FakeHost().run(action, options)["msg"]
+        assert f"{key} of generation 0" in told and "the passphrase does not open it. Give the right private_key_passphrase" in told
 
 
 def test_a_diff_shows_what_was_before(ca: OpensslCa, stores: Path) -> None:
