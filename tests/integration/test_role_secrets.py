@@ -22,7 +22,7 @@ def test_no_playbook_prints_a_secret(ansible: Ansible, tmp_path: Path, verbosity
     root, issuing = tmp_path / "root", tmp_path / "issuing"
     stores = make_stores(ansible, tmp_path)
     canaries = Canaries()
-    hidden = {name: f"canary-{secrets.token_urlsafe(24)}" for name in ("password", "root passphrase", "issuing passphrase", "wrong")}
+    hidden = {name: f"canary-{secrets.token_urlsafe(24)}" for name in ("password", "root passphrase", "issuing passphrase", "wrong", "new")}
     for name, secret in hidden.items():
         canaries.add(name, secret)
     parent = {
@@ -41,8 +41,9 @@ def test_no_playbook_prints_a_secret(ansible: Ansible, tmp_path: Path, verbosity
     variables = {**stores, "keyward_password": hidden["password"], "keyward_reuse_key": False, "keyward_authorities": authorities}
     said = []
 
-    def run(name: str, rc: int = 0, **more: str) -> None:
-        result = playbook(ansible, name, {"ca": ansible.local(**{**variables, **more})}, rc=rc, verbosity=verbosity, diff=True)
+    def run(name: str, rc: int = 0, typed: dict[str, str] | None = None, **more: str) -> None:
+        hosts = {"ca": ansible.local(**{**variables, **more})}
+        result = playbook(ansible, name, hosts, rc=rc, verbosity=verbosity, diff=True, extra_vars=typed)
         said.append((name, f"{result.stdout}{result.stderr}{result.results}"))
 
     run("install")
@@ -52,10 +53,12 @@ def test_no_playbook_prints_a_secret(ansible: Ansible, tmp_path: Path, verbosity
     for directory, passphrase in ((root, "root passphrase"), (issuing, "issuing passphrase")):
         canaries.add_private_key(f"the new key of {directory.name}", directory / "private" / "cakey.pem", hidden[passphrase])
     run("key_backup", rc=2, keyward_password=hidden["wrong"])
-    run("database_backup")
+    run("nightly")
+    run("verify", typed={"keyward_password": hidden["password"]})
     shutil.rmtree(issuing)
     run("restore")
-    assert canaries.add_bundles(tmp_path / "keys") == 4, "two of each authority, after its installation and after its renewal"
+    run("password", typed={"keyward_password": hidden["password"], "keyward_new_password": hidden["new"]})
+    assert canaries.add_bundles(tmp_path / "keys") == 6, "of each authority after its installation, its renewal, and with its new password"
     leaks = [(name, secret) for name, text in said for secret in canaries.find(text)]
     assert not leaks, leaks
     assert not [secret for secret, _path in canaries.find_in_files([tmp_path / "databases"])], "nor does a set hold one"
