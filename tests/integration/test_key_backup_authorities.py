@@ -124,7 +124,6 @@ def test_files_that_no_configuration_tells_are_stated(ansible: Ansible, openssl_
     assert manifest(folder)["generations"][0]["key_place"]["path"] == str(elsewhere / "ca-2019.key")
     assert manifest(folder)["authority"]["place"] == {
         "directory": str(ca.directory),
-        "name": "cacert.pem",
         "certificate_file": str(ca.certificate),
         "private_key_file": str(ca.private_key),
     }

@@ -196,8 +196,9 @@ class FileCa:
     def place_of(self, files: Files) -> t.Dict[str, str]:
         """The options that lead to this CA, wherever a task runs: its configuration, or where there is none its files."""
         stated = self.selector
-        place = {"config_file": self.config_file, "directory": self.directory, "name": files.section}
         told = self.FIXED or self.config_file
+        # Without a configuration there is no section: it may get one later.
+        place = {"config_file": self.config_file, "directory": self.directory, "name": files.section if told else stated.name}
         if stated.certificate_file or not told:
             place["certificate_file"] = files.certificate
         if stated.private_key_file or not told:

@@ -158,6 +158,21 @@ def test_root_and_subordinate_on_one_host_one_of_them_lost(fleet: Fleet, tmp_pat
     assert "no backup was found" in refused["msg"], "it is nobody's home"
 
 
+def test_a_home_that_was_recorded_before_the_configuration_existed(fleet: Fleet, tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "early", name="Example Early", algorithm="ed25519")
+    stated = {"config_file": None, "certificate_file": str(ca.certificate), "private_key_file": str(ca.private_key)}
+    early = fleet.does(CaKeyBackup, "ca1", ca, directory=str(ca.directory), **stated)["authority"]["id"]
+    for which in ({}, {"name": "CA_default"}):
+        assert fleet.does(CaKeyBackup, "ca1", ca, **which)["authority"]["id"] == early
+        shutil.rmtree(ca.directory / "private")
+        ca.certificate.unlink()
+        (ca.directory / "private").mkdir(mode=0o700)
+        assert fleet.does(CaKeyRestore, "ca1", ca, **which)["authority"]["id"] == early and ca.private_key.exists()
+    ca.renew_in_place()
+    renewed = fleet.does(CaKeyBackup, "ca1", ca, name="CA_default")
+    assert renewed["changed"] and renewed["authority"]["id"] == early
+
+
 # --- named -----------------------------------------------------------------------------------------------------------
 
 
