@@ -209,7 +209,7 @@ class ActionModule(DatabaseTask):
             name = f"{above}/{_databases.directory_of(database, authority)}"
             every = every or [one for store in stores for one in store.series() if one.authority == above]  # whose manifests don't read
         series = {store.path: store.one(name) for store in stores}
-        return Known(name, database, identity, series, every, homes, change, found.advisories)
+        return Known(name, database, identity, series, every, homes, change, (*found.advisories, *self.unread))
 
     def _compared(self, told: StateTold, known: Known, stores: t.Sequence[Store | HostStore]) -> list[Finding]:
         """What is to be said of this database's sets beside what was remembered. Raises KeywardError where they are less."""

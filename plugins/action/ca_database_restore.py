@@ -263,7 +263,7 @@ class ActionModule(DatabaseTask):
             "advanced": dict(vars(done.advanced)) if done.advanced else None,
             "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
             "reasons": [],
-            "advisories": findings(self._remembered, done.advisories),
+            "advisories": findings(self.unread, self._remembered, done.advisories),
         }
         if self._task.diff:
             telling = [one.message for one in done.advisories if one.code in DECIDING]

@@ -211,7 +211,7 @@ advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(another_ca_at_home),
-      V(unknown_signer), V(forked), V(not_remembered), V(unfinished_issue),
+      V(key_store_not_read), V(unknown_signer), V(forked), V(not_remembered), V(unfinished_issue),
       V(unfinished_finished) (openssl was killed between two renames, and its whole file was put in place),
       V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,
       V(fewer_entries).

@@ -211,8 +211,20 @@ class DatabaseTask(HomeTask):
 
     @functools.cached_property
     def _backups(self) -> list[KnownAuthority]:
-        """What backups of keys tell of authorities."""
-        return known_authorities(named_stores(self.options["key_stores"] or (), BACKUPS, self.signers))[0]
+        """What backups of keys tell of authorities. A store that can't be read stops no database: its sets tell, and that is said."""
+        found: list[Store] = []
+        for path in self.options["key_stores"] or ():
+            try:
+                found += named_stores([path], BACKUPS, self.signers)
+            except KeywardError as exc:
+                text = f"{exc} Until then the sets alone say where the CA lives"
+                self.unread.append(Finding("key_store_not_read", text))
+        return known_authorities(found)[0]
+
+    @functools.cached_property
+    def unread(self) -> list[Finding]:
+        """Why stores of key backups say nothing."""
+        return []
 
     def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
         keys = {generation.public_key_sha256 for generation in generations}

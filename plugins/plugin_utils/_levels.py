@@ -67,6 +67,7 @@ LEVELS = {
         "index_passed_over",
         "issued_not_verified",
         "key_storage_changed",
+        "key_store_not_read",
         "key_without_certificate",
         "may_not_sign_crls",
         "moved",

@@ -223,3 +223,15 @@ def test_a_store_of_the_host_knows_its_home_too(tmp_path: Path) -> None:
     assert codes(fleet.back_up("ca1", fleet.a, **here)) == ["not_at_home"] and not fleet.back_up("ca9", fleet.a, **here)["changed"]
     (fleet.a.directory / "index.txt").unlink()
     assert fleet.restore("ca9", fleet.a, **here)["changed"]
+
+
+def test_a_store_of_keys_that_is_not_mounted_stops_no_database(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, True)
+    (tmp_path / "keys").rename(tmp_path / "away")
+    fleet.a.issue("more")
+    stored = fleet.back_up("ca1", fleet.a)
+    assert stored["changed"] and "key_store_not_read" in codes(stored, "advisories")
+    assert codes(fleet.back_up("ca9", fleet.clone(fleet.a))) == ["not_at_home"], "the sets tell it as well"
+    (fleet.a.directory / "index.txt").unlink()
+    back = fleet.restore("ca1", fleet.a)
+    assert back["changed"] and "key_store_not_read" in codes(back, "advisories")
