@@ -422,7 +422,10 @@ class BackupTask(HomeTask):
                 f"{self.NAME} can't run", "it needs either backup or stores", "Give the backup's path, or the stores to look in"
             )
         if given is not None:
-            one = GivenBackup(given, self.signers)
+            one, said = GivenBackup(given, self.signers), self.options.get("authority_id")
+            if said is not None and one.stored and not str(one.stored.manifest.authority.id).startswith(said):
+                why = f"authority_id names {said}, and the backup is of {one.stored.manifest.authority.id}"
+                raise KeywardError("nothing was restored", why, "Give one of them, or those that fit")
             if one.stored and one.stored.doubt and not self.PROVES_UNVOUCHED:
                 raise KeywardError(
                     f"the backup {given[0]} is not used",

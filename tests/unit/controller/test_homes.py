@@ -251,6 +251,8 @@ def test_a_restore_elsewhere_is_a_copy_unless_a_person_says_that_it_lives_there(
         assert done["changed"] and "new" in [home["host"] for home in done["homes"]] and len(fleet.stored) == len(before) + store
         assert not fleet.does(CaKeyRestore, "new", new, **how, **said)["changed"]
         assert not fleet.does(CaKeyBackup, "new", new)["changed"]
+    wrong = fleet.does(CaKeyRestore, "new", new, stores=None, backup=backup, authority_id=fleet.ids["b"])
+    assert f"and the backup is of {fleet.ids['a']}" in wrong["msg"]
     (alone,) = (path for path in [tmp_path / "alone.p12"])
     shutil.copy(next(Path(backup).rglob("*.p12")), alone)
     refused = fleet.does(CaKeyRestore, "new", new, stores=None, backup=str(alone), move=True)
