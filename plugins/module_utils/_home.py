@@ -103,7 +103,7 @@ def lives(homes: t.Iterable[Home], here: Home, section: bool = True) -> bool:
 
 
 def place_text(home: Home) -> str:
-    where = next(iter(home.place.values()), None)
+    where = next((value for part, value in home.place.items() if part != "backend"), None)
     return f"{home.host} ({where})" if where else home.host
 
 

@@ -64,8 +64,10 @@ def test_module_executions_of_a_host(ansible: Ansible, store: Path, openssl_ca: 
     moved = OpensslCa(tmp_path / "moved", name="Example Root CA")
     for name in ("cacert.pem", "private/cakey.pem"):
         shutil.copy(openssl_ca.directory / name, moved.directory / name)
-    assert run(moved) == (1, False), "moved to another directory"
-    assert run(moved, "other", elsewhere) == (1, False), "moved to another host"
+    named = {"authority_id": min(store.glob("example-root-ca-*")).name.rpartition("-")[2], "move": True}
+    for host, on in (("ca", python), ("other", elsewhere)):
+        assert run(moved, host, on, **named) == (1, True), "moved to another directory, and to another host"
+        assert run(moved, host, on) == (1, False), "nothing due where it lives now"
 
 
 def test_connections_over_ssh(ansible: Ansible, store: Path, openssl_ca: OpensslCa, sshd: SshServer, tmp_path: Path) -> None:

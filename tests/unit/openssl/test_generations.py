@@ -181,7 +181,7 @@ def test_without_a_configuration(three: OpensslCa) -> None:
     reading = OpensslBackend(which).facts()
     assert [g.sha256 for g in reading.generations] == [g.sha256 for g in read(three).generations]
     assert (reading.authority.name, reading.authority.directory) == ("cacert.pem", str(three.directory))
-    assert set(reading.authority.place) == {"directory", "name", "certificate_file", "private_key_file"}
+    assert set(reading.authority.place) == {"directory", "certificate_file", "private_key_file"}
     assert vars(reading.database) == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None}
 
     bare = Selector(certificate_file=str(three.certificate), private_key_file=str(three.private_key), name="ours")
