@@ -52,6 +52,7 @@ LEVELS = {
         "certificate_unreadable",
         "certificate_without_row",
         "certutil_failed",
+        "configuration_decides",
         "configuration_loads_code",
         "crl_number_behind",
         "crl_rejected",

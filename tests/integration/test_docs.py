@@ -26,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._verdict import REASON
 from support.ansible_run import Ansible, Result
 from support.guides import DOCS, ROOT, blocks, guide, guide_blocks
 from support.openssl_ca import OpensslCa, openssl
+from support.plays import fingerprint
 from tools import require_tool
 
 PASSWORD = "a password of some length, 4711"
@@ -314,7 +315,7 @@ def with_paths(content: Any, paths: Mapping[str, str]) -> Any:
         return [with_paths(one, paths) for one in content]
     if isinstance(content, dict):
         return {name: with_paths(one, paths) for name, one in content.items()}
-    if isinstance(content, str) and content.startswith("/"):
+    if isinstance(content, str) and (content.startswith("/") or content in paths):
         return paths[content]
     return content
 
@@ -343,6 +344,7 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
         "/media/safe/root-ca.p12": str(by_hand),
         "/etc/pki/new/openssl.cnf": str(tmp_path / "new" / "openssl.cnf"),
         "/etc/pki/root/openssl.cnf": str(tmp_path / "new" / "openssl.cnf"),
+        "0123456789abcdef": fingerprint(openssl_ca.certificate)[:16],
         "/srv/published/crl.pem": str(openssl_ca.sign_crl()),
     }
     (readme,) = blocks(ROOT / "README.md", "yaml")

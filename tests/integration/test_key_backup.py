@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from support.ansible_run import Ansible, Result
 from support.openssl_ca import OpensslCa
 from support.plays import (
@@ -369,11 +369,11 @@ def test_what_can_not_be_backed_up_is_refused_and_nothing_is_written(ansible: An
         "another kind of store": "it is a store for databases, not for keys",
         "a store open to the world": "every user of the machine can enter it",
         "a damaged marker": "its marker keyward-store.json is damaged",
-        "encrypted": "on the host it is inaccessible",
-        "encrypted, in check mode": "on the host it is inaccessible",
-        "another passphrase": "on the host it is inaccessible",
+        "encrypted": "it is encrypted at rest",
+        "encrypted, in check mode": "it is encrypted at rest",
+        "another passphrase": "the passphrase does not open it",
         "a key is missing": "on the host it is missing",
-        "a key that can't be read": "on the host it is inaccessible",
+        "a key that can't be read": "it is no regular file",
         "no such CA": "it does not exist",
         "a loop": "links lead in a circle",
         "no place": "no place was named",
@@ -413,8 +413,7 @@ def _start_together(
     ansible: Ansible, tasks: list[dict[str, Any]], store: Path, passwords: Sequence[str] = (PASSWORD, PASSWORD)
 ) -> list[Result]:
     """Two controllers run the tasks; neither may store before both have written their backup apart."""
-    with (store / "keyward-store.json").open("rb") as marker:
-        fcntl.flock(marker, fcntl.LOCK_EX)
+    with locked([str(store)], "this test waits"):
         runs = [ansible.start(tasks, extra_vars={"own_password": password}) for password in passwords]
         deadline = time.monotonic() + 60
         while len(list(store.glob(".*.new/authority.p12"))) < 2:

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.ansible_run import Ansible
+from support.ansible_run import Ansible, Result
 from support.openssl_ca import OpensslCa
 from support.plays import PASSWORD
 from support.roles import changed, playbook, ran
+
+
+def summary(result: Result) -> list[str]:
+    """What a playbook says at its end, once for all hosts."""
+    (said,) = (one for results in result.results.values() for one in results if one.task.endswith("Say what became of all CAs") and "msg" in one)
+    return list(said["msg"])
 
 
 def test_a_night_and_what_a_person_does(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
@@ -27,9 +33,9 @@ def test_a_night_and_what_a_person_does(ansible: Ansible, openssl_ca: OpensslCa,
     assert (ran(night, "ca_key_backup", "b"), ran(night, "ca_database_backup", "b")) == ([True], [True])
     failed = night.failed("a")["msg"]
     assert failed.count("it does not exist") == 1 and "keys failed, database failed" in failed
-    said = night.task("Say what became of all CAs", "a")["msg"]
-    assert said[0].startswith("2 CAs on 2 hosts: 1 red, 0 with warnings, 1 fine") and said[1].startswith("red: ")
-    assert said[2] == "The sound one on b: keys backed up, database backed up, 1 of 1 generations covered"
+    said = summary(night)
+    assert said[0].startswith("2 CAs on 2 hosts: 1 red") and said[1].startswith("red: ")
+    assert "The sound one on b: keys backed up, database backed up, 1 of 1 generations covered" in said[2]
 
     # A key that is gone changes the outcome, though the backup holds it.
     openssl_ca.private_key.rename(tmp_path / "cakey.away")

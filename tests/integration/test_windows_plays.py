@@ -27,6 +27,7 @@ def test_the_plays_for_real_cas(collections: Path, tmp_path: Path) -> None:
         "keyward_password": PASSWORD,
         "keyward_test_record": str(tmp_path / "record"),
         "keyward_test_settle": 4,
+        "keyward_test_policy": str(host.system_root / "CAPolicy.inf"),
     }
 
     def run(name: str) -> None:

@@ -13,6 +13,7 @@ from support.canaries import Canaries
 from support.host_python import HostPython
 from support.leaks import INVITING_CFG, INVITING_ENV, canary, lose, task
 from support.openssl_ca import OpensslCa
+from support.signers import make_home
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,8 @@ def test_a_killed_run_leaves_no_secret_behind(
     ansible.play(first, **whole).ok()
     run = ansible.start(
         [task("killed", module, options)],
-        hosts={"ca": ansible.local(python.program)},
-        env={**INVITING_ENV, "TMPDIR": str(host_tmp), "HOME": str(host_tmp)},
+        hosts={"testhost": ansible.local(python.program)},
+        env={**INVITING_ENV, "TMPDIR": str(host_tmp), "HOME": str(make_home(host_tmp / "home"))},
         cfg=INVITING_CFG,
         verbosity=5,
         **whole,

@@ -56,7 +56,7 @@ ODD = [
 
 def odd(data: bytes, chance: random.Random) -> bytes:
     """The same with something odd in it: cut, doubled, a bit turned, a field replaced."""
-    at, to = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+    at, to = sorted(chance.randrange(len(data) + 1) for _number in range(2))
     how = chance.randrange(7)
     if how == 0:
         return data[:at]
