@@ -45,7 +45,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases impor
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 # Advisories on what a set decides, where it takes the place of what is lost: in the diff, too.
-DECIDING = (_adcs_sets.DECIDES, "configuration_loads_code")
+DECIDING = ("configuration_decides", "configuration_loads_code")
 
 
 class ActionModule(DatabaseTask):

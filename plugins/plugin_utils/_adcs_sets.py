@@ -62,7 +62,6 @@ _OF_THE_HOST = {
         "SetupStatus",
     )
 }
-DECIDES = "configuration_decides"  # code of a finding
 _CONFIGURATION = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration"
 # What decides whom the CA serves and obeys, what it issues, and where SYSTEM writes.
 _DECIDING = {
@@ -359,7 +358,7 @@ def for_another_host(
         if value and decides:
             name = f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}"
             text = f"{name} decides {decides}; the set has {_readable(line[value.end() :])[:_LONGEST_SHOWN]}"
-            findings.append(Finding(DECIDES, f"the registry value {text}"))
+            findings.append(Finding("configuration_decides", f"the registry value {text}"))
         if value and old_computer.lower() != new_computer.lower() and old_computer.lower() in _readable(line[value.end() :]).lower():
             named.append(f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}")
     findings += [
