@@ -15,7 +15,9 @@ from support.roles import changed, playbook, ran
 
 def summary(result: Result) -> list[str]:
     """What a playbook says at its end, once for all hosts."""
-    (said,) = (one for results in result.results.values() for one in results if one.task.endswith("Say what became of all CAs") and "msg" in one)
+    (said,) = (
+        one for results in result.results.values() for one in results if one.task.endswith("Say what became of all CAs") and "msg" in one
+    )
     return list(said["msg"])
 
 
