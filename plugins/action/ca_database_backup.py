@@ -188,6 +188,7 @@ class ActionModule(DatabaseTask):
         """What the stores hold of the host's database; a new id where they hold nothing of it. Raises KeywardError."""
         home = told.authority.home
         known, sets = self._known_in(stores)
+        self.say_forgotten_keys(told.generations)
         found = self.stand(known, told)
         self.refuse_elsewhere("nothing was backed up", found, told)
         record, own = found.known, sets_of(found.known, sets)

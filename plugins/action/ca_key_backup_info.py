@@ -12,7 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._home import Standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
-from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, reason, uncovered
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
@@ -51,7 +51,7 @@ class ActionModule(BackupTask):
             "under_previous_password": _under_previous_password(match) if match else [],
             "homes": [home.as_json() for home in match.homes] if match else [],
             "due": bool(due_for or not newest or elsewhere) if told or match else None,
-            "age": int((now() - parse_time(newest.manifest.created)).total_seconds()) if newest else None,
+            "age": _age(newest) if newest else None,
             "reasons": findings(
                 elsewhere,
                 (reason("generation_missing", f"the newest backup, {g.label}", certificate=g.sha256) for g in due_for),
@@ -100,6 +100,11 @@ class ActionModule(BackupTask):
             return None, [Finding("nothing_on_host", str(exc))]
         except KeywardError as exc:
             return None, [Finding("authority_unreadable", str(exc))]
+
+
+def _age(backup: Stored) -> int:
+    moment = now()
+    return int((moment - at_most_now(backup.manifest.created, moment)).total_seconds())
 
 
 def _listed(known: KnownAuthority, backup: Stored, expected: t.Sequence[Generation]) -> Result:

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking, SetManifest, State
-from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, parse_time
 
 SET_REASONS = {
     "no_set": "no intact set of this database is stored",
@@ -25,7 +25,6 @@ SET_REASONS = {
     "configuration_changed": "the configuration has changed since the newest set",
     "max_age": "the newest set is older than max_age",
 }
-_CLOCKS_DIFFER = timedelta(minutes=10)
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
 
 
@@ -48,9 +47,7 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
         found.append(_set_reason("database_changed"))
     if state.configuration != newest.state.configuration:
         found.append(_set_reason("configuration_changed"))
-    created = parse_time(newest.created)
-    # One from a clock that was ahead counts as infinitely old: until then it would not grow old at all.
-    if max_age is not None and (created - now > _CLOCKS_DIFFER or now - created > timedelta(seconds=max_age)):
+    if max_age is not None and now - at_most_now(newest.created, now) > timedelta(seconds=max_age):
         found.append(_set_reason("max_age"))
     return found
 
@@ -115,5 +112,5 @@ def fewer_entries(state: State, newest: SetManifest) -> t.List[Finding]:
 
 
 def is_old(created: str, days: int, now: datetime) -> bool:
-    """Whether a set is older than C(keep_days); one from a clock that was ahead is not."""
+    """Whether a set is older than C(keep_days). One from a clock that was ahead is not: in doubt, it stays."""
     return now - parse_time(created) >= timedelta(days=days)

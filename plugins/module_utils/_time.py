@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+_CLOCKS_DIFFER = timedelta(minutes=10)
 _FORM = "%Y-%m-%dT%H:%M:%SZ"  # ISO 8601
 
 
@@ -29,6 +30,13 @@ def format_time(moment: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """The other way. Raises ValueError, TypeError."""
     return datetime.strptime(text, _FORM)
+
+
+def at_most_now(text: str, moment: datetime) -> datetime:
+    """A time that was stored, judged at a moment. One that has not come counts as infinitely old: a clock was ahead, or somebody wants
+    what is old to look new. Raises ValueError, TypeError."""
+    stored = parse_time(text)
+    return datetime.min if stored - moment > _CLOCKS_DIFFER else min(stored, moment)
 
 
 def now_text() -> str:

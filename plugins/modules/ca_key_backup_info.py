@@ -114,7 +114,9 @@ due:
   returned: success
   type: bool
 age:
-  description: Seconds since the newest backup was made. V(null) where there is none.
+  description:
+    - Seconds since the newest backup was made. V(null) where there is none.
+    - One whose time has not come counts as older than anything, for a clock was ahead, or somebody changed it.
   returned: success
   type: int
 

@@ -211,15 +211,33 @@ class DatabaseTask(HomeTask):
 
     @functools.cached_property
     def _backups(self) -> list[KnownAuthority]:
-        """What backups of keys tell of authorities. A store that can't be read stops no database: its sets tell, and that is said."""
+        """What backups of keys tell of authorities. A store that can't be read, or holds less than before, stops no database: its sets
+        tell, and that is said."""
         found: list[Store] = []
         for path in self.options["key_stores"] or ():
             try:
-                found += named_stores([path], BACKUPS, self.signers)
+                stores = named_stores([path], BACKUPS, self.signers)
+                self.memory.refuse_other_stores(stores)
+                found += stores
             except KeywardError as exc:
-                text = f"{exc} Until then the sets alone say where the CA lives"
-                self.unread.append(Finding("key_store_not_read", text))
-        return known_authorities(found)[0]
+                self._say_unread(exc)
+        return [one for one in known_authorities(found)[0] if not self._say_unread(self._less_than_before(one))]
+
+    def _less_than_before(self, one: KnownAuthority) -> KeywardError | None:
+        """The newest tells it at once, where all is well."""
+        newest = self.memory.rolled_back(BACKUPS.name, one.id, [one.latest])
+        return self.memory.rolled_back(BACKUPS.name, one.id, one.signed) if newest else None
+
+    def say_forgotten_keys(self, generations: t.Iterable[Generation]) -> None:
+        """Where backups of its keys were there before, and no store that is given has one."""
+        keys = {generation.public_key_sha256 for generation in generations}
+        if self.options["key_stores"] and not self.unread and not any(keys & one.public_keys for one in self._backups):
+            self._say_unread(self.memory.forgotten_by_stores(BACKUPS.name, keys))
+
+    def _say_unread(self, why: KeywardError | None) -> bool:
+        if why:
+            self.unread.append(Finding("key_store_not_read", f"{why} Until then the sets alone say where the CA lives"))
+        return why is not None
 
     @functools.cached_property
     def unread(self) -> list[Finding]:

@@ -12,6 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, lives
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, now
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
 
 
@@ -45,7 +46,8 @@ class KnownDatabases:
 
     @property
     def _last(self) -> Stored:
-        return max(self.latest, key=lambda one: (one.manifest.created, one.rank))
+        moment = now()
+        return max(self.latest, key=lambda one: (at_most_now(one.manifest.created, moment), one.rank))
 
     @property
     def id(self) -> str:

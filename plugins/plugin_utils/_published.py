@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
-from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, asn1_time, at_most_now, now
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, issued_in, unverified, whose_crl
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
@@ -72,12 +72,12 @@ class Seen:
 
     def revoked_since(self, manifest: SetManifest) -> list[Revoked]:
         """Each certificate once."""
-        as_of = parse_time(manifest.as_of)
+        as_of = at_most_now(manifest.as_of, now())
         return list({one.serial: one for crl in self.crls for one in crl.revoked if one.at > as_of}.values())
 
     def newer_than(self, manifest: SetManifest, backdated: timedelta) -> list[Finding]:
         """By dates, for a database that can't be looked into. C(backdated): by so much the CA lets certificates begin earlier."""
-        as_of = parse_time(manifest.as_of)
+        as_of = at_most_now(manifest.as_of, now())
         following = int(manifest.state.next_crl_number, 16) if manifest.state.next_crl_number else None
         newer = []
         for crl in self.crls:
@@ -86,7 +86,7 @@ class Seen:
                 what = f"CRL number {crl.number:X}" if crl.number is not None else "a CRL"
                 text = f"a published CRL is newer than the set: {what}, {later} revocations after it"
                 newer.append(Finding("published_crl_newer", text))
-        issued = [f"{one.serial:X} ({one.where})" for one in self.issued if one.begins > as_of - backdated]
+        issued = [f"{one.serial:X} ({one.where})" for one in self.issued if after(one.begins, backdated) > as_of]
         if issued:
             text = f"{len(issued)} certificates were issued after the set was made: {', '.join(issued[:5])}"
             newer.append(Finding("published_certificates_newer", text))

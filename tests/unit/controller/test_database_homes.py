@@ -10,81 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
-from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
-from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
-from support.fake_host import FakeHost
+from support.estate import Fleet, codes, showing
 from support.openssl_ca import OpensslCa
-
-PASSWORD = "correct horse battery staple 1"
-
-
-class Fleet:
-    """Two CAs with one certificate each that they issued, on ca1 and ca2; their stores. C(host_store): the sets are in one of each host."""
-
-    def __init__(self, directory: Path, with_keys: bool) -> None:
-        self.directory, self.with_keys = directory, with_keys
-        initialise(str(directory / "keys"), "keys")
-        initialise(str(directory / "sets"), "databases")
-        self.a = OpensslCa(directory / "a", name="Example A", algorithm="ed25519")
-        self.b = OpensslCa(directory / "b", name="Example B", algorithm="ed25519")
-        self.ids = {}
-        for name, host, ca in (("a", "ca1", self.a), ("b", "ca2", self.b)):
-            ca.issue("www")
-            if with_keys:
-                self.keys(host, ca)
-            self.ids[name] = self.back_up(host, ca)["authority"]["id"]
-
-    def keys(self, host: str, ca: OpensslCa, **said: Any) -> dict[str, Any]:
-        given = {"config_file": str(ca.config_file), "stores": [str(self.directory / "keys")], "password": PASSWORD}
-        return FakeHost(host).run(CaKeyBackup, {**given, **said})
-
-    def back_up(self, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
-        return self._does(CaDatabaseBackup, host, ca, **said)
-
-    def restore(self, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
-        return self._does(CaDatabaseRestore, host, ca, **said)
-
-    def _does(self, task: Any, host: str | FakeHost, ca: OpensslCa, **said: Any) -> dict[str, Any]:
-        given: dict[str, Any] = {"config_file": str(ca.config_file), "stores": [str(self.directory / "sets")]}
-        if self.with_keys:
-            given["key_stores"] = [str(self.directory / "keys")]
-        given.update(said)
-        one = FakeHost(host) if isinstance(host, str) else host
-        return one.run(task, {name: value for name, value in given.items() if value is not None})
-
-    def clone(self, ca: OpensslCa, name: str = "clone") -> OpensslCa:
-        copy = OpensslCa(self.directory / name, name=ca.name, algorithm="ed25519")
-        shutil.copytree(ca.directory, copy.directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("openssl.cnf"))
-        return copy
-
-    @property
-    def sets(self) -> list[str]:
-        return sorted(str(path.relative_to(self.directory)) for path in (self.directory / "sets").rglob("manifest.json"))
 
 
 @pytest.fixture(params=[True, False], ids=["key stores tell", "sets alone tell"])
 def fleet(tmp_path: Path, request: pytest.FixtureRequest) -> Fleet:
     return Fleet(tmp_path, request.param)
-
-
-def codes(result: dict[str, Any], kind: str = "reasons") -> list[str]:
-    return [one["code"] for one in result[kind]]
-
-
-def showing(host: str, *cas: OpensslCa, private_key: str = "present") -> FakeHost:
-    """A host that shows these certificates as its own, and says that it has their keys."""
-    fake = FakeHost(host)
-
-    def forged(_order: str, answer: dict[str, Any]) -> dict[str, Any]:
-        if not answer.get("generations"):
-            return answer
-        one = {**answer["generations"][0], "private_key": private_key}
-        return {**answer, "generations": [{**one, "certificate": ca.certificate.read_text(), "index": n} for n, ca in enumerate(cas)]}
-
-    fake.forge = forged
-    return fake
 
 
 def test_of_a_clone_no_set_is_stored_and_its_original_is_served(fleet: Fleet) -> None:

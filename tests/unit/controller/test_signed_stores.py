@@ -21,57 +21,16 @@ from ansible_collections.keyward.pki.plugins.action.ca_store import ActionModule
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.plugin_utils import _signers
+from support.estate import Estate, codes, said
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa
 from support.signers import ALLOWED, KEY, MEMORY, key_of, make_home, rewrite, sign, verify
-
-PASSWORD = "correct horse battery staple 1"
-
-
-class Estate:
-    """A CA, two stores, and a controller; C(home) says whose."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._monkeypatch, self.home = folder, monkeypatch, folder / "home"
-        self.ca = OpensslCa(folder / "ca", algorithm="ed25519")
-        self.stores = [folder / "one", folder / "two"]
-        for store in self.stores:
-            initialise(str(store), "keys")
-
-    def at(self, home: Path) -> None:
-        self.home = home
-        self._monkeypatch.setenv("HOME", str(home))
-
-    def run(self, task: type, ca: OpensslCa | None = None, **options: Any) -> dict[str, Any]:
-        given = {"config_file": str((ca or self.ca).config_file), "stores": list(map(str, self.stores)), "password": PASSWORD, **options}
-        return FakeHost().run(task, {name: value for name, value in given.items() if value is not None})
-
-    def back_up(self, **options: Any) -> dict[str, Any]:
-        return self.run(CaKeyBackup, **options)
-
-    def renewed(self, **options: Any) -> dict[str, Any]:
-        self.ca.renew_keeping()
-        result = self.back_up(**options)
-        assert result.get("changed") and result["due"], result
-        return result
-
-    def backups(self, store: Path) -> list[Path]:
-        return sorted(store.glob("*/0*Z"))
 
 
 @pytest.fixture
 def estate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
     monkeypatch.setattr(_pkcs12_writer, "WRITE_ITERATIONS", 10)
     return Estate(tmp_path, monkeypatch)  # type: ignore[return-value]
-
-
-def codes(findings: list[dict[str, Any]]) -> list[str]:
-    return [finding["code"] for finding in findings]
-
-
-def said(result: dict[str, Any]) -> str:
-    assert result["failed"], result
-    return str(result["msg"])
 
 
 def test_ssh_keygen_checks_every_file_of_every_store(estate: Estate, tmp_path: Path) -> None:
@@ -301,6 +260,14 @@ def test_a_set_of_a_clock_that_was_ahead_is_infinitely_old(estate: Estate, tmp_p
     (manifest,) = (tmp_path / "sets").rglob("manifest.json")
     rewrite(manifest, estate.home, created="2999-01-01T00:00:00Z")
     assert codes(estate.run(CaDatabaseBackup, **given)["reasons"]) == ["max_age"]
+
+
+def test_a_backup_of_a_clock_that_was_ahead_is_infinitely_old(estate: Estate) -> None:
+    estate.back_up()
+    assert 0 <= estate.run(CaKeyBackupInfo)["age"] < 600
+    for store in estate.stores:
+        rewrite(estate.backups(store)[0] / "manifest.json", estate.home, created="2999-01-01T00:00:00Z")
+    assert estate.run(CaKeyBackupInfo)["age"] > 1000 * 365 * 86400
 
 
 def test_the_first_store_makes_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
