@@ -4,7 +4,8 @@
 """Private to keyward.pki: the manifests of database sets, and their JSON; may change in any release.
 
 A set of files is core.tar.gz (configuration, index, numbers, CA certificates, CRLs: always whole), issued.tar.gz
-(what was issued) and members.gz (one JSON line a member, sorted by path). Software that writes its database itself has its own files.
+(what was issued; in an increment, what is new of it) and members.gz (one JSON line a member, sorted by path; in an increment those that
+were added, changed or removed). Software that writes its database itself has its own files, and full sets only.
 No files and no Ansible here.
 """
 
@@ -22,8 +23,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import parse_tim
 FORMAT, FORMAT_VERSION = "keyward.pki database set", 1
 CORE, ISSUED, MEMBERS = "core.tar.gz", "issued.tar.gz", "members.gz"
 LARGEST_SET_MANIFEST = 64 << 20  # bytes; of AD CS it names each revocation
+MOST_LINKS = 1000  # sets that one builds on
 _FILE_OF_A_SET = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_NAME = re.compile(r"([0-9]{6,12})-[0-9T.]{15,22}Z\Z")
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,47 @@ class State:
 
 @dataclass(frozen=True)
 class Members:
-    """What a set holds: how many files, directories and links, and how many bytes these are in all.
+    """What a database consists of: how many files, directories and links, and how many bytes these are in all.
 
-    C(sha256): of the complete list; None of software that writes its sets itself.
+    C(sha256): of the complete list; None of software that writes its sets itself. C(held), C(held_size): those that lie in the set itself;
+    in an increment, the others lie in the sets that it builds on.
     """
 
     count: int
     size: int
     sha256: t.Optional[str] = None
+    held: int = 0
+    held_size: int = 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How many members of what was issued differ from those of the base."""
+
+    added: int
+    changed: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A set that an increment builds on. C(set): the name of its directory; C(sha256): of its manifest."""
+
+    set: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Base:
-    """The set that an increment adds to. C(sha256): of its manifest."""
+    """The set that an increment adds to, the last of its links. C(sha256): of its manifest.
+
+    C(links): all that it builds on, the full one first.
+    """
 
     id: str
     sha256: str
+    links: t.Tuple[Link, ...]
+    changes: Changes
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class SetManifest:
     """What lies beside the files of one set.
 
     C(previous): the SHA-256 of the manifest before it. C(kind): full or increment. C(database): the id of what the set is of.
-    C(made_at): where this copy was made. C(own): what only the judgement of its backend reads.
+    C(made_at): where this copy was made. C(seconds): how long the host took. C(own): what only the judgement of its backend reads.
     """
 
     id: str
@@ -112,6 +141,17 @@ class SetManifest:
     lacking: t.Tuple[Lacking, ...] = ()
     own: t.Optional[t.Mapping[str, t.Any]] = None
     also_follows: t.Tuple[str, ...] = ()  # after a fork: the digests of the ends of the other branches
+    seconds: t.Optional[int] = None
+
+    @property
+    def links(self) -> t.Tuple[Link, ...]:
+        """What it builds on; nothing for a full one."""
+        return self.base.links if self.base else ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of its own files."""
+        return sum(file.size for file in self.files)
 
     @property
     def public_keys(self) -> t.FrozenSet[str]:
@@ -131,13 +171,14 @@ class SetManifest:
             "previous": self.previous,
             "also_follows": list(self.also_follows),
             "kind": self.kind,
-            "base": None if self.base is None else dict(vars(self.base)),
+            "base": None if self.base is None else _base_as_json(self.base),
             "database": {"id": self.database},
             "authority": self.authority.as_json(),
             "homes": [home.as_json() for home in self.homes],
             "made_at": self.made_at.as_json(),
             "created": self.created,
             "as_of": self.as_of,
+            "seconds": self.seconds,
             "made": dict(self.made),
             "files": [dict(vars(file)) for file in self.files],
             "members": dict(vars(self.members)),
@@ -160,9 +201,11 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
     names = [file.name for file in files]
     if not are_files_of_a_set(names, archive=True) and not are_files_of_a_set(names, archive=False):
         raise ValueError("other files")
-    database, base, members = str(shape["database"]["id"]), shape["base"], shape["members"]
+    database, base, members = str(shape["database"]["id"]), None if shape["base"] is None else _base(shape["base"]), shape["members"]
     if not _ID.match(database) or (base is None) is not (shape["kind"] == "full"):
         raise ValueError("a set of nothing that can be")
+    if base and (base.id == shape["id"] or not are_files_of_a_set(names, archive=True)):
+        raise ValueError("an increment that can't be")
     return SetManifest(
         id=str(shape["id"]),
         sequence=int(shape["sequence"]),
@@ -177,14 +220,38 @@ def set_manifest_from_json(shape: t.Mapping[str, t.Any]) -> SetManifest:
         as_of=str(shape["as_of"]),
         made=dict(shape["made"]),
         files=files,
-        members=Members(int(members["count"]), int(members["size"]), None if members["sha256"] is None else str(members["sha256"])),
+        members=Members(
+            int(members["count"]),
+            int(members["size"]),
+            None if members["sha256"] is None else str(members["sha256"]),
+            int(members["held"]),
+            int(members["held_size"]),
+        ),
         state=State(**shape["state"]),
         left_out=tuple(dict(one) for one in shape["left_out"]),
         generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
-        base=None if base is None else Base(str(base["id"]), str(base["sha256"])),
+        base=base,
         lacking=tuple(_lacking(one) for one in shape["lacking"]),
         own=None if shape.get("own") is None else dict(shape["own"]),
+        seconds=None if shape["seconds"] is None else int(shape["seconds"]),
     )
+
+
+def _base_as_json(base: Base) -> t.Dict[str, t.Any]:
+    return {**vars(base), "links": [dict(vars(link)) for link in base.links], "changes": dict(vars(base.changes))}
+
+
+def _base(shape: t.Mapping[str, t.Any]) -> Base:
+    links = tuple(Link(str(link["set"]), str(link["sha256"])) for link in shape["links"][: MOST_LINKS + 1])
+    names = [_NAME.match(link.set) for link in links]
+    numbers = [int(name.group(1)) for name in names if name]
+    changes = Changes(*(int(shape["changes"][name]) for name in ("added", "changed", "removed")))
+    base = Base(str(shape["id"]), str(shape["sha256"]), links, changes)
+    if not 0 < len(links) <= MOST_LINKS or not all(_DIGEST.match(link.sha256) for link in links) or links[-1].sha256 != base.sha256:
+        raise ValueError("links that can't be")
+    if len(numbers) != len(links) or any(one >= other for one, other in zip(numbers, numbers[1:])):
+        raise ValueError("links that lead nowhere")  # numbers grow, so that no chain is a loop
+    return base
 
 
 def _lacking(shape: t.Mapping[str, t.Any]) -> Lacking:

@@ -16,7 +16,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import LARGEST_SET_MANIFEST, Lacking, Members, State
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
+    LARGEST_SET_MANIFEST,
+    MOST_LINKS,
+    Changes,
+    Lacking,
+    Members,
+    State,
+)
 
 MOST_FILES = 10_000_000  # that a database has, or that a restore touches
 ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
@@ -74,7 +81,12 @@ class Draft:
 
 @dataclass(frozen=True)
 class Copy:
-    """Make the files of a full set, in a folder or, apart from all others, in a store of the host. C(of): as in C(Renew)."""
+    """Make the files of a set, in a folder or, apart from all others, in a store of the host. C(of): as in C(Renew).
+
+    C(base): the lists of an earlier set and of those that it builds on, the full one's first, as paths below the folder, or below the
+    database's directory in the store; C(base_list): the SHA-256 of the complete list that they are. What it holds is not searched again.
+    C(increment): only what differs from it goes into the set. Without a base everything is read and searched.
+    """
 
     NAME: t.ClassVar[str] = "database.copy"
 
@@ -82,6 +94,9 @@ class Copy:
     folder: t.Optional[Path] = None
     host_store: t.Optional[Path] = None
     draft: t.Optional[Draft] = None
+    base: t.Annotated[t.Tuple[Path, ...], Most(MOST_LINKS)] = ()
+    base_list: t.Optional[Hex] = None
+    increment: bool = False
     truncate_logs: bool = False
     extra_paths: Paths = ()
 
@@ -107,13 +122,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Copied:
-    """C(members): of archives, what is in them. C(staged), C(lacking): where it waits for C(Commit) in the store of the host."""
+    """C(members): of archives, what is in them; C(changes): beside the base.
+
+    C(staged), C(lacking): where it waits for C(Commit) in the store of the host.
+    """
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
     files: t.Annotated[t.Tuple[CopiedFile, ...], Most(100_000)]
     as_of: Name
     members: t.Optional[Members] = None
+    changes: t.Optional[Changes] = None
     state: t.Optional[State] = None
     own_state: Own = None
     left_out: t.Annotated[t.Tuple[LeftOut, ...], Most(MOST_FILES)] = ()
@@ -268,11 +287,22 @@ class SentFile:
 
 
 @dataclass(frozen=True)
+class ChainLink:
+    """A set that another one builds on. C(issued), C(members): where these files of it lie, below the folder of the order, or below the
+    database's directory in the store of the host."""
+
+    manifest: ManifestText
+    issued: Path
+    members: Path
+
+
+@dataclass(frozen=True)
 class Restore:
     """Put back what the host lacks of a set, from a folder, or from a store of the host (C(directory), C(database), C(name)).
 
     C(of): as in C(Renew); None where nothing of a CA was left. C(advance): None to refuse where what is published is newer.
-    C(files): those that were sent, where not all are needed. C(extra_paths): what may come back besides the CA's own files.
+    C(files): those that were sent, where not all are needed. C(chain): what an increment builds on, the full set first.
+    C(extra_paths): what may come back besides the CA's own files.
     C(event): what a store of the host records.
     """
 
@@ -286,6 +316,7 @@ class Restore:
     advance: t.Optional[Advance] = None
     folder: t.Optional[Path] = None
     files: t.Annotated[t.Tuple[SentFile, ...], Most(100_000)] = ()
+    chain: t.Annotated[t.Tuple[ChainLink, ...], Most(MOST_LINKS)] = ()
     host_store: t.Optional[Path] = None
     directory: t.Optional[Name] = None
     database: t.Optional[Name] = None
