@@ -56,6 +56,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, sets_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import line_of_a_signer
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
@@ -123,9 +124,11 @@ class ActionModule(DatabaseTask):
         self._refuse_extra_paths(told.abilities)
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
-        known = self._known(told, [there] if there else stores)
+        used: t.Sequence[Store | HostStore] = [there] if there else stores
+        self.memory.refuse_other_stores(used)  # one of a host is known by what it told
+        known = self._known(told, used)
         moved = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
-        newest, said = known.newest, self._compared(told, known, [there] if there else stores)
+        newest, said = known.newest, self._compared(told, known, used)
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
         reasons = due_reasons(state, newest.manifest if newest else None, age, now()) + moved
         lacking = [store for store in stores if newest and not reasons and not _has(known.own[store.path], newest)]
@@ -143,7 +146,7 @@ class ActionModule(DatabaseTask):
         elif lacking and newest and not self._check:
             paths += [store.copy(newest, known.name) for store in lacking]
         if latest and not self._check:
-            self.memory.remember(stores, SETS.name, latest, latest.manifest.database)
+            self.memory.remember(used, SETS.name, latest, latest.manifest.database)
 
         left_out = [dict(one) for one in manifest.left_out] if manifest else []
         lost = lost_rows(manifest, known.holds, now()) if manifest else []
@@ -318,6 +321,7 @@ class ActionModule(DatabaseTask):
             manifest=stored.document.decode("ascii"),
             signature=(stored.signature or b"").decode("ascii"),
             event=self._sent_event(known.change.kind if known.change else "set", stored, **_said(known.change)),
+            signer=line_of_a_signer(self.signers.key.blob),
             counting=(*counting, stored.digest),
             keep=self.options["keep_full_sets"],
             may_go=tuple(one.name for one in series.all if self._is_old(one) and not (told.own_state and self._lost(told, one).any)),

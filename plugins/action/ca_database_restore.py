@@ -33,6 +33,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreig
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
     DatabaseTask,
+    HostStore,
     HostStored,
     given_set,
     of_live,
@@ -129,8 +130,8 @@ class ActionModule(DatabaseTask):
         """The newest intact set of the database in all stores. Raises KeywardError."""
         generations = live.generations if live else ()
         kept = self._stores()
-        self.memory.refuse_other_stores(kept)
-        stores = [self._host_store(generations)] if self.options["host_store"] else kept
+        stores: t.Sequence[Store | HostStore] = [self._host_store(generations)] if self.options["host_store"] else kept
+        self.memory.refuse_other_stores(stores)
         known, sets = self._known_in(stores)
         if live:
             standing = self.stand(known, live)
@@ -158,7 +159,7 @@ class ActionModule(DatabaseTask):
                 "Name one: give its directory in the store as set",
             )
         newest = max(found, key=lambda one: one.rank)
-        self._remembered = self.remember_or_warn(kept, SETS.name, newest, newest.manifest.database)
+        self._remembered = self.remember_or_warn(stores, SETS.name, newest, newest.manifest.database)
         return newest
 
     @staticmethod

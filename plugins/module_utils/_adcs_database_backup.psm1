@@ -114,6 +114,7 @@ function Save-DatabaseSet {
                     -Counting $Order['counting'] -Prefix $prefix
             })
         Write-AdcsEvent -Directory ([IO.Path]::GetDirectoryName($directory)) -Event $Order['event']
+        Add-AdcsSigner -Store $store.path -Line $Order['signer']
         [ordered]@{ changed = $true; stored_at = $place; removed = [object[]]$removed }
     }
     catch {

@@ -90,7 +90,7 @@ function Get-SetName {
 }
 
 function Get-AdcsStoreFact {
-    # What a store holds that can be of an authority: {changed, local_disk, sets: [{directory, database, name, path, manifest, damage, signature}]}.
+    # What a store holds that can be of an authority: {changed, id (of the store), local_disk, sets: [{directory, database, name, path, manifest, damage, signature}]}.
     # None of it is judged: the controller knows the signers.
     # -Order: host_store, host (of the inventory), public_keys, authority (the beginning of an id, or $null). The newest intact set is digested and those before it; of older ones the sizes are looked at, since all of
     # them may be terabytes on a share.
@@ -122,7 +122,7 @@ function Get-AdcsStoreFact {
     catch {
         throw (New-AdcsPathError -What $What -Path $store.path -Thrown $_)
     }
-    [ordered]@{ changed = $false; local_disk = $store.local_disk; sets = [object[]]$sets.ToArray() }
+    [ordered]@{ changed = $false; id = $store.id; local_disk = $store.local_disk; sets = [object[]]$sets.ToArray() }
 }
 
 function Test-Ours {

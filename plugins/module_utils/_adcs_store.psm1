@@ -123,7 +123,7 @@ function Initialize-AdcsStore {
 }
 
 function Open-AdcsStore {
-    # -> {path, local_disk, shared: the share decides who may enter}. A place that has lost its marker is an error, never an empty store.
+    # -> {path, id, local_disk, shared: the share decides who may enter}. A place that has lost its marker is an error, never an empty store.
     param([string]$Path, [string]$What)
     $marker = Get-StoreMarker -Path $Path
     if ($null -eq $marker) {
@@ -137,9 +137,20 @@ function Open-AdcsStore {
     $drive = Get-AdcsDrive -Path $Path
     @{
         path = [IO.Path]::GetFullPath($Path)
+        id = [string]$marker['id']
         local_disk = $null -ne $drive -and $drive.DriveType -eq [IO.DriveType]::Fixed
         shared = $marker['share_permissions'] -eq 'accepted'
     }
 }
 
-Export-ModuleMember -Function 'Initialize-AdcsStore', 'Open-AdcsStore'
+function Add-AdcsSigner {
+    # Each store keeps a copy of the public halves of its signers, which is believed only where the paper says the same.
+    param([string]$Store, [string]$Line)
+    $path = Join-Path -Path $Store -ChildPath 'allowed_signers'
+    $there = if ([IO.File]::Exists($path) -and (New-Object -TypeName IO.FileInfo -ArgumentList $path).Length -le 1MB) { [IO.File]::ReadAllText($path) } else { '' }
+    if ($there.Split("`n") -ccontains $Line) { return }
+    $break = if ($there -and -not $there.EndsWith("`n")) { "`n" } else { '' }
+    [IO.File]::AppendAllText($path, "$break$Line`n")
+}
+
+Export-ModuleMember -Function 'Initialize-AdcsStore', 'Open-AdcsStore', 'Add-AdcsSigner'

@@ -1,11 +1,13 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: bounded reads, and directories; may change in any release."""
+"""Private to keyward.pki: bounded reads, directories, and lists; may change in any release."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import os
 import stat
@@ -16,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, protect_path
 
 LARGEST_FILE = 16 * 1024 * 1024
+_LARGEST_LIST = 1 << 20
 _PIECE = 64 * 1024
 
 
@@ -114,3 +117,19 @@ def make_directory(path: str, mode: int) -> None:
         make_directories(path, Protection(mode))
     except OSError as exc:
         raise KeywardError(f"the directory {path} was not made", os_cause(exc), "Put that right and run the task again") from exc
+
+
+def add_line(path: str, line: str, mode: t.Optional[int]) -> None:
+    """Append to a file, which is made where it is not there. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.ENXIO, "not a regular file", path)
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        there = stream.read(_LARGEST_LIST)
+        if line.encode() in there.splitlines():
+            return
+        stream.write((b"" if not there or there.endswith(b"\n") else b"\n") + line.encode() + b"\n")
+        if mode is not None and not there:
+            os.fchmod(stream.fileno(), mode)
+        os.fsync(stream.fileno())

@@ -102,6 +102,7 @@ def commit(backend: Backend, order: Commit, check: bool) -> Committed:
         path = staged.commit(order.manifest.encode("utf-8"), order.signature.encode("utf-8"), name, order.name)
         pruned = _databases.prune(store, name, order.keep, lambda one: one.name in order.may_go, backend.database().compare)
     store.record(order.directory, _event(order.event))
+    store.keep_signer(order.signer)
     return Committed(path, tuple(pruned.removed), tuple(pruned.advisories))
 
 
@@ -134,7 +135,7 @@ def read(backend: Backend, order: ReadStore, check: bool) -> Held:
         # One in which no manifest reads takes numbers all the same.
         if latest is None or _can_be_meant(latest.manifest, order):
             held += _held(series)
-    return Held(tuple(held))
+    return Held(store.id, tuple(held))
 
 
 def _can_be_meant(known: SetManifest, order: ReadStore) -> bool:

@@ -21,7 +21,7 @@ import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._signed import SIGNATURE, Event, Judge, vouching
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
@@ -37,6 +37,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     read_stored,
 )
 
+SIGNERS = "allowed_signers"
 _STAGED = re.compile(r"\.[0-9a-f]{16}\.new\Z")
 
 
@@ -73,6 +74,23 @@ class Store:
                 "permission is denied",
                 "Run the play as a user that may, or change the store's owner (ca_store)",
             )
+
+    @property
+    def place(self) -> str:
+        """By which a controller remembers it."""
+        return self.path
+
+    @property
+    def id(self) -> str:
+        return self.directory.id
+
+    def keep_signer(self, line: str) -> None:
+        """Each store keeps a copy of the public halves, which is believed only where the paper says the same. Raises KeywardError."""
+        path = os.path.join(self.path, SIGNERS)
+        try:
+            add_line(path, line, self.directory.file_mode)
+        except OSError as exc:
+            raise KeywardError(f"{path} was not written", os_cause(exc), "Look at what lies there, and run the task again") from exc
 
     def locked(self) -> t.ContextManager[t.Any]:
         """Keeps other runs from storing at the same time; on shares without locks, where that was accepted, the rename alone decides."""

@@ -95,8 +95,9 @@ def _parsed(one: HeldSet) -> Stored | KeywardError:
 class HostStore:
     """A store of a host, as the host told it."""
 
-    def __init__(self, path: str, held: Held, signers: Signers) -> None:
+    def __init__(self, host: str, path: str, held: Held, signers: Signers) -> None:
         self.path, self._held, self._signers = path, held, signers
+        self.place, self.id = f"{path} on {host}", held.id  # by which a controller remembers it
         self.advisories: list[Finding] = []
         if held.local_disk:
             text = "the store is on a disk of the CA host itself: what destroys the host destroys it too"
@@ -248,7 +249,7 @@ class DatabaseTask(HomeTask):
         keys = {generation.public_key_sha256 for generation in generations}
         keys.update(key for one in self._backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
         path, named = self.options["host_store"], self.options["authority_id"]
-        return HostStore(path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held), self.signers)
+        return HostStore(self._host, path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held), self.signers)
 
     def _known_in(self, stores: t.Sequence[SetStore]) -> tuple[list[Record], list[KnownDatabases]]:
         """What counts of each authority, and what the stores hold of their databases."""

@@ -17,7 +17,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import make_dir
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._signed import document
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put
-from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.plugin_utils import _signers
 
@@ -26,6 +25,15 @@ FORMAT, VERSION = "keyward.pki memory", 1
 _LARGEST = 64 << 20  # bytes
 
 Shape = dict[str, t.Any]
+
+
+class Remembered(t.Protocol):
+    """A store, here or on a host."""
+
+    @property
+    def place(self) -> str: ...
+    @property
+    def id(self) -> str: ...
 
 
 class Memory:
@@ -54,13 +62,13 @@ class Memory:
 
     # --- what was there before ---
 
-    def refuse_other_stores(self, stores: t.Iterable[Store]) -> None:
+    def refuse_other_stores(self, stores: t.Iterable[Remembered]) -> None:
         """Raise KeywardError where another store lies at a path than before."""
         for store in stores:
-            before, now = self._shape["stores"].get(store.path), store.directory.id
+            before, now = self._shape["stores"].get(store.place), store.id
             if before not in (None, now) and now not in self._accept:
                 raise KeywardError(
-                    f"the store {store.path} is not used",
+                    f"the store {store.place} is not used",
                     f"it is another one than before (its id was {before}, and is {now})",
                     f"Mount the right one. If it is to take that one's place, say once accept: {now}",
                 )
@@ -104,9 +112,9 @@ class Memory:
 
     # --- what is there now ---
 
-    def remember(self, stores: t.Iterable[Store], kind: str, newest: Stored, database: str = "") -> None:
+    def remember(self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "") -> None:
         """Raises KeywardError."""
-        ids = {store.path: store.directory.id for store in stores}
+        ids = {store.place: store.id for store in stores}
         authority = newest.manifest.authority.id or ""
         name = _name(kind, authority, database)
         entry = {

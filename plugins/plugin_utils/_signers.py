@@ -8,8 +8,6 @@ Both are files on the controller, in OpenSSH's own formats. Nothing here starts 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import getpass
 import os
@@ -22,7 +20,7 @@ from datetime import datetime, timezone
 
 from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, make_directories, read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
 from ansible_collections.keyward.pki.plugins.module_utils._signed import NobodyKnown
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
@@ -287,19 +285,3 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
             "no signing key was made", os_cause(exc), f"Check {os.path.dirname(signers.key_path)} and the space left"
         ) from exc
     return blob
-
-
-def add_line(path: str, line: str, mode: int | None) -> None:
-    """Append to a file, which is made where it is not there. Raises OSError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(errno.ENXIO, "not a regular file", path)
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        there = stream.read(_LARGEST)
-        if line.encode() in there.splitlines():
-            return
-        stream.write((b"" if not there or there.endswith(b"\n") else b"\n") + line.encode() + b"\n")
-        if mode is not None and not there:
-            os.fchmod(stream.fileno(), mode)
-        os.fsync(stream.fileno())

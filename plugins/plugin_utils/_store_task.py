@@ -11,7 +11,7 @@ import platform
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import lives
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
@@ -19,8 +19,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Kind, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.plugin_utils._memory import Memory
-from ansible_collections.keyward.pki.plugins.plugin_utils._signers import ALLOWED_SIGNERS, Signers, add_line, line_of_a_signer, user_name
+from ansible_collections.keyward.pki.plugins.plugin_utils._memory import Memory, Remembered
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers, line_of_a_signer, user_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Task
 
 
@@ -33,7 +33,7 @@ class StoreTask(Task):
     def memory(self) -> Memory:
         return Memory(self.options.get("memory"), self.options.get("accept") or ())
 
-    def remember_or_warn(self, stores: t.Iterable[Store], kind: str, newest: Stored, database: str = "") -> list[Finding]:
+    def remember_or_warn(self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "") -> list[Finding]:
         """What is said where nothing was remembered until now. For a task that needs no memory that can be written."""
         said = self.memory.unknown(kind, newest.manifest.authority.id or "", database)
         try:
@@ -63,14 +63,9 @@ class StoreTask(Task):
             self._display.warning(f"{self.NAME}: what it did is done, and in no store's events: {exc}")
 
     def leave_public_half(self, stores: t.Iterable[Store]) -> None:
-        """Each store keeps a copy, which is believed only where the paper says the same. Raises KeywardError."""
-        line = line_of_a_signer(self.signers.key.blob)
+        """In stores on the controller. Raises KeywardError."""
         for store in stores:
-            path = os.path.join(store.path, ALLOWED_SIGNERS)
-            try:
-                add_line(path, line, store.directory.file_mode)
-            except OSError as exc:
-                raise KeywardError(f"{path} was not written", os_cause(exc), "Look at what lies there, and run the task again") from exc
+            store.keep_signer(line_of_a_signer(self.signers.key.blob))
 
 
 def judged(path: str, kind: Kind, signers: Signers) -> Stored:

@@ -208,6 +208,7 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
         assert "Is the share mounted?" in failure(result, lost)
     advisories = codes(result.task("first")["advisories"])
     assert "store_on_the_host" in advisories
+    assert [line.split()[:2] for line in (share / "allowed_signers").read_text().splitlines()] == [["keyward", 'namespaces="keyward"']]
 
     before, rows = host.generations, host.database()["requests"]
     host.lose()

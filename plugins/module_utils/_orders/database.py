@@ -30,6 +30,7 @@ ManifestText = t.Annotated[str, Most(LARGEST_SET_MANIFEST), Lines()]
 # What only the judgement of one backend reads. Its lists may be as long as a database.
 Own = t.Optional[t.Dict[str, t.Annotated[t.Any, Most(MOST_FILES)]]]
 Numbers = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
+SignerText = t.Annotated[str, Most(16 * 1024)]
 SignatureText = t.Annotated[str, Most(32 * 1024), Lines()]
 Digests = t.Annotated[t.Tuple[Hex, ...], Most(100_000)]
 Paths = t.Annotated[t.Tuple[Path, ...], Most(1000)]
@@ -159,6 +160,7 @@ class Commit:
     manifest: ManifestText
     signature: SignatureText
     event: SignedEvent
+    signer: SignerText
     counting: Digests
     keep: t.Optional[int] = None
     may_go: t.Annotated[t.Tuple[Name, ...], Most(100_000)] = ()
@@ -211,10 +213,11 @@ class HeldSet:
 
 @dataclass(frozen=True)
 class Held:
-    """C(local_disk): what destroys the host destroys the store, too."""
+    """C(id): of the store. C(local_disk): what destroys the host destroys the store, too."""
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
+    id: Hex
     sets: t.Annotated[t.Tuple[HeldSet, ...], Most(100_000)]
     local_disk: bool = False
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
+from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.authorities import authority, generation, set_manifest
@@ -82,6 +83,34 @@ def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str, 
     made = ["database.copy"] if where == "stores" else ["database.copy", "host_store.commit"]
     assert host.orders() == [*looked, *looked, *made, *looked, *looked, *made]
     assert len(verify(store, home / ALLOWED)) == 3
+    (line,) = (store / "allowed_signers").read_text().splitlines()
+    assert line in (home / ALLOWED).read_text(), "each store keeps the public half of its signer"
+
+
+def test_another_store_of_the_host_is_seen(ca: OpensslCa, store: Path) -> None:
+    """At the path of the one that was there before; the same path on another host is another store."""
+    host = Host(ca)
+    assert host.back_up(host_store=str(store))["changed"]
+    kept = store.rename(store.with_name("kept"))
+    new_store(store)
+    for answer in (host.back_up(host_store=str(store)), host.run(CaDatabaseRestore, {**host.which, "host_store": str(store)})):
+        assert f"the store {store} on ca1 is not used" in answer["msg"] and "it is another one than before" in answer["msg"]
+    assert sets(store) == []
+    other = OpensslCa(ca.directory.with_name("other"), name="Another CA", algorithm="ed25519")
+    assert Host(other, "ca2").back_up(host_store=str(store))["changed"]
+    shutil.rmtree(store)
+    kept.rename(store)
+    assert not host.back_up(host_store=str(store))["changed"]
+
+
+def test_a_store_of_the_host_is_no_second_copy(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    """A task takes it or stores on the controller, and says each night where it lies on a disk of the host itself."""
+    second = new_store(tmp_path / "second")
+    assert "exactly one of stores, host_store" in Host(ca).back_up(host_store=str(store), stores=[str(second)])["msg"]
+    host = Host(ca)
+    host.forge = lambda order, answer: {**answer, "local_disk": True} if order == "host_store.read" else answer
+    for _night in range(2):
+        assert "store_on_the_host" in codes(host.back_up(host_store=str(store))["advisories"])
 
 
 def test_a_set_of_a_ca_that_was_renewed_meanwhile_is_not_stored(ca: OpensslCa, store: Path) -> None:
@@ -206,6 +235,7 @@ TOLD: dict[str, Any] = {
         "clock_skew_minutes": 10,
     },
     "own_state": {"last_request_id": 1, "revocations": [], "unissued": [], "next_crl_number": 1, "configuration_sha256": "x"},
+    "id": "0" * 32,
     "sets": [],
 }
 
