@@ -42,25 +42,13 @@ options:
     description:
       - The file on the controller that says whose signatures count, in the format of C(ssh-keygen). Only lines with
         C(namespaces="keyward") are read. It must be writable by root or the running user alone.
+      - What nobody in it signed counts for nothing, and is said.
       - The default is C(allowed_signers) in the same directory.
     type: path
 """
 
-    SIGNERS = r"""
+    MEMORY = r"""
 options:
-  store_signing_key:
-    description:
-      - The private SSH key on the controller that signs what goes into stores (Ed25519, or ECDSA on P-256, without a passphrase).
-      - Of a key that a passphrase protects, or that a security key or an agent has, give the C(.pub). C(ssh-agent) signs then.
-      - The default is C(signing_key) in C(/etc/keyward) where that directory exists, else in C(~/.config/keyward).
-    type: path
-  allowed_signers:
-    description:
-      - The file on the controller that says whose signatures count, in the format of C(ssh-keygen). Only lines with
-        C(namespaces="keyward") are read. It must be writable by root or the running user alone.
-      - What nobody in it signed counts for nothing, and is said.
-      - The default is C(allowed_signers) in the same directory.
-    type: path
   memory:
     description:
       - The file on the controller that remembers the newest of what stores held. Where they hold less, or another store lies at a

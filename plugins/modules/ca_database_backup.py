@@ -66,7 +66,8 @@ extends_documentation_fragment:
   - keyward.pki._backups.home
   - keyward.pki._backups.records
   - keyward.pki._backups.database_stores
-  - keyward.pki._backups.signers
+  - keyward.pki._backups.signing
+  - keyward.pki._backups.memory
 attributes:
   check_mode:
     support: full

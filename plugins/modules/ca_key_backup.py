@@ -41,7 +41,8 @@ extends_documentation_fragment:
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.home
   - keyward.pki._backups.stores
-  - keyward.pki._backups.signers
+  - keyward.pki._backups.signing
+  - keyward.pki._backups.memory
   - keyward.pki._backups.password
 attributes:
   check_mode:

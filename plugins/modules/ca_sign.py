@@ -50,7 +50,8 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
   - keyward.pki._backups.stores
-  - keyward.pki._backups.signers
+  - keyward.pki._backups.signing
+  - keyward.pki._backups.memory
 attributes:
   platform:
     platforms: posix
