@@ -261,6 +261,7 @@ class ActionModule(DatabaseTask):
             "set_aside": [dict(vars(one)) for one in done.set_aside],
             "next_serial": done.next_serial,
             "next_crl_number": done.next_crl_number,
+            "rewritten": [dict(vars(one)) for one in done.rewritten],
             "advanced": dict(vars(done.advanced)) if done.advanced else None,
             "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
             "reasons": [],
@@ -269,7 +270,10 @@ class ActionModule(DatabaseTask):
         if self._task.diff:
             telling = [one.message for one in done.advisories if one.code in DECIDING]
             result["diff"] = {
-                "before": "".join(f"{one.path}\n" for one in done.set_aside),
-                "after": "".join(f"{one.path}: {one.part}\n" for one in done.restored) + "".join(f"{text}\n" for text in telling),
+                "before": "".join(f"{one.path}\n" for one in done.set_aside)
+                + "".join(f"{one.path}: {one.before}\n" for one in done.rewritten),
+                "after": "".join(f"{one.path}: {one.part}\n" for one in done.restored)
+                + "".join(f"{one.path}: {one.after}\n" for one in done.rewritten)
+                + "".join(f"{text}\n" for text in telling),
             }
         return result

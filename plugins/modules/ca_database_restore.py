@@ -16,6 +16,9 @@ description:
   - A database that has everything of the set and more stays as it is. One that lacks entries of the set and has others is a conflict.
   - An old database is dangerous. It hands out serial numbers and CRL numbers a second time and forgets revocations. Give what is
     published, and the task refuses to finish where that is newer, unless O(advance) says how to go on.
+  - Where the CA lives in another directory than before, its configuration is rewritten. Paths below the former directory become paths below
+    the present one, also in included files, in C(vars) of easy-rsa and in links. Comments and everything else stay byte by byte. A
+    configuration of the moved CA that is on the host already stays.
   - Where the host has the configuration that the set has, nothing is put back outside the places that it names. Where the
     configuration is lost or set aside, the set alone says what belongs to the CA. Whoever can write the store decides then what root
     writes on that host, and what C(openssl ca) loads. Protect a store of sets as you protect the CA itself.
@@ -168,6 +171,22 @@ advanced:
       type: str
     crl_number:
       description: The next CRL number now, or V(null).
+      type: str
+
+rewritten:
+  description: The lines of the configuration that named the place where the CA was, and now name this one.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The file.
+      type: str
+    before:
+      description: The line in the set, or here.
+      type: str
+    after:
+      description: The line now.
       type: str
 
 reentered:

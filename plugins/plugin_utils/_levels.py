@@ -53,6 +53,7 @@ LEVELS = {
         "certificate_without_row",
         "certutil_failed",
         "configuration_decides",
+        "configuration_differs",
         "configuration_loads_code",
         "crl_number_behind",
         "crl_rejected",

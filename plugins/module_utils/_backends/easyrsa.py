@@ -112,6 +112,9 @@ class EasyrsaBackend(FileCa):
         run = ["easy-rsa runs it as a shell script"] if os.path.basename(path) == "vars" else []
         return [*run, *super().loaded_by(path, data)]
 
+    def beside(self, directory: str) -> t.List[str]:
+        return [os.path.join(os.path.dirname(directory.rstrip("/")), name) for name in ("vars", _CONFIGURATION, _TYPES)]
+
     def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
         """As init-pki and build-ca do. With the shipped configuration: 3.1 does nothing in a PKI that has none of its own."""
         changed, shipped = super().lay_out(order, check), self._find(_CONFIGURATION)

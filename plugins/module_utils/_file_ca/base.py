@@ -93,6 +93,10 @@ class FileCa:
 
         return loaded_by(data, self.directory)
 
+    def beside(self, directory: str) -> t.List[str]:
+        """What belongs to a CA in that directory and lies outside of it, wherever it is: always the same, in the same order."""
+        return []
+
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
         """The files of its configuration that say a passphrase, and what they call it. Raises as C(configuration)."""
         return []

@@ -39,9 +39,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import files_here, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_configuration import MOVED, Configurations, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import published_on
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import owner_of, recorded_protection, staged_member
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
@@ -65,7 +67,8 @@ _MERGE = _ASIDE + "; where the CA went on after a snapshot was brought back, on_
 
 @dataclass(frozen=True)
 class _Item:
-    """A member in its place on this host, and what is there: missing, same, different, or shortened (a certificate without its chain)."""
+    """A member in its place on this host, and what is there: missing, same, different, shortened (a certificate without its chain), or
+    as C(Configurations) says."""
 
     member: Member
     path: str
@@ -89,11 +92,14 @@ class Restoration:
         self._base: t.Optional[Base] = None
         self._places = places_here(backend)
         self._ways: t.Optional[t.Set[str]] = set()  # folders that were looked at; None: each time anew
-        self._loads: t.Dict[str, t.List[str]] = {}  # by the path of a configuration
+        self._move = move_of(backend, stored.manifest.authority)
         self._files: t.Optional[Files] = None
         self._extra, self._unnamed = ExtraPaths(order.extra_paths), 0
+        self._database: t.Optional[str] = None  # where the configuration on this host has it as yet
         with contextlib.suppress(KeywardError):
-            self._files = backend.files()
+            files = backend.files()
+            self._database, self._files = files.database, files_here(files, self._move)
+        self._configurations = Configurations(backend, self._move, self._files is not None and not self._aside)
         self._random_serials = bool(self._files and self._files.random_serials)
 
     def carry_out(self) -> orders.Restored:
@@ -107,6 +113,8 @@ class Restoration:
             self._refuse([item for item in items if item.there == "different"])
             self._put_back(items, {})
             return self._answer(None, None)
+        if not self._configurations.texts:
+            self._move.refuse_former(self._database, self._backend.config_file)
         paths = {item.member.part: item.path for item in items}
         theirs, live = self._theirs(), self._live(paths)
         ours = self._ours(live)
@@ -134,30 +142,26 @@ class Restoration:
 
     # --- looking ---
 
-    def _place(self, path: str) -> str:
-        old, new = self._stored.manifest.authority, self._backend
-        if path == old.place.get("config_file") and new.config_file:
-            return new.config_file
-        if path == old.directory:
-            return new.directory
-        if path.startswith(old.directory.rstrip("/") + "/"):
-            return os.path.join(new.directory, path[len(old.directory.rstrip("/")) + 1 :])
-        return path
+    def _place(self, member: Member) -> str:
+        """Where a member belongs on this host. The files of the database of a CA that moved: where its configuration here has them."""
+        named = place_of(member.part, self._files) if self._files and self._move and member.type == "file" else None
+        return named or self._move.path(member.path)
 
     def _compared(self) -> t.List[_Item]:
         """Every member, read to its end and proved, beside what is in its place."""
         items = []
         keys, subscribers = self._key_places()
         for member, stream in self._set.contents():
-            path = self._place(member.path)
+            path = self._place(member)
             if path in keys or lies_in(path, subscribers):
                 raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
                 self._core[member.part] = member
+            here = replace(member, target=self._move.path(member.target)) if member.target else member
+            there = _compare(here, path)
             if stream and member.part == "configuration":
-                self._loads[path] = self._backend.loaded_by(path, stream.read(LARGEST_INPUT))
-            there = _compare(member, path)
+                there = self._configurations.compare(member, path, stream, there)
             if member.part == "extra" and not self._extra.names(path):
                 self._unnamed += there != "same"
                 continue
@@ -165,7 +169,7 @@ class Restoration:
                 there = "same"
             if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
                 there = "shortened"
-            items.append(_Item(member, path, there))
+            items.append(_Item(here, path, there))
         self._set.prove()
         for item in items:
             if self._order.part in ("all", item.member.part):
@@ -181,9 +185,8 @@ class Restoration:
 
     def _key_places(self) -> t.Tuple[t.Set[str], t.Tuple[str, ...]]:
         """The files of the CA's private keys, and where subscribers' keys lie."""
-        try:
-            files = self._backend.files()
-        except KeywardError:
+        files = self._files
+        if files is None:
             return set(), ()
         own = files.private_key
         return {own, staged_path(own), *(path for _number, path in older_files(own))} if own else set(), files.subscribers
@@ -319,7 +322,7 @@ class Restoration:
         """What only adds comes first; the database itself comes last, so that a killed run has taken nothing away."""
         wanted = {}
         for item in items:
-            missing = item.there in ("missing", "shortened")
+            missing = item.there in ("missing", "shortened", MOVED)
             replacing = item.there == "different" and item.member.part != "certificate" and item.member.type != "directory"
             if item.member.part in ("companion", "crl", "movable"):
                 replacing = replacing and self._gives_way(item)
@@ -357,7 +360,7 @@ class Restoration:
                 if item.there == "different" and self._gives_way(item):
                     self._set_aside.append(SetAside(path, move_aside(path, self._when)))
                 if member.type == "link":
-                    os.symlink(t.cast(str, member.target), path)
+                    os.symlink(t.cast(str, item.member.target), path)
                     if os.geteuid() == 0:
                         os.chown(path, *owner_of(member), follow_symlinks=False)
                     continue
@@ -365,8 +368,8 @@ class Restoration:
                     data = changed.pop(member.part, None)
                     late.append((stack.enter_context(staged_member(path, stream, member, protections[path], data)), member.part))
                     continue
-                with staged_member(path, stream, member, protections[path], None) as staged:
-                    if item.there in ("different", "shortened"):
+                with staged_member(path, stream, member, protections[path], self._configurations.texts.get(member.path)) as staged:
+                    if item.there in ("different", "shortened", MOVED):
                         staged.replace()
                     else:
                         staged.commit()
@@ -412,7 +415,7 @@ class Restoration:
         return int(match.group(1), 16) if match and item.member.part in ("issued", "movable") else None
 
     def _core_path(self, part: str) -> str:
-        return self._place(self._core[part].path)
+        return self._place(self._core[part])
 
     def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest
@@ -431,12 +434,10 @@ class Restoration:
                     f"nothing published was compared: what was issued or revoked after {manifest.as_of} may be missing",
                 )
             )
-        if manifest.authority.directory != self._backend.directory:
-            advisories.append(
-                Finding("moved", f"the CA was in {manifest.authority.directory}: its configuration may still say so, it was not changed")
-            )
-        for path in {one.path for one in self._restored} & self._loads.keys():
-            advisories += [Finding("configuration_loads_code", f"{path}, as the set has it: {said}") for said in self._loads[path]]
+        paths, loads = {one.path for one in self._restored}, self._configurations.loads
+        advisories += self._configurations.findings(manifest.authority.directory)
+        for path in paths & loads.keys():
+            advisories += [Finding("configuration_loads_code", f"{path}, as the set has it: {said}") for said in loads[path]]
         numbers = outcome.numbers if outcome else None
         advanced = {name: hex_or_none(number) for name, number in outcome.advanced.items()} if outcome else {}
         return orders.Restored(
@@ -446,6 +447,7 @@ class Restoration:
             next_serial=hex_or_none(numbers.next_serial) if numbers else manifest.state.next_serial,
             next_crl_number=hex_or_none(numbers.next_crl_number) if numbers else manifest.state.next_crl_number,
             advanced=orders.Advance(**advanced) if any(advanced.values()) else None,
+            rewritten=self._configurations.rewritten(paths),
             reentered=tuple(orders.Revocation(even_hex(one.serial), one.at, one.reason) for one in (outcome.reentered if outcome else ())),
             advisories=tuple(advisories),
         )

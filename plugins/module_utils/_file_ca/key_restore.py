@@ -99,7 +99,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
             "under another name and the backup takes its place",
             [Finding("conflict", f"{file.place.path} holds something else", file.generation.sha256) for file in in_the_way],
         )
-    refuse_elsewhere(ca, [file.place.path for file in missing], order.generations, order.directory)
+    refuse_elsewhere(ca, [file.place.path for file in missing], order.generations, order.directory, check)
     protections = [file.protection() for file in missing]
     restored = tuple(
         PutBack(file.kind, file.place.path, file.generation.sha256, _access(own, file.place)) for file, own in zip(missing, protections)

@@ -113,7 +113,7 @@ class OpensslConfig:
                     following = waiting.pop()
                 current = following
                 continue
-            line = _without_comment(line).lstrip(_SPACE)
+            line = without_comment(line).lstrip(_SPACE)
             if line.startswith("["):
                 section = self._header(line)
                 self._sections.setdefault(section, {})
@@ -302,7 +302,8 @@ def _pieces(content: str) -> t.Iterator[str]:
             yield line[start : start + _PIECE].split("\0", 1)[0]
 
 
-def _without_comment(line: str) -> str:
+def without_comment(line: str) -> str:
+    """One character is one byte."""
     if "#" not in line:
         return line
     kept = _BEFORE_COMMENT.match(line)

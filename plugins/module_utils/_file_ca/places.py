@@ -13,6 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 
 if t.TYPE_CHECKING:
@@ -25,7 +26,8 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
     The current one goes where this host's configuration says; one that is here already stays; others go where they
     were, seen from the CA's directory. Where two would share a path, the earlier one gets the name of an older generation.
     """
-    certificate, private_key = _configured(ca)
+    move = _move(ca, directory)
+    certificate, private_key = (move.path(path) for path in _configured(ca))
     facts = ca.known_facts
     newest = generations[-1]
     live = {generation.sha256: generation for generation in facts.generations} if facts else {}
@@ -46,7 +48,7 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
         elif configured and certificate:
             place = replace(place, path=certificate)
         else:
-            place = replace(place, path=_moved(ca, place.path, directory))
+            place = replace(place, path=move.path(place.path))
         place = _placed(place, generation.sha256, certificates, certificate, generation.index, number)
         certificate = certificate or place.path
         if digest not in key_places:
@@ -57,7 +59,7 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
             elif configured and private_key:
                 key_place = replace(recorded, path=private_key)
             else:
-                key_place = replace(recorded, path=_moved(ca, recorded.path, directory))
+                key_place = replace(recorded, path=move.path(recorded.path))
             if key_place:
                 key_place = _placed(key_place, digest, keys, private_key, first_use[digest], number)
                 private_key = private_key or key_place.path
@@ -66,12 +68,18 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
     return placed
 
 
-def refuse_elsewhere(ca: FileCa, paths: t.Iterable[str], recorded: t.Sequence[Generation], directory: t.Optional[str]) -> None:
+def refuse_elsewhere(
+    ca: FileCa, paths: t.Collection[str], recorded: t.Sequence[Generation], directory: t.Optional[str], check: bool
+) -> None:
     """A file is put back only where the task names it, in the CA's directory, or where both its configuration and its backup have it:
-    either may be forged where it lies in a store that others write. Raises KeywardError."""
+    either may be forged where it lies in a store that others write. Not where the CA was before it moved. Raises KeywardError."""
+    move = _move(ca, directory)
     known = [place.path for one in recorded for place in (one.certificate_place, one.key_place) if place]
-    known += [_moved(ca, path, directory) for path in known]
+    known += [move.path(path) for path in known]
     configured = [path for path in _configured(ca) if path]
+    for path in configured if paths and not check else ():
+        if path not in ca.stated:
+            move.refuse_former(path, ca.config_file)
     trees = [ca.directory, *([os.path.dirname(ca.config_file)] if ca.config_file else [])]
     trees += [os.path.dirname(path) for path in configured if path in known or not known]
     for path in paths:
@@ -95,13 +103,9 @@ def _configured(ca: FileCa) -> t.Tuple[str, str]:
         return certificate, private_key
 
 
-def _moved(ca: FileCa, path: str, directory: t.Optional[str]) -> str:
-    """A path below the CA's former directory, below its present one."""
-    if path and directory and (ca.selector.directory or ca.config_file):
-        old = directory.rstrip("/") + "/"
-        if path.startswith(old):
-            return os.path.join(ca.directory, path[len(old) :])
-    return path
+def _move(ca: FileCa, directory: t.Optional[str]) -> Move:
+    """From the CA's former directory to its present one."""
+    return Move([(directory, ca.directory)] if directory and (ca.selector.directory or ca.config_file) else [])
 
 
 def _with_state(ca: FileCa, generation: Generation) -> Generation:

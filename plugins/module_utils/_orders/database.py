@@ -338,6 +338,15 @@ class BroughtBack:
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """A line of a configuration that named the place where the CA was."""
+
+    path: Path
+    before: t.Annotated[str, Most(1000)]
+    after: t.Annotated[str, Most(1000)]
+
+
+@dataclass(frozen=True)
 class Restored:
     """A database after a restore, or as it would be (check). Numbers are hex text; None where there is no such number.
 
@@ -352,6 +361,7 @@ class Restored:
     next_serial: t.Optional[Hex] = None
     next_crl_number: t.Optional[Hex] = None
     advanced: t.Optional[Advance] = None
+    rewritten: t.Annotated[t.Tuple[Rewritten, ...], Most(100_000)] = ()
     reentered: t.Annotated[t.Tuple[Revocation, ...], Most(MOST_FILES)] = ()
     advisories: t.Annotated[t.Tuple[Finding, ...], Most(MOST_FILES)] = ()
     own: Own = None

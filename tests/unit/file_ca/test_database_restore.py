@@ -167,19 +167,6 @@ def test_a_restore_that_is_killed_anywhere_is_finished(ca: OpensslCa, tmp_path: 
     assert reached >= 8
 
 
-def test_another_place(ca: OpensslCa, tmp_path: Path) -> None:
-    shutil.rmtree(ca.directory / "requests")
-    manifest = make(ca, tmp_path / "set")
-    moved = tmp_path / "moved"
-    answer = restore(moved, tmp_path / "set", manifest, part="configuration")
-    assert [one.path for one in answer.restored] == [str(moved / "openssl.cnf")]
-    assert "moved" in {one.code for one in answer.advisories}
-    (moved / "openssl.cnf").write_text((moved / "openssl.cnf").read_text().replace(str(ca.directory), str(moved)))
-    assert "openssl.cnf" in refused(lambda: restore(moved, tmp_path / "set", manifest))
-    answer = restore(moved, tmp_path / "set", manifest, on_conflict="set_aside")
-    assert (moved / "newcerts" / "1000.pem").read_bytes() == (ca.directory / "newcerts" / "1000.pem").read_bytes()
-
-
 def test_the_backend_reads_what_was_restored(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     lose_all_but_keys(ca)
