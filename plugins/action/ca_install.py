@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     refuse_wrong_answer,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import differences
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import SHOWN_DIGITS
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
@@ -87,7 +87,9 @@ class ActionModule(BackupTask):
         answer = t.cast(Generation, answer_among(certificates, waiting.public_key_sha256))
         refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, asked)
         text = "".join(map(_x509.pem, in_order(answer, certificates)))
-        return self._result(self.send(Answer(None, text), Changed), differences(answer, asked))
+        crls = _adcs_trust.crls_beside(given, certificates) if told.abilities.checks_its_certificate else ()
+        done = self.send(Answer(None, text, crls, proved=waiting.public_key_sha256 is not None), Changed)
+        return self._result(done, [*differences(answer, asked), *_adcs_trust.of_answer(answer, told.abilities)])
 
     def _new(self, abilities: Abilities) -> Result:
         chosen = self._lost()

@@ -27,7 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, differences
 from ansible_collections.keyward.pki.plugins.module_utils._time import after, now, now_text
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 
@@ -118,9 +118,12 @@ class ActionModule(Task):
             asked = asked_of_parent(waiting.request, current)
             refuse_wrong_answer(answer, waiting.public_key_sha256 or answer.public_key_sha256, asked)
             refuse_short_answer(answer, self.options["remaining_days"])
-            self._different = differences(answer, asked)
+            self._different = [*differences(answer, asked), *_adcs_trust.of_answer(answer, told.abilities)]
             text = "".join(map(_x509.pem, in_order(answer, certificates)))
-            return Answer(current.sha256, text), [Finding("answered", f"{answer.label} answers the request", answer.sha256)]
+            crls = _adcs_trust.crls_beside(given, certificates) if told.abilities.checks_its_certificate else ()
+            return Answer(current.sha256, text, crls, proved=waiting.public_key_sha256 is not None), [
+                Finding("answered", f"{answer.label} answers the request", answer.sha256)
+            ]
         if certificates or waiting:
             if waiting and waiting.lacks_key and not certificates:
                 raise lost_key(current.subject, str(waiting.path), waiting.lacks_key)

@@ -14,7 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._home import of_id
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask, known_authorities
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
@@ -80,7 +80,8 @@ class ActionModule(BackupTask):
             "certificate": done.certificate,
             "serial": done.serial,
             "chain": list(done.chain),
-            "advisories": findings(done.advisories, self._outliving(done.certificate, current)),
+            "crl": done.crl,
+            "advisories": findings(done.advisories, self._unchecked(done), self._outliving(done.certificate, current)),
             "reasons": [],
         }
 
@@ -109,6 +110,11 @@ class ActionModule(BackupTask):
         if self._expected is not None and sorted(_folded(asked.subject)) != sorted(_folded(self._expected)):
             return f"it asks for the subject {asked.subject.rfc4514_string()}, and {self._expected.rfc4514_string()} is to be signed"
         return weakness(asked.public_key())
+
+    def _unchecked(self, done: Signed) -> t.Iterator[Finding]:
+        if not done.distribution_point and _adcs_trust.asks_here(x509.load_pem_x509_csr(self.options["request"].encode("utf-8"))):
+            made = _x509.pem_certificates(done.certificate.encode("ascii")) if done.certificate else []
+            yield _adcs_trust.without_distribution_point(generation_of(made[0]).sha256 if made else None)
 
     def _outliving(self, certificate: str | None, issuer: Generation) -> t.Iterator[Finding]:
         found = _x509.pem_certificates(certificate.encode("ascii")) if certificate else []

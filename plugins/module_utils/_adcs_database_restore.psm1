@@ -56,7 +56,7 @@ function Invoke-Restore {
     $result = @{
         changed = $false; restored = New-Object -TypeName System.Collections.ArrayList; set_aside = New-Object -TypeName System.Collections.ArrayList
         reentered = New-Object -TypeName System.Collections.ArrayList; failed_revocations = New-Object -TypeName System.Collections.ArrayList
-        reboot_required = $false; state = $null
+        reboot_required = $false; state = $null; advisories = New-Object -TypeName System.Collections.ArrayList
     }
     if ($Session.Check) {
         Assert-Digest -File $files -What $What
@@ -115,7 +115,7 @@ function Get-RestoreAnswer {
         restored = [object[]]$Result.restored.ToArray()
         set_aside = [object[]]$Result.set_aside.ToArray()
         reentered = [object[]]@($Result.reentered | ForEach-Object { @{ serial = $_ } })
-        advisories = [object[]]@(if ($facts) { $facts['advisories'] })
+        advisories = [object[]](@(if ($facts) { $facts['advisories'] }) + $Result.advisories.ToArray())
         own = [ordered]@{
             computer = if ($facts) { $facts['own']['computer'] } else { $null }
             database = $state
@@ -280,7 +280,13 @@ function Install-Role {
     }
     $parameters = @{ CAType = $Wanted['ca_type']; CertificateID = $Wanted['certificate_id'] }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $database -Log $log
-    Invoke-AdcsSetup -Parameters $parameters -What $What
+    try {
+        Invoke-AdcsSetup -Parameters $parameters -What $What
+    }
+    catch {
+        # Configured, and not started because the CAs above can't be asked: what follows stops the service first.
+        if (-not (Test-AdcsTrustCode $_.Exception.Data['Code']) -or -not (Get-AdcsSetting -Name 'Active')) { throw }
+    }
     $Result.changed = $true
 }
 
@@ -288,7 +294,7 @@ function Switch-Database {
     # The set's database takes the place of the one that is there, which is kept aside and comes back when the new one does not prove itself.
     param([object]$Session, [System.Collections.IDictionary]$Wanted, [string]$Directory, [hashtable]$Result, [string]$Time, [string]$What)
     $moved = New-Object -TypeName System.Collections.ArrayList
-    $imported, $proved = $false, $false
+    $imported, $placed, $proved, $able = $false, $false, $false, $true
     $before = Join-Path -Path $Directory -ChildPath 'before.reg'
     Export-AdcsRegistry -Path $before -What $What
     Stop-AdcsService -What $What
@@ -308,8 +314,8 @@ function Switch-Database {
             $imported = $true
             Import-Registry -Path $file -What $What
         }
-        Start-AdcsService -What $What
-        Wait-AdcsPing -What $What
+        $placed = $true
+        Start-Restored -Wanted $Wanted -Result $Result -What $What
         $state = Get-AdcsDatabaseState -Facts (Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress) -What $What
         $expected = [long]$Wanted['last_request_id']
         if ($Wanted['restore_database'] -and $state['last_request_id'] -lt $expected) {
@@ -319,14 +325,20 @@ function Switch-Database {
         $proved = $true
     }
     catch {
+        if ($placed -and (Test-AdcsTrustCode $_.Exception.Data['Code'])) {
+            $able = $false
+            throw (New-NotStarted -Failure $_ -Moved $moved)
+        }
         throw (Undo-Switch -Failure $_ -Moved $moved -Registry $(if ($imported) { $before } else { $null }) -Time $Time -What $What)
     }
     finally {
         # Whatever happened after it was stopped.
-        if ((Get-AdcsServiceState) -ne 'running') {
+        if ($able -and (Get-AdcsServiceState) -ne 'running') {
             try { Start-AdcsService -What $What } catch { if ($proved) { throw } }
         }
     }
+    $distrust = Get-AdcsDistrust -Facts (Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress)
+    if ($distrust -and -not $Result.advisories.Count) { $null = $Result.advisories.Add($distrust) }
     $Result.changed = $true
     $Result.state = $state
     foreach ($one in $moved) { $null = $Result.set_aside.Add([ordered]@{ path = $one.path; kept_as = $one.kept_as }) }
@@ -336,6 +348,35 @@ function Switch-Database {
         $null = $Result.set_aside.Add([ordered]@{ path = (Get-AdcsConfigurationKey); kept_as = $kept })
         $null = $Result.restored.Add([ordered]@{ path = (Get-AdcsConfigurationKey); part = 'configuration' })
     }
+}
+
+function Start-Restored {
+    # Starts the CA on what was restored. On the day of a disaster the host of the CRL is often down as well: to go on without is for a person to say.
+    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
+    try {
+        Start-AdcsService -What $What
+        Wait-AdcsPing -What $What
+    }
+    catch {
+        if (-not $Wanted['start_without_parent_crl'] -or $_.Exception.Data['Code'] -ne '0x80092013') { throw }
+        $null = Invoke-AdcsCertutil -ArgumentList '-setreg', 'CA\CRLFlags', '+CRLF_REVCHECK_IGNORE_OFFLINE' -Limit Quick -What $What
+        Start-AdcsService -What $What
+        Wait-AdcsPing -What $What
+        $undo = 'certutil -setreg CA\CRLFlags -CRLF_REVCHECK_IGNORE_OFFLINE, and restart CertSvc'
+        $message = "no CRL of the CA above could be fetched, and the CA was started without it. When it is there again: $undo"
+        $null = $Result.advisories.Add(@{ code = 'revocation_not_checked'; message = $message; certificate = $null })
+    }
+}
+
+function New-NotStarted {
+    # The error where the set is in place and right, and the CA can't start for a reason that no database has.
+    param([object]$Failure, [object]$Moved)
+    $data = $Failure.Exception.Data
+    $kept = @($Moved | ForEach-Object { $_.kept_as }) -join ', '
+    $why = [string]$data['Why']
+    if ($kept) { $why += ". What was there before is kept in $kept" }
+    $remedy = "$($data['Remedy']). Then run the task again; with start_without_parent_crl it goes on without the CRL"
+    New-AdcsError -What 'the set is in its place, and the CA does not start on it' -Why $why -Remedy $remedy -Code $data['Code']
 }
 
 function Undo-Switch {

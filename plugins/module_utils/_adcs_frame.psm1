@@ -37,6 +37,9 @@ $errorTexts = @{
     '0x80070424' = 'the service CertSvc is not installed',
     'Install the feature: Install-WindowsFeature ADCS-Cert-Authority -IncludeManagementTools'
     '0x80070426' = 'the service CertSvc does not run', 'Start it: Start-Service CertSvc'
+    '0x8007042A' = 'the service CertSvc ended with a code of its own', 'Read it: sc.exe query CertSvc, and event 100 of the Application log'
+    '0x80072098' = 'the account may not write to Active Directory',
+    'Run the task as a member of Enterprise Admins, or let one publish by hand: certutil -dspublish'
     '0x800706BA' = 'the service of the CA does not answer',
     'Start CertSvc; where it runs, its database is not mounted: see event 17 of the Application log'
     '0x80070522' = 'the session lacks the privilege to back up or to restore', 'Run the task elevated, as an administrator of the host'
@@ -55,9 +58,26 @@ $errorTexts = @{
     '0x80090022' = 'the provider of the private key wants to ask a person',
     'Let the CA use its key without interaction (the provider''s own protection settings)'
     '0x80090029' = 'the provider of the private key does not support this', 'Back it up by the procedure of its provider'
+    '0x80092010' = 'the CA above has revoked the certificate of this CA',
+    'Ask the CA above why. Then renew this CA, with a new key where the key is the reason'
+    '0x80092012' = 'a CA certificate says of no place where its revocation can be checked',
+    'Have the CA above sign the request again, with CRL distribution points'
+    '0x80092013' = 'no valid CRL of the CA above can be fetched, so that revocation can not be checked',
+    ('Publish it where the certificate says, or bring it along: certutil -f -addstore CA <file>. Without it the CA starts after ' +
+        'certutil -setreg CA\CRLFlags +CRLF_REVCHECK_IGNORE_OFFLINE; take that back when the CRL is there')
     '0x80092004' = 'the certificate or a property of it was not found', 'Look at the store: certutil -store My'
+    '0x80094008' = 'the CA enforces role separation, and the account has more than one role of it, so that it may do nothing there',
+    'Run the task as an account with one role only; who has which: the tab Security of the CA, and certutil -getreg CA\RoleSeparationEnabled'
+    '0x800B0101' = 'a certificate of the chain has expired, or is not valid yet',
+    'Check the clock of the host. Then renew what has expired, the CAs above first'
     '0x800B0109' = 'the chain ends in a root certificate that this host does not trust',
     'Put the certificates of the CAs above into Cert:\LocalMachine\Root and \CA'
+    '0x800B010A' = 'the certificates of the CAs above are not all there',
+    'Put those of the CAs between into Cert:\LocalMachine\CA, and the root into Cert:\LocalMachine\Root'
+    '0x800B010C' = 'a certificate of the chain is revoked', 'Ask the CA that revoked it why. Then renew this CA, with a new key where the key is the reason'
+    '0xC8000210' = 'a log file is missing that the database needs', 'Put the logs back beside the database; where they are lost, restore a set'
+    '0xC8000226' = 'the database was not closed, and what its logs hold is not in it',
+    'Start CertSvc with all its logs in place, or replay them: esentutl /r edb in their folder. Where they are lost, restore a set'
     '0xC8000230' = 'no full backup is recorded, so there can be no incremental one', 'Make a full backup'
     '0xC8000713' = 'files of the database are missing', 'Restore the database'
 }
@@ -171,7 +191,7 @@ function Stop-Module {
 function Get-AdcsAbility {
     # What the controller follows; the defaults of its Abilities are those of a CA that consists of files.
     @{
-        keys_in_hand = $false; takes_days = $false; renewal_keeps_start = $true; signs_any_crl = $false; signs_requests = $false
+        keys_in_hand = $false; takes_days = $false; renewal_keeps_start = $true; checks_its_certificate = $true; signs_any_crl = $false; signs_requests = $false
         sets_are_archives = $false; takes_numbers = $false
     }
 }

@@ -63,6 +63,8 @@ function Install-AdcsAuthority {
     finally {
         $lock.Dispose()
     }
+    $distrust = if (-not $answer['pending']) { Get-AdcsDistrust -Facts $answer }
+    if ($distrust) { Add-AdcsAdvisory -Facts $answer -Code $distrust.code -Message $distrust.message }
     if ($advisory) { Add-AdcsAdvisory -Facts $answer -Code $advisory.code -Message $advisory.message }
     $answer['imported'] = $imported
     $answer

@@ -110,7 +110,16 @@ function Complete-Renewal {
         throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
     }
     Remove-RenewalRecord
-    Get-AdcsAnswer -Session $Session -Changed $true
+    Get-Proved -Session $Session
+}
+
+function Get-Proved {
+    # The facts after a change, with what the CA says of its own certificate.
+    param([object]$Session)
+    $answer = Get-AdcsAnswer -Session $Session -Changed $true
+    $distrust = Get-AdcsDistrust -Facts $answer
+    if ($distrust) { Add-AdcsAdvisory -Facts $answer -Code $distrust.code -Message $distrust.message }
+    $answer
 }
 
 # --- the answer to a request -----------------------------------------------------------------------------------------
@@ -122,13 +131,16 @@ function Install-AdcsAnswer {
     $certificates = @(ConvertFrom-AdcsPem -Text $Text -What $What)
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
     $name = $facts['authority']['sanitized_name']
+    $crls = @($Session.Request['crls'] | Where-Object { $_ })
     if (@(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint) {
+        Add-ParentCrl -Crl $crls -What $What
         return Complete-Renewal -Session $Session -Facts $facts -What $What
     }
     Assert-AdcsNewest -Facts $facts -Of $Of -What $What
     if ($null -eq $facts['pending_request']) {
         throw (New-AdcsError -What $What -Why 'no request of this CA waits for a certificate' -Remedy 'Give certificate only as the answer to a request')
     }
+    Add-ParentCrl -Crl $crls -What $What
     Write-RenewalRecord -SanitizedName $name
     $directory = New-AdcsProtectedDirectory
     $failure = $null
@@ -144,23 +156,20 @@ function Install-AdcsAnswer {
             foreach ($one in $certificates) { $null = $all.Add($one) }
             Write-AdcsNewFile -Path $file -Content $all.Export([Security.Cryptography.X509Certificates.X509ContentType]::Pkcs7)
         }
-        try {
-            $null = Invoke-AdcsCertutil -ArgumentList '-silent', '-installCert', $file -Limit Command -What $What
-        }
-        catch {
-            $failure = $_
+        $failure = Install-File -Path $file -What $What
+        # It checks the revocation of the certificate, and waits or fails where it can't. -f goes on without; whose the certificate is was proved.
+        if ($failure -and $Session.Request['proved'] -and (Test-CanNotCheck $failure) -and
+            -not (Test-InPlace -Session $Session -Certificate $certificates[0])) {
+            $failure = Install-File -Path $file -Force -What $What
         }
     }
     finally {
         Remove-AdcsDirectory -Path $directory
     }
-    $after = Get-AdcsAuthority -Parameters $Session.Parameters
-    $made = Get-AdcsCertificate -Thumbprint $certificates[0].Thumbprint
-    $known = @(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
-    $done = $null -eq $after['pending_request'] -and ($known -or ($null -ne $made -and $made.HasPrivateKey))
+    $done = Test-InPlace -Session $Session -Certificate $certificates[0]
     if ($done) {
         # The registry may know the certificate only after this.
-        Restart-AdcsService -What $What
+        Restart-AdcsService -What 'the certificate is in its place, and the CA is not at work with it'
         $done = @(Get-AdcsThumbprint -SanitizedName $name) -contains $certificates[0].Thumbprint
     }
     if (-not $done) {
@@ -169,7 +178,45 @@ function Install-AdcsAnswer {
         throw (New-AdcsError -What $What -Why $why -Remedy 'Look at the certificate: does it answer the request that waits, with its key?')
     }
     Remove-RenewalRecord
-    Get-AdcsAnswer -Session $Session -Changed $true
+    Get-Proved -Session $Session
+}
+
+function Add-ParentCrl {
+    # Into the store CA of the computer, where Windows looks for CRLs before it fetches them. -Crl: base64.
+    param([AllowEmptyCollection()][object[]]$Crl, [string]$What)
+    if (-not $Crl.Count) { return }
+    Use-AdcsProtectedDirectory {
+        param([string]$Directory)
+        for ($at = 0; $at -lt $Crl.Count; $at++) {
+            $file = Join-Path -Path $Directory -ChildPath "$at.crl"
+            Write-AdcsNewFile -Path $file -Content ([Convert]::FromBase64String($Crl[$at]))
+            $null = Invoke-AdcsCertutil -ArgumentList '-f', '-addstore', 'CA', $file -Limit Quick -What $What
+        }
+    }
+}
+
+function Install-File {
+    # certutil -installCert; the error, where there is one.
+    param([string]$Path, [switch]$Force, [string]$What)
+    $arguments = @(if ($Force) { '-f' }) + @('-silent', '-installCert', $Path)
+    try { $null = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Command -What $What }
+    catch { $_ }
+}
+
+function Test-CanNotCheck {
+    # Whether an error says that revocation can't be checked. A certutil that did not end may wait for a dialog about that.
+    param([object]$Failure)
+    $data = $Failure.Exception.Data
+    -not $data.Contains('Code') -or $data['Code'] -in '0x80092012', '0x80092013'
+}
+
+function Test-InPlace {
+    # Whether the CA has a certificate for the request that waited; the registry and the store My tell.
+    param([object]$Session, [object]$Certificate)
+    $after = Get-AdcsAuthority -Parameters $Session.Parameters
+    $made = Get-AdcsCertificate -Thumbprint $Certificate.Thumbprint
+    $known = @(Get-AdcsThumbprint -SanitizedName $after['authority']['sanitized_name']) -contains $Certificate.Thumbprint
+    $null -eq $after['pending_request'] -and ($known -or ($null -ne $made -and $made.HasPrivateKey))
 }
 
 # --- renewal ---------------------------------------------------------------------------------------------------------

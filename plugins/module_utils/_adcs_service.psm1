@@ -19,6 +19,8 @@ Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
 $pingSeconds = 120
+# The CA can't trust its own certificate. Another database changes nothing of that.
+$trustCodes = '0x80092010', '0x80092012', '0x80092013', '0x800B0101', '0x800B0109', '0x800B010A', '0x800B010C'
 
 function Get-AdcsServiceState {
     <#
@@ -33,11 +35,37 @@ function Get-AdcsServiceState {
 function Wait-ServiceState {
     param([string]$State)
     $clock = [Diagnostics.Stopwatch]::StartNew()
-    while ((Get-AdcsServiceState) -ne $State) {
-        if ($clock.Elapsed.TotalSeconds -ge 60) { return $false }
+    while ($true) {
+        $now = Get-AdcsServiceState
+        if ($now -eq $State) { return $true }
+        # One that ended again does not come up by itself.
+        if ($clock.Elapsed.TotalSeconds -ge $(if ($now -eq 'stopped') { 5 } else { 60 })) { return $false }
         Start-Sleep -Milliseconds 250
     }
-    $true
+}
+
+function Test-AdcsTrustCode {
+    # Whether a service that ended with this code did so whatever its database holds.
+    param([AllowNull()][AllowEmptyString()][string]$Code)
+    $trustCodes -contains $Code
+}
+
+function New-StartError {
+    # The error of a service that did not come up. Start-Service often does not say why; the service control manager keeps the code.
+    # https://learn.microsoft.com/windows/win32/cimwin32prov/win32-service
+    param([string]$What)
+    $parameters = @{ ClassName = 'Win32_Service'; Filter = "Name='CertSvc'" }
+    $service = @(Invoke-AdcsCmdlet -Command 'Get-CimInstance' -Parameters $parameters -Limit Quick -What $What)
+    $number = if ($service.Count) { [long]$service[0].ExitCode } else { 0L }
+    if ($number -eq 1066) { $number = [long]$service[0].ServiceSpecificExitCode }  # ERROR_SERVICE_SPECIFIC_ERROR
+    elseif ($number -gt 0 -and $number -lt 0x10000) { $number = 0x80070000L + $number }
+    if ($number -eq 0) {
+        $remedy = 'Look into the event log (Application, source CertificationAuthority); certutil -verifystore My shows whether every key is there'
+        return New-AdcsError -What $What -Why 'the service CertSvc does not run after it was started' -Remedy $remedy -Code $null
+    }
+    $code = '0x{0:X8}' -f ($number -band 0xFFFFFFFFL)
+    $text = Get-AdcsErrorText $code
+    New-AdcsError -What $What -Why "the service CertSvc does not start: $($text.Why)" -Remedy $text.Remedy -Code $code
 }
 
 function Stop-AdcsService {
@@ -63,11 +91,15 @@ function Start-AdcsService {
     #>
     param([string]$What)
     if ((Get-AdcsServiceState) -eq 'running') { return }
-    $null = Invoke-AdcsCmdlet -Command 'Start-Service' -Parameters @{ Name = 'CertSvc' } -Limit Service -What $What
-    if (-not (Wait-ServiceState -State 'running')) {
-        $remedy = 'Look into the event log (Application, source CertificationAuthority); certutil -verifykeys tells whether every key is there'
-        throw (New-AdcsError -What $What -Why 'the service CertSvc does not run after it was started' -Remedy $remedy)
+    try {
+        $null = Invoke-AdcsCmdlet -Command 'Start-Service' -Parameters @{ Name = 'CertSvc' } -Limit Service -What $What
     }
+    catch {
+        $data = $_.Exception.Data
+        if (-not $data.Contains('Code') -or ($data['Code'] -and $data['Code'] -ne '0x8007042A')) { throw }
+        throw (New-StartError -What $What)
+    }
+    if (-not (Wait-ServiceState -State 'running')) { throw (New-StartError -What $What) }
 }
 
 function Wait-AdcsPing {
@@ -81,6 +113,7 @@ function Wait-AdcsPing {
     while ($true) {
         $answer = Invoke-AdcsCertutil -ArgumentList '-ping' -Limit Quick -What $What -AllowFailure
         if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) { return }
+        if ((Get-AdcsServiceState) -eq 'stopped') { throw (New-StartError -What $What) }
         if ($clock.Elapsed.TotalSeconds -ge $pingSeconds) { break }
         Start-Sleep -Milliseconds 1000
     }
@@ -88,6 +121,21 @@ function Wait-AdcsPing {
     if ($answer.Code) { $why += " ($($answer.Code))" }
     $remedy = 'Look into the event log (Application, source CertificationAuthority; event 17: the database can not be opened)'
     throw (New-AdcsError -What $What -Why $why -Remedy $remedy -Code $answer.Code)
+}
+
+function Get-AdcsDistrust {
+    # An advisory where a subordinate that answers can't verify its own certificate, and may deny each request: a ping says nothing of that, and no
+    # certificate has to be issued to find out.
+    param([System.Collections.IDictionary]$Facts)
+    if ($Facts['own']['ca_type'] -notlike '*SubordinateCA' -or -not $Facts['generations'].Count) { return }
+    $index = [string]$Facts['generations'][-1]['index']
+    $answer = Invoke-AdcsCertutil -ArgumentList '-CAInfo', 'certstatuscode', $index -Limit Quick -What 'the CA can not be asked' -AllowFailure
+    $code = if ($answer.Code) { $answer.Code } else { Find-AdcsCode $answer.Output }
+    if (-not $code -and -not $answer.TimedOut) { return }
+    $text = Get-AdcsErrorText $code
+    $message = "the CA answers, and may deny every request, since it can't verify its own certificate: $($text.Why). $($text.Remedy)"
+    if ($answer.TimedOut) { $message = 'the CA does not say in time whether it can verify its own certificate: certutil -CAInfo certstatuscode' }
+    @{ code = 'certificate_not_verified'; message = $message; certificate = $null }
 }
 
 function Restart-AdcsService {
@@ -133,5 +181,5 @@ function Enter-AdcsLock {
 }
 
 Export-ModuleMember -Function @(
-    'Get-AdcsServiceState', 'Stop-AdcsService', 'Start-AdcsService', 'Wait-AdcsPing', 'Restart-AdcsService', 'Get-AdcsRunDirectory', 'Enter-AdcsLock'
+    'Get-AdcsServiceState', 'Test-AdcsTrustCode', 'Stop-AdcsService', 'Start-AdcsService', 'Wait-AdcsPing', 'Get-AdcsDistrust', 'Restart-AdcsService', 'Get-AdcsRunDirectory', 'Enter-AdcsLock'
 )

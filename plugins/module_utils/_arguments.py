@@ -185,5 +185,6 @@ CA_DATABASE_RESTORE: Spec = {
     "published_certificates": {"type": "path"},
     "advance": {"type": "raw"},
     "extra_paths": {"type": "list", "elements": "str"},
+    "start_without_parent_crl": {"type": "bool", "default": False},
     **CONTROLLER,
 }

@@ -72,6 +72,13 @@ options:
         option none does.
     type: list
     elements: str
+  start_without_parent_crl:
+    description:
+      - On Windows, start a subordinate CA also where no CRL of the CA above can be fetched, since its host is down as well.
+      - The CA then ignores that (C(CRLF_REVCHECK_IGNORE_OFFLINE) in C(CRLFlags)) until it is told otherwise. The advisory
+        V(revocation_not_checked) has the command.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -217,8 +224,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(database_newer), V(numbers_advanced), V(serial_used_twice), V(published_not_compared), V(moved) and
-      V(extra_paths_not_restored).
+    - Codes are, among others, V(database_newer), V(numbers_advanced), V(serial_used_twice), V(published_not_compared), V(moved),
+      V(revocation_not_checked) and V(extra_paths_not_restored).
     - V(configuration_loads_code) and V(configuration_decides) say what a configuration from the set has the CA load or allow. They are
       in the diff, too.
   returned: success

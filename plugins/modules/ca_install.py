@@ -59,6 +59,7 @@ options:
     description:
       - The certificate (PEM) that answers the pending request of a subordinate CA. It may stand among those of the CAs above it, which
         are put into O(chain_file), where it is given, and otherwise behind it.
+      - On Windows the CRLs (PEM) of these CAs may follow, where the host can't fetch them (RV(keyward.pki.ca_sign#module:crl)).
       - It is held against the request. It must be that of a CA, for this subject byte by byte and for this key. What the parent has made
         stricter is shown.
     type: str

@@ -46,6 +46,7 @@ options:
   certificate:
     description:
       - The certificate (PEM) that answers the pending request of a subordinate CA. It may stand among those of the CAs above it.
+      - On Windows the CRLs (PEM) of these CAs may follow, where the host can't fetch them (RV(keyward.pki.ca_sign#module:crl)).
       - These are put into O(chain_file), where it is given. Behind the certificate they stand only where some stand behind the present
         one. Where none are given, those stay.
     type: str

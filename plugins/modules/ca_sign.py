@@ -111,6 +111,11 @@ chain:
   type: list
   elements: str
 
+crl:
+  description: The CRL (PEM) in the place of the signing CA, for a CA below that can't fetch it. V(null) where none of the CA lies there.
+  returned: success
+  type: str
+
 reasons:
   description:
     - Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
@@ -122,8 +127,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(outlives_issuer), and V(limited_to_request), V(stricter_certificate), V(added_by_parent) and
-      V(may_not_sign_crls) where the certificate and the request differ.
+    - Codes are, among others, V(outlives_issuer), V(no_distribution_point), and V(limited_to_request), V(stricter_certificate),
+      V(added_by_parent) and V(may_not_sign_crls) where the certificate and the request differ.
   returned: success
   type: list
   elements: dict

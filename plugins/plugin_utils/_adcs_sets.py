@@ -216,7 +216,7 @@ class Restoration:
 
     def __init__(self, told: StateTold | None, manifest: SetManifest, published: Seen, options: t.Mapping[str, t.Any]) -> None:
         self._told, self._manifest, self._published = told, manifest, published
-        self._aside = options["on_conflict"] == "set_aside"
+        self._aside, self._without_parent_crl = options["on_conflict"] == "set_aside", bool(options["start_without_parent_crl"])
         try:
             self._ca, self._contents = parse(_Ca, manifest.own), parse(_Contents, manifest.own)
         except Misshapen as exc:
@@ -275,6 +275,7 @@ class Restoration:
             "certificate_id": generations[-1].sha1.upper(),
             "database_directory": self._manifest.authority.directory,
             "log_directory": self._ca.log_directory,
+            "start_without_parent_crl": self._without_parent_crl,
             "restore_database": self.takes_the_place,
             "last_request_id": self._contents.last_request_id,
             "revoke": [{"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0)} for one in revoked],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def version(certificate: Any) -> tuple[int, int]:
         return 0, 0
     number = int.from_bytes(value[2:], "big")
     return number & 0xFFFF, number >> 16
+
+
+def distribution_points(certificate: Any) -> bool:
+    return any(each.oid == x509.CRLDistributionPoints.oid for each in certificate.extensions)
 
 
 def suffix(index: int) -> str:
@@ -124,6 +129,7 @@ def _configure(host: Host, common_name: str, ca_type: int, given: dict[str, Any]
         SetupStatus=INSTALLED,
         ValidityPeriod="Years",
         ValidityPeriodUnits=1,
+        CRLFlags=2,
         CRLPeriod="Weeks",
         CRLPeriodUnits=1,
         CRLDeltaPeriod="Days",
@@ -291,6 +297,11 @@ def install_certificate(host: Host, data: bytes, force: bool) -> None:
     trusted = [host.certificate(sha1, store) for store in ("Root", "CA") for sha1 in host.thumbprints(store)]
     if not force and certificate.issuer not in [each.subject for each in trusted]:
         raise Failure(0x800B0109)
+    offline = host.switches()["parent_crl"] == "offline" and certificate.issuer not in host.crl_issuers()
+    if not force and offline and distribution_points(certificate):
+        if host.switches()["offline_install"] == "hangs":
+            time.sleep(3600)
+        raise Failure(0x80092013)
     _add(host, _der(certificate), container)
     host.configure(SetupStatus=host.value("SetupStatus") & ~PENDING, RequestFileName=None, RequestKeyContainer=None, RequestKeyIndex=None)
 
@@ -298,6 +309,9 @@ def install_certificate(host: Host, data: bytes, force: bool) -> None:
 def issue(host: Host, common_name: str) -> str:
     """Its serial number in lower case hex."""
     host.ping()
+    # CRLF_REVCHECK_IGNORE_NOREVCHECK
+    if host.chain_status() == 0x80092012 and not host.value("CRLFlags", default=0) & 0x20000:
+        raise Failure(0x80092012)
     sha1 = host.generations[-1]
     key, ca = host.key(host.container(sha1) or ""), host.certificate(sha1)
     start = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)

@@ -45,6 +45,9 @@ SWITCHES: dict[str, Any] = {
     "renewal_takes_effect": "at_once",
     "same_key_renewal_begins": "as_before",
     "renew_hangs_after_work": False,
+    "parent_crl": "reachable",
+    "offline_install": "fails",
+    "without_distribution_point": "accepted",
     "install_finds": "all",
     "ca_cert_hash": "spaced",
     "view_numbers": "quoted",
@@ -86,6 +89,17 @@ MESSAGES: dict[int, tuple[str, str, str]] = {
     0x80090010: ("NTE_PERM", "Access denied.", "Zugriff verweigert."),
     0x80090016: ("NTE_BAD_KEYSET", "Keyset does not exist", "Der Schlüsselsatz ist nicht vorhanden."),
     0x80090029: ("NTE_NOT_SUPPORTED", "The requested operation is not supported.", "Der angeforderte Vorgang wird nicht unterstützt."),
+    0x80092010: ("CRYPT_E_REVOKED", "The certificate is revoked.", "Das Zertifikat wurde gesperrt."),
+    0x80092012: (
+        "CRYPT_E_NO_REVOCATION_CHECK",
+        "The revocation function was unable to check revocation for the certificate.",
+        "Die Sperrfunktion konnte die Sperrung des Zertifikats nicht überprüfen.",
+    ),
+    0x80092013: (
+        "CRYPT_E_REVOCATION_OFFLINE",
+        "The revocation function was unable to check revocation because the revocation server was offline.",
+        "Die Sperrfunktion konnte die Sperrung nicht überprüfen, da der Sperrserver offline war.",
+    ),
     0x80092004: ("CRYPT_E_NOT_FOUND", "Cannot find object or property.", "Das Objekt oder die Eigenschaft wurde nicht gefunden."),
     0x80094004: ("CERTSRV_E_PROPERTY_EMPTY", "The requested property value is empty.", "Der angeforderte Eigenschaftenwert ist leer."),
     0x800B0109: (
@@ -188,7 +202,7 @@ class Machine:
                 f"from client import main\nmain(['program', {program!r}, {str(self.state)!r}, *sys.argv[1:]])\n"
             )
             path.chmod(0o755)
-        self.machine(computer=computer, service="Stopped", restart_pending=False, pings=0)
+        self.machine(computer=computer, service="Stopped", restart_pending=False, pings=0, exit_code=0)
 
     def machine(self, **changes: Any) -> dict[str, Any]:
         path = self.state / "machine.json"
@@ -257,6 +271,16 @@ class Machine:
             self.remove_key(container)
         for suffix in (".crt", ".json"):
             (self.state / "store" / "My" / f"{sha1.upper()}{suffix}").unlink(missing_ok=True)
+
+    def add_crl(self, der: bytes) -> None:
+        """Into the store CA."""
+        atomic(self.state / "store" / "CA" / f"{hashlib.sha1(der).hexdigest().upper()}.crl", der)  # noqa: S324
+
+    def crl_issuers(self) -> list[Any]:
+        """Whose CRLs lie in the store CA."""
+        from cryptography import x509
+
+        return [x509.load_der_x509_crl(path.read_bytes()).issuer for path in (self.state / "store" / "CA").glob("*.crl")]
 
     def container(self, sha1: str) -> str | None:
         """The key container that a certificate's property names, whether it is there or not."""

@@ -31,6 +31,9 @@ COLUMNS = (
 MEANINGS = {"Disposition": ("Issued", "Ausgestellt"), "RevokedReason": ("Reason: Key Compromise", "Grund: Schlüsselgefährdung")}
 
 
+FLAGS = {"CRLF_REVCHECK_IGNORE_OFFLINE": 8, "CRLF_REVCHECK_IGNORE_NOREVCHECK": 0x20000}
+
+
 class Usage(Exception):
     """Arguments that certutil refuses with exit code 1."""
 
@@ -227,8 +230,26 @@ def _setreg(host: Host, options: dict[str, str], positionals: list[str]) -> list
         raise Failure(0x80070057)
     key, name = _place(host, positionals[0])
     text = positionals[1]
+    if text[1:] in FLAGS:
+        there = host.registry.get(key, name, 0)
+        host.registry.set(key, **{name: there | FLAGS[text[1:]] if text[0] == "+" else there & ~FLAGS[text[1:]]})
+        return []
     host.registry.set(key, **{name: int(text, 0) if re.fullmatch("0x[0-9a-fA-F]+|[0-9]+", text) else text})
     return []
+
+
+def _add_to_store(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
+    from cryptography import x509
+
+    if len(positionals) != 2 or positionals[0] != "CA":
+        raise Failure(0x80070057)
+    data = Path(positionals[1]).read_bytes()
+    try:
+        x509.load_der_x509_crl(data)
+        host.add_crl(data)
+    except ValueError:
+        host.add_certificate(data, store="CA")
+    return [f'{positionals[0]} "Intermediate Certification Authorities"']
 
 
 def _templates(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
@@ -240,6 +261,10 @@ def _templates(host: Host, options: dict[str, str], positionals: list[str]) -> l
 
 def _ca_info(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
     host.ping()
+    if positionals[:1] == ["certstatuscode"]:
+        code = host.chain_status()
+        shown = f"0x{code:08x} ({code - (1 << 32)} {MESSAGES[code][0]})" if code else "0"
+        return [f"CA cert verify status[{positionals[1]}]: {shown}"]
     return [f"CA name: {host.common_name}", f"Sanitized CA short name (DS name): {host.active}", f"CA cert count: {len(host.generations)}"]
 
 
@@ -255,6 +280,7 @@ VERBS: dict[str, tuple[Callable[[Host, dict[str, str], list[str]], list[str]], i
     "-revoke": (_revoke, 2),
     "-getreg": (_getreg, 1),
     "-setreg": (_setreg, 2),
+    "-addstore": (_add_to_store, 2),
     "-catemplates": (_templates, 1),
     "-CAInfo": (_ca_info, 2),
 }

@@ -69,6 +69,25 @@ class Host(Machine):
     def start(self) -> None:
         if self.switches()["feature"] != "present":
             raise Failure(0x80070424)
+        try:
+            self._start()
+        except Failure as failure:
+            self.machine(exit_code=failure.code)
+            raise
+        self.machine(exit_code=0)
+
+    def chain_status(self) -> int:
+        """What the CA finds when it verifies its newest certificate; 0: nothing wrong."""
+        from adcs.authority import distribution_points
+
+        newest, switches = self.certificate(self.generations[-1]), self.switches()
+        if newest.issuer == newest.subject:
+            return 0
+        if not distribution_points(newest):
+            return 0x80092012 if switches["without_distribution_point"] == "denied" else 0
+        return 0x80092013 if switches["parent_crl"] == "offline" and newest.issuer not in self.crl_issuers() else 0
+
+    def _start(self) -> None:
         if self.machine()["restart_pending"]:
             raise Failure(0x80070422)
         if self.machine()["service"] == "Running":
@@ -81,6 +100,9 @@ class Host(Machine):
             raise Failure(0x80070002)
         if not all(self.certificate(sha1) and self.has_key(sha1) for sha1 in self.generations):
             raise Failure(0x80090016)
+        # CRLF_REVCHECK_IGNORE_OFFLINE
+        if self.chain_status() == 0x80092013 and not self.value("CRLFlags", default=0) & 8:
+            raise Failure(0x80092013)
         if self.registry.key(CONFIGURATION + r"\RestoreInProgress"):
             self.registry.delete(CONFIGURATION + r"\RestoreInProgress")
             self.registry.set(CONFIGURATION, DBLastRecovery=_filetime())

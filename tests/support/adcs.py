@@ -210,10 +210,10 @@ class AdcsHost(Host):
             self.start()
             self.publish_crls()
 
-    def certify(self, parent: Parent) -> None:
+    def certify(self, parent: Parent, distribution_point: bool = False) -> None:
         """Lets a parent sign the pending request, installs what it signed and starts the service."""
         self.trust(parent.certificate)
-        self.install_certificate(parent.sign(Path(self.value("RequestFileName")).read_bytes()))
+        self.install_certificate(parent.sign(Path(self.value("RequestFileName")).read_bytes(), distribution_point))
         self.start()
 
     def trust(self, certificate: bytes) -> None:
@@ -261,11 +261,20 @@ class Parent:
         builder = x509.CertificateBuilder(self.name, subject, key, x509.random_serial_number())
         return builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=3650))
 
-    def sign(self, request: bytes) -> bytes:
-        """The certificate, PEM, with the extensions that the request asks for."""
+    def crl(self) -> bytes:
+        """An empty one, PEM."""
+        now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        builder = x509.CertificateRevocationListBuilder(self.name, now, now + datetime.timedelta(days=30))
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def sign(self, request: bytes, distribution_point: bool = False) -> bytes:
+        """The certificate, PEM, with the extensions that the request asks for, and a CRL distribution point."""
         loaded = x509.load_pem_x509_csr(request)
         builder = self._builder(loaded.subject, loaded.public_key())
         for extension in loaded.extensions:
             builder = builder.add_extension(extension.value, extension.critical)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
+        if distribution_point:
+            place = x509.DistributionPoint([x509.UniformResourceIdentifier("http://pki.example.com/parent.crl")], None, None, None)
+            builder = builder.add_extension(x509.CRLDistributionPoints([place]), False)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from adcs.machine import Failure
 from support.adcs import AdcsHost, Parent, powershell
 from support.pythons import ROOT
 
@@ -111,7 +112,7 @@ def test_an_answer_is_put_in_place_only_where_the_ca_is_as_it_was_when_that_was_
     host.install_by_hand(ca_type="StandaloneSubordinateCA")
     answer = parent.sign(Path(host.value("RequestFileName")).read_bytes()).decode()
     script = f"""
-        $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }} }}
+        $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }}; Request = @{{}} }}
         try {{ Install-AdcsAnswer -Session $session -Text '{answer}' -Of '{"0" * 64}' -What 'the CA was not renewed' }}
         catch {{ $_.Exception.Message, $_.Exception.Data['RenewedMeanwhile'] }}"""
     assert run(host, tmp_path, "_adcs_renewal", script) == [
@@ -166,3 +167,87 @@ def test_what_fips_mode_forbids_is_not_used() -> None:
     forbidden = re.compile(r"(SHA\d+|MD5|Aes|HMAC\w*)\]::Create|\w+Managed\b|RijndaelManaged", re.IGNORECASE)
     found = [(path.name, match.group(0)) for path in MODULES.glob("*.psm1") for match in forbidden.finditer(path.read_text())]
     assert found == [] and forbidden.search("[System.Security.Cryptography.SHA256]::Create()")
+
+
+def test_a_set_stays_where_only_the_crl_of_the_ca_above_is_missing(host: AdcsHost, tmp_path: Path) -> None:
+    """The same service fails to start on the database that was there before: to bring that back would help nobody."""
+    host.install_by_hand(ca_type="StandaloneSubordinateCA")
+    host.certify(Parent(), distribution_point=True)
+    host.issue("in.the.set.example.com")
+    host.call("Backup-CARoleService", {"Path": str(tmp_path / "set"), "DatabaseOnly": True, "KeepLog": True})
+    host.issue("after.it.example.com")
+    host.switch(parent_crl="offline", start_error="hidden")
+    script = f"""
+        function New-Result {{
+            $result = @{{ changed = $false; reboot_required = $false; state = $null }}
+            'restored', 'set_aside', 'advisories' | ForEach-Object {{ $result[$_] = New-Object -TypeName System.Collections.ArrayList }}
+            $result
+        }}
+        $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }} }}
+        foreach ($without in $false, $true) {{
+            $wanted = @{{ restore_database = $true; registry = $null; last_request_id = 1; start_without_parent_crl = $without }}
+            $result = New-Result
+            $given = @{{ Session = $session; Wanted = $wanted; Directory = '{tmp_path / "set"}'; Time = "$without" }}
+            try {{ Switch-Database @given -Result $result -What 'the database was not restored' }} catch {{ $_.Exception.Message }}
+            Remove-Item '{tmp_path / "set" / "before.reg"}'
+            [string](Get-AdcsServiceState)
+            $result.advisories | ForEach-Object {{ $_.code + ': ' + $_.message }}
+        }}"""
+    refused, stopped, running, told = run(host, tmp_path, "_adcs_database_restore", script)
+    assert "the set is in its place, and the CA does not start on it: the service CertSvc does not start: no valid CRL of" in refused
+    assert ".set-aside-False" in refused and "certutil -f -addstore CA" in refused and stopped == "stopped"
+    assert running == "running" and told.startswith("revocation_not_checked: ") and "-CRLF_REVCHECK_IGNORE_OFFLINE" in told
+    assert len(host.database()["requests"]) == 1 and host.value("CRLFlags") == 2 | 8
+
+
+def test_a_service_that_does_not_start_says_why(host: AdcsHost, tmp_path: Path) -> None:
+    host.install_by_hand(ca_type="StandaloneSubordinateCA")
+    host.certify(Parent(), distribution_point=True)
+    host.stop()
+    host.switch(parent_crl="offline")
+    script = """
+        try { Start-AdcsService -What 'x' } catch { $_.Exception.Data['Code'] }"""
+    told = []
+    for shown in ("shown", "hidden"):
+        host.switch(start_error=shown)
+        told += run(host, tmp_path, "_adcs_service", script)
+    assert told == ["0x80092013"] * 2
+
+
+def test_an_answer_comes_into_its_place_without_the_crl_of_the_ca_above(host: AdcsHost, tmp_path: Path) -> None:
+    parent = Parent()
+    host.install_by_hand(ca_type="StandaloneSubordinateCA")
+    host.trust(parent.certificate)
+    answer = parent.sign(Path(host.value("RequestFileName")).read_bytes(), distribution_point=True).decode()
+    crl = "".join(parent.crl().decode().splitlines()[1:-1])
+    host.switch(parent_crl="offline")
+    script = f"""
+        function Try-Answer {{
+            param([hashtable]$Request)
+            $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }}; Request = $Request }}
+            try {{
+                $answer = Install-AdcsAnswer -Session $session -Text '{answer}' -Of '' -What 'the CA was not renewed'
+                (@($answer['advisories'] | ForEach-Object {{ $_.code }}) -join ' ') + ' changed ' + $answer['changed']
+            }}
+            catch {{ $_.Exception.Message }}
+        }}
+        Try-Answer @{{ crls = @(); proved = $false }}
+        Try-Answer @{{ crls = @(); proved = $true }}
+        Try-Answer @{{ crls = @('{crl}'); proved = $true }}"""
+    refused, in_place, done = run(host, tmp_path, "_adcs_renewal", script)
+    assert refused.startswith("the CA was not renewed: no valid CRL of the CA above") and "certutil -f -addstore CA" in refused
+    assert in_place.startswith("the certificate is in its place, and the CA is not at work with it: no valid CRL of the CA above")
+    assert done == " changed True" and host.machine()["service"] == "Running"
+    assert [line["arguments"][:2] for line in host.ran("-installCert")] == [["-silent", "-installCert"]] * 2 + [["-f", "-silent"]]
+
+
+def test_a_ca_that_answers_may_deny_every_request(host: AdcsHost, tmp_path: Path) -> None:
+    host.install_by_hand(ca_type="StandaloneSubordinateCA")
+    host.certify(Parent())
+    script = "$facts = Get-AdcsAuthority -Parameters @{ name = $null }; @(Get-AdcsDistrust -Facts $facts | ForEach-Object { $_.message })"
+    assert run(host, tmp_path, "_adcs_renewal", script) in ([], [None])
+    host.switch(without_distribution_point="denied")
+    with pytest.raises(Failure, match="80092012"):
+        host.issue("www.example.com")
+    (told,) = run(host, tmp_path, "_adcs_renewal", script)
+    assert "may deny every request" in told and "CRL distribution points" in told

@@ -13,16 +13,17 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import requested_subject, stand_in_key, subject_bytes
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, requested_subject, stand_in_key, subject_bytes
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
 from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
-from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign, Signed
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_TEXT, Sign, Signed
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import (
     Asked,
@@ -32,8 +33,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
     names_not_asked,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem, pem_certificates, public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem, pem_certificates, public_key_sha256
 
 try:
     from cryptography import x509
@@ -87,8 +88,21 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
         certificate=pem(issued.certificate) if issued else None,
         serial=issued.serial if issued else None,
         chain=tuple(pem(der) for der in (facts.generations[-1].certificate, *facts.chain)),
+        crl=_last_crl(ca, files, facts.generations[-1]),
+        distribution_point=extension(_x509.load(shown.certificate), x509.CRLDistributionPoints) is not None,
         advisories=(*facts.advisories, *finished, *found),
     )
+
+
+def _last_crl(ca: FileCa, files: Files, signer: Generation) -> t.Optional[str]:
+    """The CRL in its place, for a CA below that could not fetch it. One that is large is for clients to fetch."""
+    try:
+        crl = load_crl(read_file(crl_path(files, ca.directory), "the CRL", LARGEST_TEXT // 2))
+    except (OSError, ValueError, KeywardError):
+        return None
+    der = crl.public_bytes(serialization.Encoding.DER)
+    ours = whose_crl(der, signer.certificate) is Whose.OURS
+    return crl.public_bytes(serialization.Encoding.PEM).decode("ascii") if ours else None
 
 
 class _Issuing:

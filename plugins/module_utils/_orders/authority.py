@@ -29,6 +29,7 @@ class Abilities:
     keys_in_hand: it hands a key over as bytes, and takes one back; otherwise the software writes and reads PKCS #12 files itself.
     takes_days: what it signs for itself is valid for as long as an order says; otherwise that is known once it is there.
     renewal_keeps_start: a root that is renewed with its own key begins to be valid when the certificate before did.
+    checks_its_certificate: it starts and issues only where the revocation of its own certificate can be checked.
     signs_requests: of CAs below it, when an order says so.
     signs_any_crl: a scratch one, and a published one again; otherwise what its database says, and drafts by its keys.
     sets_are_archives: a set of its database is an archive and the list of its members; otherwise files as the software wrote them.
@@ -38,6 +39,7 @@ class Abilities:
     keys_in_hand: bool = True
     takes_days: bool = True
     renewal_keeps_start: bool = False
+    checks_its_certificate: bool = False
     signs_requests: bool = True
     signs_any_crl: bool = True
     sets_are_archives: bool = True

@@ -66,12 +66,17 @@ class Renew:
 
 @dataclass(frozen=True)
 class Answer:
-    """Put the parent's certificate for the pending request in place (PEM; those of the CAs above may follow). C(of): as in C(Renew)."""
+    """Put the parent's certificate for the pending request in place (PEM; those of the CAs above may follow). C(of): as in C(Renew).
+
+    C(crls): DER, of the CAs above. C(proved): it is for the key and the subject of the request that waits.
+    """
 
     NAME: t.ClassVar[str] = "answer"
 
     of: t.Optional[Hex] = None  # None: the CA waits for its first certificate
     certificate: Text = ""
+    crls: t.Annotated[t.Tuple[t.Annotated[bytes, Most(LARGEST_TEXT)], ...], Most(100)] = ()
+    proved: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,10 @@ class Sign:
 
 @dataclass(frozen=True)
 class Signed:
-    """C(certificate) is None where it would be issued (check). C(chain): PEM, the issuer first."""
+    """C(certificate) is None where it would be issued (check). C(chain): PEM, the issuer first. C(crl): PEM, the last one of the issuer.
+
+    C(distribution_point): it says where a CRL lies.
+    """
 
     changed: bool
     authority: Authority
@@ -116,6 +124,8 @@ class Signed:
     certificate: t.Optional[Text] = None
     serial: t.Optional[Name] = None
     chain: t.Annotated[t.Tuple[Text, ...], Most(101)] = ()
+    crl: t.Optional[Text] = None
+    distribution_point: bool = True
     advisories: t.Tuple[Finding, ...] = ()
 
 

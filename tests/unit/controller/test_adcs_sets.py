@@ -140,7 +140,7 @@ def told(own_state: dict[str, Any] | None, exists: bool = True, **own: Any) -> S
 
 
 def restoration(there: StateTold | None, seen: Seen | None = None, known: SetManifest | None = None, **options: Any) -> Restoration:
-    given = {"part": "all", "on_conflict": "fail", "advance": None, **options}
+    given = {"part": "all", "on_conflict": "fail", "advance": None, "start_without_parent_crl": False, **options}
     return Restoration(there, known or manifest(), seen or Seen([], [], False), given)
 
 

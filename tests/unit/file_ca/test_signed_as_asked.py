@@ -195,3 +195,15 @@ def test_a_request_for_a_weak_key_is_not_signed(root: Path, tmp_path: Path) -> N
     curve, files = "ec_paramgen_curve:prime192v1", ("-keyout", tmp_path / "weak.key", "-out", tmp_path / "weak.csr")
     openssl("req", "-new", "-newkey", "ec", "-pkeyopt", curve, "-noenc", "-subj", "/CN=Weak", *files)
     never_issued(root, (tmp_path / "weak.csr").read_text(), "its elliptic curve, secp192r1, has 192 bits")
+
+
+def test_who_checks_its_own_certificate_is_told_before_it_is_signed(root: Path, tmp_path: Path) -> None:
+    """A request of AD CS (its CA version) for a certificate that names no CRL; and the CRL comes along, whoever can't fetch it."""
+    plain, windows = asked(tmp_path / "plain"), asked(tmp_path / "windows", "/O=Example/CN=Win", "1.3.6.1.4.1.311.21.1=DER:020100")
+    assert "no_distribution_point" not in codes(would_sign(root, plain))
+    assert "may deny every request" in codes(would_sign(root, windows))["no_distribution_point"]
+    config(root, SECTION, SECTION + "crlDistributionPoints = URI:http://pki.example.com/root.crl\n")
+    assert "no_distribution_point" not in codes(would_sign(root, windows))
+    crl(root)
+    result = sign(root, windows)
+    assert x509.load_pem_x509_crl(result["crl"].encode()).issuer == made(result).issuer

@@ -27,6 +27,21 @@ function Get-Service {
     }
 }
 
+function Get-CimInstance {
+    [CmdletBinding()]
+    param([Parameter(Mandatory = $true, Position = 0)][string]$ClassName, [string]$Filter)
+    if ($ClassName -ne 'Win32_Service' -or $Filter -ne "Name='CertSvc'") { throw "$ClassName is not simulated" }
+    if (-not (Test-CertSvc 'CertSvc')) { return }
+    $code = [long](Get-SimulationState machine.json).exit_code
+    $windows = ($code -band 0xFFFF0000L) -eq 0x80070000L
+    [pscustomobject]@{
+        Name = 'CertSvc'
+        # ERROR_SERVICE_SPECIFIC_ERROR: the service's own code is the other one.
+        ExitCode = [uint32]$(if ($windows) { $code -band 0xFFFF } elseif ($code) { 1066 } else { 0 })
+        ServiceSpecificExitCode = [uint32]$(if ($windows) { 0 } else { $code })
+    }
+}
+
 function Start-Service {
     [CmdletBinding(SupportsShouldProcess = $true, DefaultParameterSetName = 'Name')]
     param(

@@ -1,0 +1,44 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a CA on Windows gets beside its certificate, so that it can check that."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_trust
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.adcs import Parent
+
+CHECKS = Abilities(checks_its_certificate=True)
+
+
+def answer(parent: Parent, distribution_point: bool) -> bytes:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Issuing CA")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return parent.sign(request.public_bytes(serialization.Encoding.PEM), distribution_point)
+
+
+def test_crls_of_the_cas_above_come_along_and_no_others() -> None:
+    parent, other = Parent(), Parent("Another CA")
+    certificate = answer(parent, True)
+    der = _x509.pem_certificates(certificate)
+    given = (certificate + parent.crl()).decode()
+    (crl,) = _adcs_trust.crls_beside(given, der)
+    assert x509.load_der_x509_crl(crl).issuer == parent.name and _adcs_trust.crls_beside(certificate.decode(), der) == ()
+    with pytest.raises(KeywardError, match="CN=Another CA was given with it, which is no CA above"):
+        _adcs_trust.crls_beside(given + other.crl().decode(), der)
+    with pytest.raises(KeywardError, match="can't be read"):
+        _adcs_trust.crls_beside(given + "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", der)
+
+
+def test_a_certificate_that_names_no_crl_is_told_where_that_matters() -> None:
+    without, with_one = (generation_of(_x509.pem_certificates(answer(Parent(), each))[0]) for each in (False, True))
+    assert [one.code for one in _adcs_trust.of_answer(without, CHECKS)] == ["no_distribution_point"]
+    assert _adcs_trust.of_answer(with_one, CHECKS) == [] and _adcs_trust.of_answer(without, Abilities()) == []
