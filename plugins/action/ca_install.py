@@ -140,7 +140,7 @@ class ActionModule(BackupTask):
         own, trial = None, None
         if not abilities.keys_in_hand:
             # What was imported is exported once more, under a password of this moment, to see whether it can be.
-            own, trial = _adcs.terms_of_bringing_back(chosen.generations[-1]), one_time_password()
+            own, trial = _adcs.terms_of_bringing_back(chosen), one_time_password()
         keys = ImportKeys(
             generations=tuple(chosen.generations),
             directory=chosen.authority.directory if chosen.authority else None,

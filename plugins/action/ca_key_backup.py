@@ -334,6 +334,7 @@ class ActionModule(BackupTask):
                 for name, data in sealed.files.items()
             ),
             generations=tuple(sealed.generations),
+            own=_adcs.kept_with_keys(plan.told),
         )
         name = f"{manifest.sequence:06d}-{moment}"
         with contextlib.ExitStack() as stack:

@@ -61,6 +61,7 @@ function Invoke-Restore {
     if ($Session.Check) {
         Assert-Digest -File $files -What $What
         Restore-Policy -File $files -Aside:$aside -Result $result -Time $time -Check -What $What
+        if ($whole) { Assert-SamePlace -Wanted $wanted -Facts (Get-FactOrNull -Session $Session) -What $What }
         if ($whole) { Show-Restore -Wanted $wanted -Facts (Get-FactOrNull -Session $Session) -Result $result }
         return Get-RestoreAnswer -Session $Session -Result $result
     }
@@ -69,6 +70,7 @@ function Invoke-Restore {
     try {
         $facts = Get-FactOrNull -Session $Session
         Assert-AdcsNewest -Facts $facts -Of $Order['of'] -What $What
+        if ($whole) { Assert-SamePlace -Wanted $wanted -Facts $facts -What $What }
         # Into a place of our own first, and the digests there: nobody can change a file after it was proved.
         $work = if ($Order['folder']) { New-AdcsProtectedDirectory -Parent $Order['folder'] } else { New-RestoreDirectory }
         $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Order['folder']) -What $What)
@@ -210,6 +212,25 @@ function Assert-DatabaseFile {
     }
 }
 
+function Assert-SamePlace {
+    # Throws where the set's database belongs to a CA of another type, or to other directories: Windows finds out with the service stopped (0x8007010B).
+    param([System.Collections.IDictionary]$Wanted, [object]$Facts, [string]$What)
+    if (-not $Facts -or -not $Wanted['restore_database']) { return }
+    $type = [string]$Facts['own']['ca_type']
+    if ($type -and $Wanted['ca_type'] -and $type -ne $Wanted['ca_type']) {
+        $remedy = 'Take the role away (Uninstall-AdcsCertificationAuthority) and restore again: it is configured as the set says'
+        throw (New-AdcsError -What $What -Why "the CA on this host is of the type $type, and the set is of a $($Wanted['ca_type'])" -Remedy $remedy)
+    }
+    foreach ($pair in @(, @('DBDirectory', 'database_directory')) + @(, @('DBLogDirectory', 'log_directory'))) {
+        $here, $there = [string](Get-AdcsSetting -Name $pair[0]), [string]$Wanted[$pair[1]]
+        if ($here -and $there -and $here.TrimEnd('\', '/') -ne $there.TrimEnd('\', '/')) {
+            $why = "the set's files belong into $there, and $($pair[0]) on this host is $here; Windows restores them to the same path only (0x8007010B)"
+            $remedy = "Stop CertSvc, give $($pair[0]) below CertSvc\Configuration that path, move the files there, and restore again"
+            throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
+        }
+    }
+}
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 function Restore-Policy {
@@ -273,12 +294,13 @@ function Install-Role {
         $Result.reboot_required = $true
         return
     }
+    $type = Get-AdcsTypeToInstall -Wanted $Wanted -What $What
     $database, $log = [string]$Wanted['database_directory'], [string]$Wanted['log_directory']
     foreach ($directory in @($database, $log) | Where-Object { $_ } | Select-Object -Unique) {
         $aside = Move-AdcsDatabase -Directory $directory -Label 'set-aside' -Time $Time -What $What
         if ($aside) { $null = $Result.set_aside.Add([ordered]@{ path = $aside.path; kept_as = $aside.kept_as }) }
     }
-    $parameters = @{ CAType = $Wanted['ca_type']; CertificateID = $Wanted['certificate_id'] }
+    $parameters = @{ CAType = $type; CertificateID = $Wanted['certificate_id'] }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $database -Log $log
     try {
         Invoke-AdcsSetup -Parameters $parameters -What $What

@@ -101,9 +101,10 @@ function Restore-Authority {
     # The role on top of keys that are in My. A database that lies in its place is kept aside, and told of: {code, message}.
     param([System.Collections.IDictionary]$Wanted, [string]$Directory, [string]$What)
     Assert-AdcsKeyInStore -Thumbprint $Wanted['certificate_id'] -What $What
+    $type = Get-AdcsTypeToInstall -Wanted $Wanted -What $What
     $database = if ($Directory) { $Directory } else { Get-AdcsSystemPath -Name 'CertLog' }
     $aside = Move-AdcsDatabase -Directory $database -Label 'set-aside' -Time (Get-AdcsTime -Format 'yyyyMMddTHHmmssZ') -What $What
-    $parameters = @{ CAType = $Wanted['ca_type']; CertificateID = $Wanted['certificate_id'] }
+    $parameters = @{ CAType = $type; CertificateID = $Wanted['certificate_id'] }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $Directory -Log $Directory
     Invoke-AdcsSetup -Parameters $parameters -What $What
     if ($aside) { @{ code = 'database_set_aside'; message = "a database that lay in $($aside.path) was kept as $($aside.kept_as)" } }

@@ -50,6 +50,21 @@ function Invoke-AdcsSetup {
     }
 }
 
+function Get-AdcsTypeToInstall {
+    # The value of -CAType for a CA that comes back: what was recorded. Where that is not known, a host that is in no domain can only have run a
+    # standalone CA; anywhere else a guess would make a standalone one of an enterprise CA.
+    # https://learn.microsoft.com/windows/win32/cimwin32prov/win32-computersystem
+    param([System.Collections.IDictionary]$Wanted, [string]$What)
+    if ($Wanted['ca_type']) { return [string]$Wanted['ca_type'] }
+    $computer = @(Invoke-AdcsCmdlet -Command 'Get-CimInstance' -Parameters @{ ClassName = 'Win32_ComputerSystem' } -Limit Quick -What $What)
+    if (-not $computer.Count -or $computer[0].PartOfDomain) {
+        $remedy = 'Restore it with a set of its database, which says that; or configure it by hand (Install-AdcsCertificationAuthority -CAType <type> ' +
+            "-CertificateID $($Wanted['certificate_id'])), and run the task again"
+        throw (New-AdcsError -What $What -Why 'it is not recorded whether this was an enterprise or a standalone CA' -Remedy $remedy)
+    }
+    if ($Wanted['root']) { 'StandaloneRootCA' } else { 'StandaloneSubordinateCA' }
+}
+
 function Add-AdcsDatabaseParameter {
     # -DatabaseDirectory and -LogDirectory. One that is made here is for the system and administrators only, as CertLog is.
     param([hashtable]$Parameters, [string]$Database, [string]$Log)
@@ -112,5 +127,5 @@ function Move-File {
 function Undo-AdcsMove { param([object]$File) foreach ($one in @($File)) { Move-File -From $one.to -To $one.from } }
 
 Export-ModuleMember -Function @(
-    'Install-AdcsFeature', 'Invoke-AdcsSetup', 'Add-AdcsDatabaseParameter', 'Assert-AdcsKeyInStore', 'Move-AdcsDatabase', 'Undo-AdcsMove'
+    'Install-AdcsFeature', 'Invoke-AdcsSetup', 'Get-AdcsTypeToInstall', 'Add-AdcsDatabaseParameter', 'Assert-AdcsKeyInStore', 'Move-AdcsDatabase', 'Undo-AdcsMove'
 )

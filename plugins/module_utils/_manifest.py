@@ -32,7 +32,10 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies beside the bundles of one backup. No secret in it. C(homes): where the authority lives; C(made_at): of this copy."""
+    """What lies beside the bundles of one backup. No secret in it. C(homes): where the authority lives; C(made_at): of this copy.
+
+    C(own): what only the judgement of its backend reads.
+    """
 
     id: str
     sequence: int
@@ -45,6 +48,7 @@ class Manifest:
     made: t.Mapping[str, t.Any]
     files: t.Tuple[BundleFile, ...]
     generations: t.Tuple[Generation, ...]
+    own: t.Optional[t.Mapping[str, t.Any]] = None
     also_follows: t.Tuple[str, ...] = ()  # after a fork: the digests of the ends of the other branches
 
     @property
@@ -71,6 +75,7 @@ class Manifest:
             "made": dict(self.made),
             "files": [dict(vars(file)) for file in self.files],
             "generations": [generation.as_json() for generation in self.generations],
+            "own": None if self.own is None else dict(self.own),
         }
 
 
@@ -96,6 +101,7 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
         made=dict(shape["made"]),
         files=files,
         generations=tuple(Generation.from_json(generation) for generation in shape["generations"]),
+        own=None if shape.get("own") is None else dict(shape["own"]),
     )
 
 

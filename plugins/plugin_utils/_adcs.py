@@ -22,6 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Gen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File, Imported
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle, reason
@@ -98,6 +99,7 @@ def no_terms_of_crls() -> KeywardError:
 # --- installation ---
 
 _CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
+_CA_TYPES = ("EnterpriseRootCA", "EnterpriseSubordinateCA", "StandaloneRootCA", "StandaloneSubordinateCA")
 # As CertStrToName names them; anything else goes by its number.
 _ATTRIBUTES = {
     "2.5.4.6": "C",
@@ -148,10 +150,21 @@ def terms_of_installation(asked: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     }
 
 
-def terms_of_bringing_back(current: Generation) -> dict[str, t.Any]:
-    """The role on top of keys and certificates that are back."""
-    root = _x509.is_self_signed(_x509.load(current.certificate))
-    return {"certificate_id": current.sha1.upper(), "ca_type": "StandaloneRootCA" if root else "StandaloneSubordinateCA"}
+def terms_of_bringing_back(chosen: ChosenBackup) -> dict[str, t.Any]:
+    """The role on top of keys and certificates that are back. C(ca_type): None where the backup does not say; then the host decides."""
+    current = chosen.generations[-1]
+    own = (chosen.stored.manifest.own if chosen.stored else None) or {}
+    return {"certificate_id": current.sha1.upper(), "ca_type": known_type(own.get("ca_type")), "root": is_root(chosen.generations)}
+
+
+def known_type(ca_type: object) -> str | None:
+    return ca_type if isinstance(ca_type, str) and ca_type in _CA_TYPES else None
+
+
+def kept_with_keys(told: Told) -> dict[str, t.Any] | None:
+    """What the manifest of a key backup keeps of the CA beyond what every manifest has."""
+    names = ("ca_type", "provider", "provider_type")
+    return {name: told.own.get(name) for name in names} if told.own is not None else None
 
 
 # --- proofs of keys: AD CS signs no CRL but its own, so these are made here and signed by its keys in memory ---

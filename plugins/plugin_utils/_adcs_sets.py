@@ -21,9 +21,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Hex, Misshapen, Most, Path, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import MOST_FILES, Own, Restored, StateTold
+from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
 
 REGISTRY, POLICY = "configuration.reg", "CAPolicy.inf"
@@ -271,7 +273,8 @@ class Restoration:
         revoked = self._published.revoked_since(self._manifest) if self.takes_the_place else []
         return {
             "registry": base64.b64encode(registry).decode("ascii") if registry is not None else None,
-            "ca_type": self._ca.ca_type,
+            "ca_type": _adcs.known_type(self._ca.ca_type),
+            "root": is_root(generations),
             "certificate_id": generations[-1].sha1.upper(),
             "database_directory": self._manifest.authority.directory,
             "log_directory": self._ca.log_directory,

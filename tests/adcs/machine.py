@@ -54,6 +54,7 @@ SWITCHES: dict[str, Any] = {
     "view_trailer": False,
     "pings_until_ready": 0,
     "cluster": False,
+    "domain": False,
     "kra": False,
 }
 

@@ -174,6 +174,9 @@ class Host(Machine):
             raise Failure(0x80070002)
         if {".edb", ".log"} - {each.suffix for each in files}:
             raise Failure(0x8007010B)
+        places = f"{self.database_directory}\0{self.log_directory}\0".encode("utf-16-le")
+        if (sources[0] / "certbkxp.dat").read_bytes() != places:
+            raise Failure(0x8007010B)
         if not force and any(self.database_directory.iterdir()):
             raise Failure(0x80070091)
         for directory in (self.database_directory, self.log_directory):

@@ -200,7 +200,7 @@ def test_a_subordinate_is_installed_and_renewed(windows: WindowsAnsible, hosts: 
 
 def test_a_ca_without_a_set_comes_back_from_its_keys(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:
     host, keys = hosts["one"], tmp_path / "keys"
-    host.install_by_hand()
+    host.install_by_hand(ca_type="EnterpriseRootCA")
     host.renew_by_hand()
     stored = {"stores": [str(keys)], "password": PASSWORD}
     made = play(windows, [new_store(keys), step("ca_key_backup", "keys", **stored)], hosts=inventory({"one": host}))
@@ -219,7 +219,7 @@ def test_a_ca_without_a_set_comes_back_from_its_keys(windows: WindowsAnsible, ho
     assert [result.task(title)["changed"] for title in ("brought back", "again", "nothing is due")] == [True, False, False]
     assert len(result.task("brought back")["restored"]) == 4
     assert host.generations == before and installations(host)[-1]["CertificateID"] == before[-1]
-    assert host.common_name == "Example Root CA"
+    assert host.common_name == "Example Root CA" and host.value("CAType") == 0, "it is an enterprise CA, as before"
 
 
 def test_a_subordinate_below_an_openssl_root(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:

@@ -251,3 +251,32 @@ def test_a_ca_that_answers_may_deny_every_request(host: AdcsHost, tmp_path: Path
         host.issue("www.example.com")
     (told,) = run(host, tmp_path, "_adcs_renewal", script)
     assert "may deny every request" in told and "CRL distribution points" in told
+
+
+def test_what_is_not_known_of_a_ca_is_not_guessed(host: AdcsHost, tmp_path: Path) -> None:
+    script = """
+        foreach ($pair in @('EnterpriseRootCA', $true), @($null, $true), @($null, $false)) {
+            $wanted = @{ ca_type = $pair[0]; root = $pair[1]; certificate_id = 'AB' }
+            try { Get-AdcsTypeToInstall -Wanted $wanted -What 'nothing was installed' } catch { $_.Exception.Message }
+        }"""
+    assert run(host, tmp_path, "_adcs_setup", script) == ["EnterpriseRootCA", "StandaloneRootCA", "StandaloneSubordinateCA"]
+    host.switch(domain=True)
+    known, root, subordinate = run(host, tmp_path, "_adcs_setup", script)
+    assert known == "EnterpriseRootCA" and root == subordinate and "not recorded whether this was an enterprise" in root
+
+
+def test_a_set_of_another_type_or_place_is_refused_before_anything_stops(host: AdcsHost, tmp_path: Path) -> None:
+    host.install_by_hand()
+    script = f"""
+        $facts = @{{ own = @{{ ca_type = 'StandaloneRootCA' }} }}
+        $same = @{{ restore_database = $true; ca_type = 'StandaloneRootCA'; log_directory = '' }}
+        $same['database_directory'] = '{host.database_directory}/'
+        $others = @('ca_type', 'EnterpriseRootCA'), @('database_directory', 'E:/CertLog'), @('log_directory', 'E:/CertLog')
+        foreach ($other in @(, @('ca_type', 'StandaloneRootCA')) + $others) {{
+            $wanted = $same.Clone()
+            $wanted[$other[0]] = $other[1]
+            try {{ Assert-SamePlace -Wanted $wanted -Facts $facts -What 'x'; 'fits' }} catch {{ $_.Exception.Message }}
+        }}"""
+    fits, kind, database, log = run(host, tmp_path, "_adcs_database_restore", script)
+    assert fits == "fits" and "the type StandaloneRootCA, and the set is of a EnterpriseRootCA" in kind
+    assert "DBDirectory on this host is" in database and "DBLogDirectory on this host is" in log and "0x8007010B" in log

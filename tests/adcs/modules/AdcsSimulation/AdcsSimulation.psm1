@@ -30,6 +30,10 @@ function Get-Service {
 function Get-CimInstance {
     [CmdletBinding()]
     param([Parameter(Mandatory = $true, Position = 0)][string]$ClassName, [string]$Filter)
+    if ($ClassName -eq 'Win32_ComputerSystem') {
+        $switch = (Get-SimulationState switches.json).PSObject.Properties['domain']
+        return [pscustomobject]@{ PartOfDomain = [bool]($switch -and $switch.Value) }
+    }
     if ($ClassName -ne 'Win32_Service' -or $Filter -ne "Name='CertSvc'") { throw "$ClassName is not simulated" }
     if (-not (Test-CertSvc 'CertSvc')) { return }
     $code = [long](Get-SimulationState machine.json).exit_code
