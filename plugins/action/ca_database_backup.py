@@ -52,9 +52,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     new_name,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import line_of_a_signer
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
@@ -146,7 +146,7 @@ class ActionModule(DatabaseTask):
         elif lacking and newest and not self._check:
             paths += [store.copy(newest, known.name) for store in lacking]
         if latest and not self._check:
-            self.memory.remember(used, SETS.name, latest, latest.manifest.database)
+            self._remember(used, stores, latest, known)
 
         left_out = [dict(one) for one in manifest.left_out] if manifest else []
         lost = lost_rows(manifest, known.holds, now()) if manifest else []
@@ -182,15 +182,27 @@ class ActionModule(DatabaseTask):
             result["diff"] = {"before": before, "after": after}
         return result
 
+    def _remember(self, used: t.Sequence[Store | HostStore], stores: t.Sequence[Store], latest: Stored, known: Known) -> None:
+        """What is there now, and where to look for it."""
+        series = [store.one(known.name) for store in stores]
+        good = len(ends(known.signed)) < 2 and not any(one.advisories for one in known.own.values())
+        self.memory.remember(used, SETS.name, latest, latest.manifest.database, series if good else ())
+        for store in stores:
+            authority = known.name.split("/", maxsplit=1)[0]
+            _hints.leave(store, authority, [home.host for home in known.homes], latest.manifest.public_keys)
+
     def _refuse_odd_keeping(self) -> None:
         for name, least in (("keep_full_sets", 1), ("keep_days", 0)):
             if self.options[name] is not None and self.options[name] < least:
                 raise KeywardError("ca_database_backup can't run", f"{name} is less than {least}", f"Give a number of at least {least}")
 
-    def _known(self, told: StateTold, stores: t.Sequence[Store | HostStore]) -> Known:
-        """What the stores hold of the host's database; a new id where they hold nothing of it. Raises KeywardError."""
+    def _known(self, told: StateTold, stores: t.Sequence[Store | HostStore], everything: bool = False) -> Known:
+        """What the stores hold of the host's database; a new id where they hold nothing of it. Raises KeywardError.
+
+        C(everything): wherever it lies in them. Nothing is called the first before that was looked for.
+        """
         home = told.authority.home
-        known, sets = self._known_in(stores)
+        known, sets = self._known_in(stores, None if everything else told.generations)
         self.say_forgotten_keys(told.generations)
         found = self.stand(known, told)
         self.refuse_elsewhere("nothing was backed up", found, told)
@@ -200,19 +212,27 @@ class ActionModule(DatabaseTask):
             why = "the backups of its keys say where it lives, and ca_key_backup was not told"
             raise KeywardError("nothing was backed up", why, f"Say it there first ({'move' if change.kind == MOVED else 'twin'}: true)")
         homes = change.homes if change else record.homes if record else (home,)
-        former = (*record.homes, *record.former_homes) if record else ()
+
+        def former() -> t.Sequence[Home]:
+            return (*record.homes, *record.former_homes) if record else ()
+
         at = [own.database_at(store.path, home, homes, former) for store in stores] if own else []
         best = max((one for one in at if one and one.latest), key=lambda one: one.latest.rank if one.latest else (0, ""), default=None)
         whose: Record | None = own or record
         identity, every = whose.id if whose else None, own.every if own else []
         if best and best.latest:
             name, database = best.name, best.latest.manifest.database
+        elif not everything:
+            return self._known(told, stores, everything=True)
         else:
             authority, database = replace(told.authority, id=identity or _new_id(told)), _databases.new_id()
             above = own.name if own else directory_name(authority)
             name = f"{above}/{_databases.directory_of(database, authority)}"
-            every = every or [one for store in stores for one in store.series() if one.authority == above]  # whose manifests don't read
-        series = {store.path: store.one(name) for store in stores}
+            # Those of which no manifest reads.
+            every = every or [one for store in stores for one in store.series([above]) if one.authority == above]
+        read = own.series if own else {}
+        series = {store.path: next((one for one in read.get(store.path, ()) if one.name == name), store.one(name)) for store in stores}
+        self.memory.spare_older(SETS.name, identity or "", list(series.values()), database)
         return Known(name, database, identity, series, every, homes, change, (*found.advisories, *self.unread))
 
     def _compared(self, told: StateTold, known: Known, stores: t.Sequence[Store | HostStore]) -> list[Finding]:

@@ -27,7 +27,6 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._homes import SHOWN_DI
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
     ChosenBackup,
-    known_authorities,
     one_time_password,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result
@@ -61,7 +60,7 @@ class ActionModule(BackupTask):
         """Raise KeywardError where the database of a known CA is gone: it would begin anew, with numbers that were given out."""
         if not self.options.get("stores") or not told.database.path or told.database.exists:
             return
-        found = self.stand(known_authorities(self.stores)[0], told)
+        found = self.stand(self.known(told).known, told)
         if found.known:
             raise KeywardError(
                 "nothing was installed",
@@ -122,7 +121,7 @@ class ActionModule(BackupTask):
     def _lost(self) -> ChosenBackup | None:
         """The backup that a person names: it is brought back, and no new CA is made. Raises KeywardError where one was lost here."""
         if not self._names_one():
-            lost = self.lost(known_authorities(self.stores)[0], "backup") if self.options.get("stores") else None
+            lost = self.lost(self.authorities.all.known, "backup") if self.options.get("stores") else None
             if lost:
                 raise KeywardError(
                     "nothing was installed",

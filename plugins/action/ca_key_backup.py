@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import secrets
@@ -39,22 +40,21 @@ from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
     uncovered,
     weaker_than_asked,
 )
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BUNDLE_NAME,
     BackupTask,
-    KnownAuthority,
     Sealed,
     backup_result,
+    bundles_with,
     hollow,
-    known_authorities,
     lost_on_host,
-    next_sequence,
     one_time_password,
     opens,
     refuse_unless_restorable,
     same_name,
 )
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, KnownAuthority, next_sequence
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
 
@@ -79,13 +79,17 @@ class Plan(t.NamedTuple):
 class ActionModule(BackupTask):
     NAME, ARGUMENTS = "ca_key_backup", _arguments.CA_KEY_BACKUP
 
+    @functools.cached_property
+    def authorities(self) -> Authorities:
+        return Authorities(self.stores, self.memory)
+
     def perform(self) -> Result:
         for store in self.stores:
             store.refuse_if_not_writable()
         self.memory.refuse_other_stores(self.stores)
-        known, damaged = known_authorities(self.stores)
         self.signers.key  # noqa: B018 - every night, not only on the day when something is due
-        told = self._first_look(known)
+        told = self._first_look(self.known(None).known)
+        known, damaged = self.known(told)
         found = self.stand(known, told)
         self.refuse_elsewhere("nothing was backed up", found, told)
         match = found.known
@@ -207,7 +211,7 @@ class ActionModule(BackupTask):
                 result["authority"]["id"] = backup.manifest.authority.id
                 covered, newest = backup.manifest.fingerprints, backup
             if newest:
-                self.memory.remember(self.stores, BACKUPS.name, newest)
+                self._remember(newest, plan)
         result["advisories"] = findings(advisories)
         result["generations"] = [g.as_result("backup" if g.sha256 in covered else "none") for g in plan.expected]
         if self._task.diff:
@@ -279,7 +283,7 @@ class ActionModule(BackupTask):
         """One bundle with every expected generation. Keys that the host has lost are carried over from earlier backups."""
         bundles = self._handed_over(plan)
         if plan.match and not judge(bundles, plan.expected).restorable:
-            bundles += plan.match.bundles_with({g.public_key_sha256 for g in plan.expected} - held_keys(bundles), self._passwords)
+            bundles += bundles_with(plan.match, {g.public_key_sha256 for g in plan.expected} - held_keys(bundles), self._passwords)
         contents = [bundle.contents for bundle in bundles if bundle.contents]
         keys = {entry.public_key_sha256: entry.key for content in contents for entry in content.private_keys}
         chain = [entry.der for content in contents for entry in content.certificates]
@@ -359,7 +363,8 @@ class ActionModule(BackupTask):
         return stored, paths, True
 
     def _stored_meanwhile(self, identity: str | None, plan: Plan, password: str) -> tuple[Stored, list[str]] | None:
-        now = next((candidate for candidate in known_authorities(self.stores)[0] if candidate.id == identity), None)
+        there = Authorities(self.stores).read(_hints.with_id(self.stores, identity or "")).known
+        now = next((candidate for candidate in there if candidate.id == identity), None)
         newest = now.newest if now else None
         if now is None or newest is None or (plan.newest and newest.manifest.id == plan.newest.manifest.id):
             return None
@@ -380,6 +385,16 @@ class ActionModule(BackupTask):
                 continue
             store.copy(backup, directory)
             store.record(directory, self.event("copy", backup, source=backup.path))
+
+    def _remember(self, newest: Stored, plan: Plan) -> None:
+        """What is there now, and where to look for it."""
+        name = os.path.basename(os.path.dirname(newest.path))
+        series = [store.one(name) for store in self.stores]
+        good = plan.match is None or not plan.match.advisories
+        self.memory.remember(self.stores, BACKUPS.name, newest, looked_at=series if good else ())
+        homes = plan.home.homes if plan.home else plan.match.homes if plan.match else newest.manifest.homes
+        for store in self.stores:
+            _hints.leave(store, name, [home.host for home in homes], newest.manifest.public_keys)
 
 
 def _why_due(plan: Plan) -> str:

@@ -16,13 +16,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_n
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, reason, uncovered
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
-    KnownAuthority,
     backup_result,
-    known_authorities,
     lost_on_host,
     opened,
     same_name,
 )
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 
@@ -30,8 +29,8 @@ class ActionModule(BackupTask):
     NAME, ARGUMENTS = "ca_key_backup_info", _arguments.CA_KEY_BACKUP_INFO
 
     def perform(self) -> Result:
-        known, damaged = known_authorities(self.stores)
         told, unreadable = self._told()
+        known, damaged = self.known(told) if told else self.authorities.all
         found = self.stand(known, told) if told else Standing(self.lost(known, "backup"))
         match, elsewhere = found.known, [self.not_at_home(found, told)] if told and found.elsewhere else []
         earlier = match.generations if match else []

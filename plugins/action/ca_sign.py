@@ -15,7 +15,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle impo
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 try:
@@ -48,8 +48,8 @@ class ActionModule(BackupTask):
         """
         if self.options["subject"] is not None:
             raise KeywardError("ca_sign can't run", "subject and requested_by exclude each other", "Give one of them")
-        known, _damaged = known_authorities(self.stores)
-        one = of_id(self.options["requested_by"], known, "requested_by")
+        beginning = str(self.options["requested_by"])
+        one = of_id(beginning, self.authorities.of(self._host, (), beginning).known, "requested_by")
         generations = one.latest.manifest.generations
         subjects = {tuple(sorted(_folded(_x509.load(generation.certificate).subject))) for generation in generations}
         why = None

@@ -36,7 +36,7 @@ def of_home(series: t.Iterable[Series], home: Home, moved_from: t.Sequence[Home]
 def refuse_second(store: Store, name: str, sequence: int, home: Home, seen: t.Collection[str] = ()) -> None:
     """Under the lock: of two runs at once, only one stores a set, and only one gives a database its id. C(seen): what was there before."""
     own = store.one(name)
-    others = [one for one in store.series() if one.authority == own.authority and one.name not in (name, *seen)]
+    others = [one for one in store.series([own.authority]) if one.name not in (name, *seen)]
     if own.next_sequence > sequence or (not own.names and of_home(others, home)):
         raise KeywardError(
             f"nothing was stored in {store.path}", "another run has stored a set of this database meanwhile", "Run the task again"
@@ -69,8 +69,8 @@ def lacking_of(series: Series, lacks: t.Callable[[Stored], Lacks]) -> t.Tuple[La
         return ()
     names = {one.set for one in newest.manifest.lacking} | {newest.name}
     found = []
-    for one in series.all:
-        if one.name in names and one.damage is None:
+    for one in map(series.stored, names & {*series.names}):
+        if isinstance(one, Stored) and one.doubt is None and one.damage is None:
             lost = lacking(one.name, one.manifest.as_of, lacks(one))
             found += [lost] if lost else []
     return tuple(sorted(found, key=lambda each: each.set))

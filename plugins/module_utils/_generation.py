@@ -34,6 +34,7 @@ except ImportError:  # the modules say which library is missing
 
 MOST_PARTS, LONGEST_PART = 20, 8192  # of a place; characters
 MOST_HOMES = 100
+ID_DIGITS = 16  # of an id, at the end of the name of a directory
 
 
 @dataclass(frozen=True)
@@ -358,7 +359,7 @@ def slug(text: str) -> str:
 
 def directory_name(authority: Authority) -> str:
     """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
-    return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:16]}"
+    return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:ID_DIGITS]}"
 
 
 def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:

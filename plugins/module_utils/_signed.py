@@ -12,6 +12,7 @@ import collections
 import hashlib
 import json
 import os
+import re
 import secrets
 import typing as t
 
@@ -20,6 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 
 SIGNATURE = ".sig"
 LARGEST_SIGNATURE, LARGEST_EVENT, MOST_EVENTS = 32 * 1024, 1 << 20, 10_000
+_EVENT_NAME = re.compile(r"([0-9]{6,18})-[0-9TZ.]+-([a-z_]+)-[^/]*\.json\Z")
 EVENT_FORMAT, EVENT_VERSION = "keyward.pki event", 1
 WAY_OUT = (
     "If it is yours: compare what ssh-keygen -lf shows of the store's copy of allowed_signers with the paper, and give that file as "
@@ -117,11 +119,15 @@ def event_name(shape: t.Mapping[str, t.Any]) -> str:
     return f"{shape['sequence']:06d}-{stamp}-{shape['type']}-{secrets.token_hex(4)}.json"
 
 
-def _events(folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge]) -> t.Iterator[t.Tuple[Event, t.Dict[str, t.Any]]]:
-    """Those of some types that somebody known signed. What can't be read, or is of nobody known, is none."""
+def _events(
+    folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge], first: int = 0, last: t.Optional[int] = None
+) -> t.Iterator[t.Tuple[Event, t.Dict[str, t.Any]]]:
+    """Those of some types that somebody known signed. What can't be read, or is of nobody known, is none.
+
+    C(first), C(last): of the numbers that their names begin with.
+    """
     try:
-        with os.scandir(folder) as entries:
-            names = sorted(each.name for each in entries if each.name.endswith(".json") and set(kinds) & set(each.name.split("-")))
+        names = sorted(name for name, number in _named(folder, kinds) if first <= number and (last is None or number <= last))
     except OSError:
         return
     for name in names[-MOST_EVENTS:]:
@@ -141,8 +147,27 @@ def _events(folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge]) -> t.
             yield Event(name, content, signature or b""), shape
 
 
-def read_events(folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge]) -> t.Iterator[t.Dict[str, t.Any]]:
-    return (shape for _event, shape in _events(folder, kinds, judge))
+def _named(folder: str, kinds: t.Sequence[str]) -> t.Iterator[t.Tuple[str, int]]:
+    """The events that have these types by their names, and the numbers that these begin with. Raises OSError."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = _EVENT_NAME.match(entry.name)
+            if found and found.group(2) in kinds:
+                yield entry.name, int(found.group(1))
+
+
+def event_numbers(folder: str, kinds: t.Sequence[str]) -> t.FrozenSet[int]:
+    """Of which backups or sets there can be such events."""
+    try:
+        return frozenset(number for _name, number in _named(folder, kinds))
+    except OSError:
+        return frozenset()
+
+
+def read_events(
+    folder: str, kinds: t.Sequence[str], judge: t.Optional[Judge], first: int = 0, last: t.Optional[int] = None
+) -> t.Iterator[t.Dict[str, t.Any]]:
+    return (shape for _event, shape in _events(folder, kinds, judge, first, last))
 
 
 def vouching(folder: str, follows: str, judge: t.Optional[Judge]) -> t.List[Event]:

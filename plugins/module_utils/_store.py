@@ -38,6 +38,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
 )
 
 SIGNERS = "allowed_signers"
+BY_KEY, BY_HOST = "by-key", "by-host"  # hints, beside the directories of authorities
 _STAGED = re.compile(r"\.[0-9a-f]{16}\.new\Z")
 
 
@@ -48,12 +49,18 @@ class Store:
         self.directory = open_store(os.path.realpath(path), kind.name)
         self.path, self.kind, self.judge = self.directory.path, kind, judge
 
-    def series(self) -> t.List[Series]:
-        """All that it holds."""
-        found = folders(self.path)
+    def series(self, authorities: t.Optional[t.Iterable[str]] = None) -> t.List[Series]:
+        """All that it holds. C(authorities): what it holds of those, by their directories."""
+        found = folders(self.path) if authorities is None else [each for each in sorted(authorities) if self._has(each)]
+        found = [name for name in found if name not in (BY_KEY, BY_HOST)]
         for _level in range(self.kind.levels - 1):
             found = [f"{above}/{name}" for above in found for name in self._folders(above) if name != EVENTS]
         return [self.one(name) for name in found]
+
+    def _has(self, authority: str) -> bool:
+        with contextlib.suppress(OSError):
+            return stat.S_ISDIR(os.lstat(os.path.join(self.path, authority)).st_mode)
+        return False
 
     def _folders(self, above: str) -> t.List[str]:
         """Those of one authority. One that can't be read stops no other: a series in it says so."""

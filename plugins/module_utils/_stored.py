@@ -29,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import (
     Judge,
     NobodyKnown,
     digest,
+    event_numbers,
     read_events,
     signature_beside,
 )
@@ -173,6 +174,7 @@ class Series:
     def __init__(self, path: str, kind: Kind, judge: t.Optional[Judge], in_store: bool = False) -> None:
         self.path, self.kind, self._judge = path, kind, judge
         self._identity = self.authority.rpartition("-")[2] if in_store else ""
+        self.spared: t.FrozenSet[str] = frozenset()  # the names of those that were looked at before
         self._read: t.Dict[str, t.Union[Stored, KeywardError]] = {}
         self._unreadable: t.Optional[KeywardError] = None
 
@@ -219,14 +221,21 @@ class Series:
         return os.path.join(self.path if self.kind.levels == 1 else os.path.dirname(self.path), EVENTS)
 
     @functools.cached_property
-    def _vouched(self) -> t.FrozenSet[str]:
-        return frozenset(str(event.get("follows")) for event in read_events(self.events, (VERIFIED,), self._judge))
+    def _vouched_numbers(self) -> t.FrozenSet[int]:
+        return event_numbers(self.events, (VERIFIED,))
+
+    def _vouched(self, one: Stored) -> bool:
+        """Whether a person vouches for its manifest, in an event of its number."""
+        if one.manifest.sequence not in self._vouched_numbers:
+            return False
+        events = read_events(self.events, (VERIFIED,), self._judge, one.manifest.sequence, one.manifest.sequence)
+        return any(event.get("follows") == one.digest for event in events)
 
     def judged(self, one: Stored) -> Stored:
         """A signature is over a manifest, not over the place where it lies."""
         if not self._judge:
             return one
-        if one.doubt and one.digest in self._vouched:
+        if one.doubt and self._vouched(one):
             one.doubt = None
         if is_name(one.name) and sequence_of(one.name) != one.manifest.sequence:
             one.doubt = one.doubt or f"it was stored under the number {one.manifest.sequence}"
@@ -239,17 +248,23 @@ class Series:
         """The newest one that counts, whether or not its files are sound: it tells whose this is."""
         best: t.Optional[Stored] = None
         for name in self.names:
-            one = self.stored(name)
             if best and sequence_of(name) < best.manifest.sequence:
                 break
+            one = self.stored(name)
             if isinstance(one, Stored) and one.doubt is None and (best is None or one.rank > best.rank):
                 best = one
         return best
 
     @property
     def all(self) -> t.List[Stored]:
-        """Those whose manifest reads, and for which somebody vouches, newest first."""
+        """Those whose manifest reads, and for which somebody vouches, newest first; but for those that are spared."""
         return sorted((one for one in self._manifests if one.doubt is None), key=lambda one: one.rank, reverse=True)
+
+    @property
+    def every(self) -> t.List[Stored]:
+        """As C(all), and nothing is spared."""
+        found = [one for one in map(self.stored, self.names) if isinstance(one, Stored) and one.doubt is None]
+        return sorted(found, key=lambda one: one.rank, reverse=True)
 
     @property
     def doubtful(self) -> t.List[Stored]:
@@ -257,13 +272,17 @@ class Series:
         return [one for one in self._manifests if one.doubt is not None]
 
     @property
+    def _looked_at(self) -> t.List[str]:
+        return [name for name in self.names if name not in self.spared]
+
+    @property
     def _manifests(self) -> t.List[Stored]:
-        return [one for one in map(self.stored, self.names) if isinstance(one, Stored)]
+        return [one for one in map(self.stored, self._looked_at) if isinstance(one, Stored)]
 
     @property
     def faults(self) -> t.Dict[str, KeywardError]:
         """Those whose manifest does not read, by name, and why."""
-        found = {name: self.stored(name) for name in self.names}
+        found = {name: self.stored(name) for name in self._looked_at}
         return {name: one for name, one in found.items() if isinstance(one, KeywardError)}
 
     @property
@@ -273,9 +292,13 @@ class Series:
 
     @functools.cached_property
     def home_changes(self) -> t.List[HomeChange]:
-        """What persons said of its homes, in no order. What does not read, or is of nobody known, is passed over."""
+        """What persons said of its homes, in no order. What does not read, or is of nobody known, is passed over.
+
+        Of a backup's only what was said since: it repeats the homes. An event of several databases has the number of one of them.
+        """
         found = []
-        for event in read_events(self.events, (MOVED, TWIN), self._judge):
+        since = self.latest.manifest.sequence if self.latest and self.kind.levels == 1 else 0
+        for event in read_events(self.events, (MOVED, TWIN), self._judge, since):
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 found.append(HomeChange.from_json(event))
         return found

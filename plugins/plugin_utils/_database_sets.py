@@ -15,6 +15,7 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, same_place
+from ansible_collections.keyward.pki.plugins.module_utils._home import shown_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Copied,
@@ -38,15 +39,16 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     folders,
     is_name,
 )
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, KnownAuthority, all_owned
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import (
     KnownDatabases,
     Record,
     SetStore,
     known_databases,
     records,
+    sets_of,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
@@ -103,7 +105,8 @@ class HostStore:
             text = "the store is on a disk of the CA host itself: what destroys the host destroys it too"
             self.advisories.append(Finding("store_on_the_host", text))
 
-    def series(self) -> list[Series]:
+    def series(self, authorities: t.Iterable[str] | None = None) -> list[Series]:
+        """All that the host told: it told nothing of others."""
         return [self.one(name) for name in sorted({f"{one.directory}/{one.database}" for one in self._held.sets})]
 
     def one(self, name: str) -> Series:
@@ -143,7 +146,7 @@ def of_lost(sets: KnownDatabases, path: str, here: Home, record: Record) -> list
 
 def of_live(sets: KnownDatabases, path: str, here: Home, record: Record) -> list[Series]:
     """The databases that can be the CA's: its own; where none lives in this place, its databases on other hosts."""
-    own = sets.database_at(path, here, record.homes, record.former_homes)
+    own = sets.database_at(path, here, record.homes, lambda: record.former_homes)
     if own:
         return [own]
     others = [one for one in sets.series.get(path, []) if one.latest and one.latest.manifest.made_at.host != here.host]
@@ -211,9 +214,8 @@ class DatabaseTask(HomeTask):
         return named_stores(self.options["stores"] or (), SETS, self.signers)
 
     @functools.cached_property
-    def _backups(self) -> list[KnownAuthority]:
-        """What backups of keys tell of authorities. A store that can't be read, or holds less than before, stops no database: its sets
-        tell, and that is said."""
+    def _backups(self) -> Authorities:
+        """What backups of keys tell of authorities. A store that can't be read stops no database: its sets tell, and that is said."""
         found: list[Store] = []
         for path in self.options["key_stores"] or ():
             try:
@@ -222,17 +224,22 @@ class DatabaseTask(HomeTask):
                 found += stores
             except KeywardError as exc:
                 self._say_unread(exc)
-        return [one for one in known_authorities(found)[0] if not self._say_unread(self._less_than_before(one))]
+        return Authorities(found)
+
+    def _backups_of(self, generations: t.Sequence[Generation] | None, everything: bool = False) -> list[KnownAuthority]:
+        """Those that can be the authority of the host. Of one of which a store holds less than before, its sets tell, and that is said."""
+        found = self._backups.all if everything else self._backups.of(self._host, generations, self.options["authority_id"])
+        return [one for one in found.known if not self._say_unread(self._less_than_before(one))]
 
     def _less_than_before(self, one: KnownAuthority) -> KeywardError | None:
         """The newest tells it at once, where all is well."""
         newest = self.memory.rolled_back(BACKUPS.name, one.id, [one.latest])
         return self.memory.rolled_back(BACKUPS.name, one.id, one.signed) if newest else None
 
-    def say_forgotten_keys(self, generations: t.Iterable[Generation]) -> None:
+    def say_forgotten_keys(self, generations: t.Sequence[Generation]) -> None:
         """Where backups of its keys were there before, and no store that is given has one."""
         keys = {generation.public_key_sha256 for generation in generations}
-        if self.options["key_stores"] and not self.unread and not any(keys & one.public_keys for one in self._backups):
+        if self.options["key_stores"] and not self.unread and not any(keys & one.public_keys for one in self._backups_of(generations)):
             self._say_unread(self.memory.forgotten_by_stores(BACKUPS.name, keys))
 
     def _say_unread(self, why: KeywardError | None) -> bool:
@@ -247,14 +254,30 @@ class DatabaseTask(HomeTask):
 
     def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
         keys = {generation.public_key_sha256 for generation in generations}
-        keys.update(key for one in self._backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
+        backups = self._backups_of(None)
+        keys.update(key for one in backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
         path, named = self.options["host_store"], self.options["authority_id"]
         return HostStore(self._host, path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held), self.signers)
 
-    def _known_in(self, stores: t.Sequence[SetStore]) -> tuple[list[Record], list[KnownDatabases]]:
-        """What counts of each authority, and what the stores hold of their databases."""
-        sets = known_databases(stores)
-        return records(self._backups, sets), sets
+    def _known_in(
+        self, stores: t.Sequence[SetStore], generations: t.Sequence[Generation] | None = None
+    ) -> tuple[list[Record], list[KnownDatabases]]:
+        """What counts of each authority, and what the stores hold of their databases. C(generations): as far as these are about them."""
+        if generations is None:
+            sets = known_databases(stores)
+            return records(self._backups_of(None, everything=True), sets), sets
+        named, backups = self.options["authority_id"], self._backups_of(generations)
+        here = [store for store in stores if isinstance(store, Store)]
+        names = _hints.hinted(here, [self._host], [generation.public_key_sha256 for generation in generations])
+        for beginning in ([named] if named else []) + [each.id for each in backups]:
+            names |= _hints.with_id(here, beginning)
+        sets = known_databases(stores, names)
+        known = records(backups, sets)
+        owners = [each for each in known if shown_of(each, generations) or (named and each.id.startswith(named))]
+        if not all_owned(generations, known) or not all(sets_of(each, sets) for each in owners):
+            sets = known_databases(stores)
+            known = records(backups, sets)
+        return known, sets
 
     def refuse_rolled_back(self, signed: t.Sequence[Stored]) -> None:
         """Raise KeywardError where the stores hold less of a database than before. C(signed): what counts, newest first."""

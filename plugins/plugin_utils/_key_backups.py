@@ -16,17 +16,19 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _pkcs12_crypto, _pkcs12_reader
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home
-from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, is_of, shared
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, is_of, shared
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
-from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT, ends
+from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, MANIFEST, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, Verdict, bundle_generations, held_keys, judge, open_bundle
+from ansible_collections.keyward.pki.plugins.plugin_utils import _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, Found, KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import judged
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
@@ -35,141 +37,6 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 BUNDLE_NAME = "authority.p12"
 
 # --- what is stored --------------------------------------------------------------------------------------------------
-
-
-class KnownAuthority:
-    """What all stores together hold of one authority."""
-
-    def __init__(self, latest: Stored) -> None:
-        self.latest = latest
-        self.holdings: dict[str, Series] = {}
-
-    @property
-    def id(self) -> str:
-        return self.latest.manifest.authority.id or ""
-
-    @property
-    def authority(self) -> Authority:
-        return t.cast(Authority, self.latest.manifest.authority)
-
-    @property
-    def subject(self) -> str:
-        return self.authority.subject
-
-    @property
-    def homes(self) -> tuple[Home, ...]:
-        """Where it lives, by its newest manifest and what a person said since."""
-        return homes_after(self.latest.manifest.homes, self.latest.digest, self.home_changes)
-
-    @functools.cached_property
-    def home_changes(self) -> list[HomeChange]:
-        return [change for directory in self.holdings.values() for change in directory.home_changes]
-
-    @property
-    def former_homes(self) -> list[Home]:
-        return [home for backup in self.backups for home in backup.manifest.homes]
-
-    def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
-        """What is to be recorded of what a person says (C(kind)); None where nothing is new in it."""
-        return change_home(kind, self.homes, here, [self.latest.digest], self.home_changes) if kind else None
-
-    @property
-    def public_keys(self) -> frozenset[str]:
-        return t.cast("frozenset[str]", self.latest.manifest.public_keys)
-
-    @property
-    def name(self) -> str:
-        """Its directory's name, the same in every store."""
-        return os.path.basename(os.path.dirname(self.latest.path))
-
-    @functools.cached_property
-    def backups(self) -> list[Stored]:
-        """Every intact backup once, newest first, whatever store it was found in."""
-        found: dict[str, Stored] = {}
-        for directory in self.holdings.values():
-            for backup in directory.all:
-                if backup.damage is None:
-                    found.setdefault(backup.manifest.id, backup)
-        return sorted(found.values(), key=lambda backup: backup.rank, reverse=True)
-
-    @property
-    def newest(self) -> Stored | None:
-        return self.backups[0] if self.backups else None
-
-    @functools.cached_property
-    def signed(self) -> list[Stored]:
-        """Every one that somebody known vouches for, once, newest first, whether or not its files are sound."""
-        found = {one.digest: one for directory in self.holdings.values() for one in directory.all}
-        return sorted(found.values(), key=lambda one: one.rank, reverse=True)
-
-    @functools.cached_property
-    def ends(self) -> list[Stored]:
-        """More than one after a fork that nothing has joined yet."""
-        return ends(self.signed)
-
-    @property
-    def advisories(self) -> list[Finding]:
-        found = [advisory for directory in self.holdings.values() for advisory in directory.advisories]
-        if len(self.ends) > 1:
-            paths = " and ".join(one.path for one in self.ends)
-            found.append(Finding("forked", f"{paths} don't follow each other: two runs made them apart. The next backup joins them"))
-        return found
-
-    @property
-    def generations(self) -> list[Generation]:
-        """Every generation that any intact backup covers, as the newest of them records it; the newest's current one is last."""
-        generations: list[Generation] = []
-        for backup in self.backups:
-            known = {generation.sha256 for generation in generations}
-            generations = [g for g in backup.manifest.generations if g.sha256 not in known] + generations
-        return generations
-
-    def bundles_with(self, keys: t.Collection[str], passwords: t.Sequence[str | None]) -> list[Bundle]:
-        """Bundles of its backups, opened, newest first, until they hold all of these keys, as far as they do."""
-        lost, found = set(keys), list[Bundle]()
-        for backup in self.backups:
-            if lost & backup.manifest.public_keys:
-                found += opened(backup, passwords)
-                lost -= held_keys(found)
-        return found
-
-    def paths(self, backup: Stored) -> list[str]:
-        """Where a backup lies, in each store that has it."""
-        return [other.path for directory in self.holdings.values() for other in directory.all if other.manifest.id == backup.manifest.id]
-
-    def copies(self, stores: t.Sequence[Store]) -> list[tuple[Stored, Store]]:
-        """Which store lacks a backup, or has a damaged one, that another has: oldest first."""
-        lacking = []
-        for store in stores:
-            there = self.holdings[store.path].all if store.path in self.holdings else []
-            sound = {backup.name for backup in there if backup.damage is None}
-            lacking += [(backup, store) for backup in reversed(self.backups) if backup.name not in sound]
-        return lacking
-
-    @property
-    def covered(self) -> frozenset[str]:
-        """The generations that the newest intact backup covers. Every store has it, once the copies are made."""
-        return t.cast("frozenset[str]", self.newest.manifest.fingerprints) if self.newest else frozenset()
-
-
-def known_authorities(stores: t.Sequence[Store]) -> tuple[list[KnownAuthority], list[Finding]]:
-    """Every authority in the stores, and the directories of which no manifest reads."""
-    known: dict[str, KnownAuthority] = {}
-    advisories: list[Finding] = []
-    for store in stores:
-        for directory in store.series():
-            latest = directory.latest
-            if latest:
-                authority = known.setdefault(latest.manifest.authority.id or "", KnownAuthority(latest))
-                authority.holdings[store.path] = directory
-                authority.latest = max(authority.latest, latest, key=lambda backup: backup.rank)
-            else:
-                advisories += directory.advisories
-    return list(known.values()), advisories
-
-
-def next_sequence(stores: t.Sequence[Store], authority_directory: str) -> int:
-    return max(store.one(authority_directory).next_sequence for store in stores)
 
 
 class GivenBackup:
@@ -298,6 +165,16 @@ def opens(backup: Stored, password: str) -> bool:
         raise KeywardError(f"the password can't be proved with {backup.path}", str(exc), "Judge this backup with ca_key_verify") from exc
 
 
+def bundles_with(known: KnownAuthority, keys: t.Collection[str], passwords: t.Sequence[str | None]) -> list[Bundle]:
+    """Bundles of its backups, opened, newest first, until they hold all of these keys, as far as they do."""
+    lost, found = set(keys), list[Bundle]()
+    for backup in known.backups:
+        if lost & backup.manifest.public_keys:
+            found += opened(backup, passwords)
+            lost -= held_keys(found)
+    return found
+
+
 def brings_back(bundles: t.Sequence[Bundle], generation: Generation) -> bool:
     """Whether files, those that open, hold a generation whole, wherever its key is kept now."""
     return bool(bundles) and judge([each for each in bundles if not each.fault], [replace(generation, exportable=None)]).restorable
@@ -408,6 +285,14 @@ class BackupTask(HomeTask):
             self._required("stores", "Give the directories on the controller that hold the key backups"), BACKUPS, self.signers
         )
 
+    @functools.cached_property
+    def authorities(self) -> Authorities:
+        return Authorities(self.stores)
+
+    def known(self, told: Told | None) -> Found:
+        """The authorities of the stores, as far as what the host tells is about them."""
+        return self.authorities.of(self._host, told.generations if told else None, self.options.get("authority_id"))
+
     def _names_one(self) -> bool:
         return super()._names_one() or self.options.get("backup") is not None
 
@@ -434,11 +319,10 @@ class BackupTask(HomeTask):
                     [Finding("unknown_signer", one.stored.doubt)],
                 )
             place = store_of(one.stored.path, self.signers) if one.stored else None
-            known = known_authorities([place[0]])[0] if place else []
-            match = next((each for each in known if each.name == place[1]), None) if place else None
+            match = next(iter(Authorities([place[0]]).read([place[1]]).known), None) if place else None
             return self._opened(one.stored, one.paths, one.files, match)
         self.memory.refuse_other_stores(self.stores)
-        known, damaged = known_authorities(self.stores)
+        known, damaged = self.known(told) if told else self.authorities.all
         if told:
             found = self.stand(known, told)
             if to_send:
@@ -493,6 +377,7 @@ class BackupTask(HomeTask):
         for store in stores:
             if os.path.isdir(os.path.join(store.path, known.name)):
                 store.record(known.name, event)
+                _hints.leave(store, known.name, [home.host for home in change.homes], ())
 
     @staticmethod
     def authority_result(authority: Authority, known: KnownAuthority | None) -> Result:

@@ -13,7 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Hom
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, change_home, homes_after, lives
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, now
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 
 
 class SetStore(t.Protocol):
@@ -21,7 +21,7 @@ class SetStore(t.Protocol):
 
     path: str
 
-    def series(self) -> list[Series]: ...
+    def series(self, authorities: t.Iterable[str] | None = None) -> list[Series]: ...
 
 
 class KnownDatabases:
@@ -83,25 +83,31 @@ class KnownDatabases:
         """As of a C(KnownAuthority)."""
         return change_home(kind, self.homes, here, [one.digest for one in self.latest], self.home_changes) if kind else None
 
-    def database_at(self, path: str, here: Home, homes: t.Sequence[Home], former: t.Sequence[Home]) -> Series | None:
+    def database_at(self, path: str, here: Home, homes: t.Sequence[Home], former: t.Callable[[], t.Sequence[Home]]) -> Series | None:
         """The database that lives here, in one store: known by where its sets were made, and kept by a move.
 
         C(homes): where its authority lives; C(former): where it lived before a person said that it moved.
         """
         series = self.series.get(path, [])
+        found = _databases.of_home(series, here)
+        return found or _databases.of_home(series, here, self._left(series, here, homes, former()))
+
+    @staticmethod
+    def _left(series: t.Sequence[Series], here: Home, homes: t.Sequence[Home], former: t.Sequence[Home]) -> list[Home]:
+        """The homes of databases that moved from there to here."""
         made = [one.latest.manifest.made_at for one in series if one.latest]
         left = [home for home in made if lives(former, home, section=False) and not lives(homes, home, section=False)]
-        return _databases.of_home(series, here, [home for home in left if home.place.get("name") in (None, here.place.get("name"))])
+        return [home for home in left if home.place.get("name") in (None, here.place.get("name"))]
 
 
 Record = t.Union[KnownAuthority, KnownDatabases]
 
 
-def known_databases(stores: t.Sequence[SetStore]) -> list[KnownDatabases]:
-    """Every authority in the stores of which a manifest reads."""
+def known_databases(stores: t.Sequence[SetStore], authorities: t.Collection[str] | None = None) -> list[KnownDatabases]:
+    """Every authority in the stores of which a manifest reads. C(authorities): of those, by their directories."""
     known: dict[str, KnownDatabases] = {}
     for store in stores:
-        for one in store.series():
+        for one in store.series(authorities):
             known.setdefault(one.authority, KnownDatabases(one.authority)).series.setdefault(store.path, []).append(one)
     return [each for each in known.values() if each.latest]
 

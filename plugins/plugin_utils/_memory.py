@@ -15,13 +15,15 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
-from ansible_collections.keyward.pki.plugins.module_utils._signed import document
+from ansible_collections.keyward.pki.plugins.module_utils._signed import digest, document
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put
-from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored, sequence_of
+from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.plugin_utils import _signers
 
 OF_THE_MACHINE, OF_THE_USER = "/var/lib/keyward/memory.json", "~/.local/state/keyward/memory.json"
 FORMAT, VERSION = "keyward.pki memory", 1
+IN_TURN = 4  # older backups or sets that are looked at again each day
 _LARGEST = 64 << 20  # bytes
 
 Shape = dict[str, t.Any]
@@ -51,7 +53,7 @@ class Memory:
             if shape["format"] != FORMAT or shape["format_version"] != VERSION:
                 raise ValueError
             for one in shape["newest"].values():
-                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]
+                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"], one["looked_at"]
             return {**shape, "stores": dict(shape["stores"])}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise KeywardError(
@@ -110,10 +112,38 @@ class Memory:
         text = f"{self.path} remembers nothing of this authority: what is signed was taken, whether or not a newer one was there"
         return [Finding("not_remembered", text)]
 
+    # --- what need not be looked at again ---
+
+    def spare_older(self, kind: str, authority: str, series: t.Sequence[Series], database: str = "") -> None:
+        """What was looked at with the remembered one, and is there by its name, is spared, but for some in turn.
+
+        C(series): of each store. Nothing is spared where the newest ones don't follow the remembered one, or anything is said of them.
+        """
+        before = self._shape["newest"].get(_name(kind, authority, database))
+        if not before or not before["looked_at"]:
+            return
+        last = before["sequence"]
+        if any(_digest_of_names(each.names, last) != before["looked_at"] for each in series):
+            return
+        older = [name for name in series[0].names if sequence_of(name) < last]
+        spared = frozenset(older) - _in_turn(older)
+        for each in series:
+            each.spared = spared
+        if not all(_follow(each, before["digest"], last) and not each.advisories for each in series):
+            for each in series:
+                each.spared = frozenset()
+
     # --- what is there now ---
 
-    def remember(self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "") -> None:
-        """Raises KeywardError."""
+    def remember(
+        self,
+        stores: t.Iterable[Remembered],
+        kind: str,
+        newest: Stored,
+        database: str = "",
+        looked_at: t.Sequence[Series] | None = None,
+    ) -> None:
+        """C(looked_at): of each store, where nothing is to be said of all that lies there. Raises KeywardError."""
         ids = {store.place: store.id for store in stores}
         authority = newest.manifest.authority.id or ""
         name = _name(kind, authority, database)
@@ -122,7 +152,14 @@ class Memory:
             "digest": newest.digest,
             "public_keys": sorted(newest.manifest.public_keys),
             "home": newest.manifest.made_at.as_json() if database else None,
+            "looked_at": None,
         }
+        before = self._shape["newest"].get(name)
+        names = {_digest_of_names(each.names, newest.manifest.sequence) for each in looked_at or ()}
+        if len(names) == 1:
+            entry["looked_at"] = names.pop()
+        elif looked_at is None and before and before["digest"] == newest.digest:
+            entry["looked_at"] = before["looked_at"]
         if self._shape["newest"].get(name) == entry and ids.items() <= self._shape["stores"].items():
             return
         folder, what = os.path.dirname(self.path), f"the memory {self.path}"
@@ -135,6 +172,24 @@ class Memory:
             shape["stores"].update(ids)
             put(self.path, document(shape), 0o600)
         self._shape = shape
+
+
+def _digest_of_names(names: t.Iterable[str], last: int) -> str:
+    return digest("\n".join(sorted(name for name in names if sequence_of(name) <= last)).encode())
+
+
+def _in_turn(names: t.Sequence[str]) -> frozenset[str]:
+    """Some of them, and in so many days each: what has been damaged since is found."""
+    begin = now().toordinal() * IN_TURN % len(names) if names else 0
+    return frozenset([*names[begin:], *names[:begin]][:IN_TURN])
+
+
+def _follow(series: Series, remembered: str, last: int) -> bool:
+    """Whether the newest is sound, and each that came after the remembered one follows it or one of them."""
+    looked = series.all
+    digests = {one.digest for one in looked}
+    followed = all(one.manifest.previous in digests for one in looked if one.manifest.sequence > last)
+    return remembered in digests and followed and series.newest is series.latest
 
 
 def _name(kind: str, authority: str, database: str) -> str:

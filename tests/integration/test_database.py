@@ -14,7 +14,7 @@ from typing import Any
 
 from support.ansible_run import Ansible
 from support.openssl_ca import OpensslCa
-from support.plays import codes, failure, look, looked, new_store, play, run, small_file_system, step
+from support.plays import authorities, codes, failure, look, looked, new_store, play, run, small_file_system, step
 from support.ssh_server import SshServer
 
 
@@ -182,7 +182,7 @@ def test_host_store_and_ssh(ansible: Ansible, sshd: SshServer, openssl_ca: Opens
     assert len(sets(mounted)) == 1 == len(sets(here))
     assert result.task("into the host's")["set"]["paths"][0].startswith(str(mounted))
     assert not list(sshd.home.rglob("*.tar.gz"))
-    authority = next(path for path in here.iterdir() if path.is_dir())
+    (authority,) = authorities(here)
     given = play(ansible, [restore("by its path", ca, set=str(authority))])
     assert given.task("by its path")["changed"] and (ca.directory / "newcerts" / "1000.pem").exists()
     assert {path.name.split("-")[2] for path in (authority / "events").iterdir()} == {"set", "restore"}

@@ -26,7 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._verdict import REASON
 from support.ansible_run import Ansible, Result
 from support.guides import DOCS, ROOT, blocks, guide, guide_blocks
 from support.openssl_ca import OpensslCa, openssl
-from support.plays import fingerprint
+from support.plays import authorities, fingerprint
 from tools import require_tool
 
 PASSWORD = "a password of some length, 4711"
@@ -269,7 +269,7 @@ def test_restore(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> Non
     moved = tmp_path / "moved"
     moved.mkdir()
     (moved / "openssl.cnf").write_text(openssl_ca.config_file.read_text().replace(str(openssl_ca.directory), str(moved)))
-    (authority,) = (path for path in store.iterdir() if path.is_dir())
+    (authority,) = authorities(store)
     assert re.fullmatch(r"example-root-ca-[0-9a-f]{16}", authority.name)
     mine |= {"keyward_config_file": str(moved / "openssl.cnf"), "keyward_backup": str(authority)}
     ansible.play([elsewhere], hosts=cas(ansible, "new.example.com"), extra_vars=mine).ok()

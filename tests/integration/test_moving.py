@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible
-from support.plays import tree
+from support.plays import authorities, tree
 from support.roles import a_root, certificates, changed, issue, issued, make_stores, playbook, ran
 from tools import require_tool
 
@@ -28,7 +28,7 @@ def test_a_ca_moves_to_another_host(ansible: Ansible, tmp_path: Path) -> None:
     playbook(ansible, "install", {"old": hosts["old"]})
     serial = issue(ca, "first")
     playbook(ansible, "database_backup", {"old": hosts["old"]})
-    (authority,) = (path.name for path in (tmp_path / "keys").iterdir() if path.is_dir())
+    (authority,) = (path.name for path in authorities(tmp_path / "keys"))
     said = {"keyward_authority_id": authority[-16:], "keyward_move": True}
 
     both = playbook(ansible, "restore", hosts, rc=2, extra_vars=said)

@@ -156,7 +156,7 @@ def test_root_and_issuing_side_by_side(ansible: Ansible, tmp_path: Path) -> None
     assert ran(predicted, "ca_install") == [True, True] and not root.exists() and not issuing.exists()
     playbook(ansible, "install", hosts)
     openssl("verify", "-CAfile", root / "cacert.pem", issuing / "cacert.pem")
-    assert len(list(keys.iterdir())) == 4, "a marker, the public half, and two authorities"
+    assert len(list(keys.iterdir())) == 6, "a marker, the public half, hints, and two authorities"
     predicted = playbook(
         ansible, "renewal", one_host(ansible, {**stores, "keyward_authorities": authorities, "keyward_issued_before": now()}), check=True
     )

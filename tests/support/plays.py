@@ -97,7 +97,7 @@ def codes(findings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def authorities(store: Path) -> list[Path]:
-    return sorted(path for path in store.iterdir() if path.is_dir())
+    return sorted(path for path in store.iterdir() if path.is_dir() and not path.name.startswith("by-"))
 
 
 def sets(store: Path) -> list[Path]:

@@ -18,7 +18,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import Event, 
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER, initialise, initialise_as_asked, open_store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, read_stored
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import GivenBackup, known_authorities, next_sequence
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import GivenBackup
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, next_sequence
 from support.authorities import authority, generation, manifest, sealed
 from tools import require_tool
 
@@ -163,13 +164,13 @@ def test_a_file_system_without_modes_needs_accepting(tmp_path):
 def test_newest_is_the_highest_sequence_then_the_highest_id(store):
     add(store, "a", "b", sequence=2)
     add(store, "a", sequence=1)
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest.manifest.sequence == 2
     assert [backup.manifest.sequence for backup in known.backups] == [2, 1]
     data = sealed("a", "b")
     about = manifest(data, "a", "b", sequence=2, id="f" * 32, created="2000-01-01T00:00:00Z")
     commit(store, about, data, known.name, "000002-20000101T000000Z")
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest.manifest.id == "f" * 32
 
 
@@ -178,7 +179,7 @@ def test_a_damaged_newest_backup_does_not_count_and_keeps_its_number(store):
     newest = add(store, "a", "b", sequence=2)
     with open(f"{newest}/{BUNDLE}", "r+b") as bundle:
         bundle.write(b"\0")
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest.manifest.sequence == 1 and next_sequence([store], known.name) == 3
     assert [advisory.code for advisory in known.advisories] == ["digest_mismatch"]
     assert known.covered == {generation("a").sha256}
@@ -190,7 +191,7 @@ def test_a_damaged_manifest_is_reported_and_hides_nothing_else(store, damage):
     newest = add(store, "a", "b", sequence=2)
     with open(f"{newest}/manifest.json", "w") as file:
         file.write(damage)
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest.manifest.sequence == 1
     assert [advisory.code for advisory in known.advisories] == ["malformed"]
 
@@ -203,14 +204,14 @@ def test_a_manifest_with_values_that_can_not_be_is_damaged(store, damage):
         manifest = json.load(file)
     with open(path, "w") as file:
         json.dump({**manifest, **damage}, file)
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest.manifest.sequence == 1 and [advisory.code for advisory in known.advisories] == ["malformed"]
 
 
 def test_an_authority_whose_only_backup_is_damaged_is_still_known(store):
     path = add(store, "a")
     os.truncate(f"{path}/{BUNDLE}", 100)
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.newest is None and known.covered == frozenset() and known.id == generation("a").sha256
     assert [advisory.code for advisory in known.advisories] == ["digest_mismatch"]
 
@@ -218,7 +219,7 @@ def test_an_authority_whose_only_backup_is_damaged_is_still_known(store):
 def test_a_directory_without_any_readable_manifest_is_reported(store):
     path = add(store, "a")
     os.unlink(f"{path}/manifest.json")
-    known, advisories = known_authorities([store])
+    known, advisories = Authorities([store]).all
     assert known == [] and [advisory.code for advisory in advisories] == ["malformed"]
     assert next_sequence([store], os.path.basename(os.path.dirname(path))) == 2
 
@@ -226,7 +227,7 @@ def test_a_directory_without_any_readable_manifest_is_reported(store):
 def test_a_store_that_lacks_a_backup_is_named_with_its_copies(store, other):
     add(store, "a")
     second = add(store, "a", "b", sequence=2)
-    (known,), _unreadable = known_authorities([store, other])
+    (known,), _unreadable = Authorities([store, other]).all
     lacking = known.copies([store, other])
     assert [(backup.manifest.sequence, target.path) for backup, target in lacking] == [(1, other.path), (2, other.path)]
     assert known.covered == {generation("a").sha256, generation("b", 1).sha256}
@@ -236,32 +237,32 @@ def test_a_store_that_lacks_a_backup_is_named_with_its_copies(store, other):
 def test_a_damaged_copy_is_set_aside_and_its_sound_twin_takes_its_place(store, other):
     add(store, "a")
     add(store, "a", "b", sequence=2)
-    (known,), _unreadable = known_authorities([store, other])
+    (known,), _unreadable = Authorities([store, other]).all
     for backup, target in known.copies([store, other]):
         target.copy(backup, known.name)
     folder = f"{other.path}/{directory_name(authority(id=generation('a').sha256))}"
     os.unlink(f"{folder}/000002-20260101T000002Z/{BUNDLE}")
-    (known,), _unreadable = known_authorities([store, other])
+    (known,), _unreadable = Authorities([store, other]).all
     assert known.covered == {generation("a").sha256, generation("b", 1).sha256}
     ((sound, lacking),) = known.copies([store, other])
     assert (sound.manifest.sequence, lacking.path) == (2, other.path)
     other.copy(sound, known.name)
     assert sorted(os.listdir(folder)) == ["000001-20260101T000001Z", "000002-20260101T000002Z", "000002-20260101T000002Z.damaged-1"]
-    (known,), _unreadable = known_authorities([store, other])
+    (known,), _unreadable = Authorities([store, other]).all
     assert known.copies([store, other]) == [] and known.advisories == []
 
 
 def test_what_is_not_complete_is_not_there(store):
     data = sealed("a")
     store.stage().write(BUNDLE, data)
-    assert known_authorities([store]) == ([], [])
+    assert Authorities([store]).all == ([], [])
 
 
 def test_a_backup_never_replaces_another(store):
     add(store, "a")
     with pytest.raises(KeywardError, match="exists already"):
         add(store, "a", "b")
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert known.covered == {generation("a").sha256}
 
 
@@ -281,14 +282,14 @@ def test_two_runs_at_once_leave_two_whole_backups(store):
     for thread in threads:
         thread.join()
     assert not failures
-    (known,), _unreadable = known_authorities([store])
+    (known,), _unreadable = Authorities([store]).all
     assert len(known.backups) == 5 and not known.advisories
 
 
 def test_two_authorities_of_one_name_never_meet(store):
     add(store, "a")
     add(store, "x")
-    known, _unreadable = known_authorities([store])
+    known, _unreadable = Authorities([store]).all
     assert len(known) == 2 and len(os.listdir(store.path)) == 3
 
 
