@@ -18,8 +18,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl, next_update
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._clients import Clients
+from ansible_collections.keyward.pki.plugins.plugin_utils._der_files import DerFiles, der_files
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 
@@ -35,11 +37,13 @@ class ActionModule(Task):
 
     def _refreshed(self) -> Result:
         """The CRL of each key, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
-        told: Crled = self.completed(self.send(Crls(), Crled))
+        told: Crled = self.completed(self.send(Crls(urls=self._looks_at_urls), Crled))
         if self.options["days"] is not None and not told.abilities.takes_days:
             raise _adcs.no_terms_of_crls()
+        named = told.named
         able, advisories = self._able(told, expired=False)
         due, good, found = self._due(told, able, self.options["remaining_days"])
+        due, kept, locked = self._without_locked(told, able, due)
         changed = bool(due)
         signed: set[str] = set()
         wanted = [] if self._check else due
@@ -49,11 +53,38 @@ class ActionModule(Task):
             told = replace(done, changed=told.changed or done.changed, advisories=(*told.advisories, *done.advisories))
             signed |= {one.certificate for one in wanted}
             due, good, found = self._due(told, able, 0)
+            due, kept, locked = self._without_locked(told, able, due)
             # Where the CRL of a key names one of its certificates, those for the others are due from then on.
             wanted, changed = [one for one in due if one.certificate not in signed], told.changed
         if due and not self._check:
             raise self._not_there(told, able, due)
-        return self._result(told, changed, good, [*advisories, *found])
+        return self._result(replace(told, named=named), changed, [*kept, *good], [*advisories, *found, *locked])
+
+    @property
+    def _looks_at_urls(self) -> bool:
+        return bool(self.options["fetch"] or self.options["former_hosts"])
+
+    def _locked(self, generation: Generation) -> bool:
+        """Whether its key is encrypted and nobody has given its passphrase: no run may stand still for that each night."""
+        given = self._secret("private_key_passphrase") or any(one.get("private_key_passphrase") for one in self.options["older"] or ())
+        return generation.private_key == "inaccessible" and bool(generation.encrypted_at_rest) and not given
+
+    def _without_locked(self, told: Crled, able: list[Generation], due: list[DueCrl]) -> tuple[list[DueCrl], list[Known], list[Finding]]:
+        """What can be signed, the CRLs that go on for keys which can't be used, and what is to be said of these."""
+        locked = {one.sha256: one for one in able if self._locked(one)}
+        kept, found = list[Known](), list[Finding]()
+        for generation in (locked[one.certificate] for one in due if one.certificate in locked):
+            last = self._newest([crl for crl in self._crls_of(told, generation) if crl.is_good(0)], generation)
+            why = f"the key of {generation.label} is encrypted, and its passphrase was not given"
+            remedy = "Run keyward.pki.crl with private_key_passphrase; the passphrase belongs into no inventory"
+            if last is None or last.in_last_third:
+                until = f"its CRL expires on {next_update(last.parsed)}" if last else "it has no CRL that is valid and whole"
+                found.append(Finding("crl_not_refreshed", f"{until}: {why}. {remedy}", generation.sha256))
+            else:
+                text = f"the CRL of {generation.label} expires on {next_update(last.parsed)} and is to be refreshed: {why}. {remedy}"
+                found.append(Finding("crl_needs_passphrase", text, generation.sha256))
+            kept += [last] if last else []
+        return [one for one in due if one.certificate not in locked], kept, found
 
     def _able(self, told: Told, expired: bool) -> tuple[list[Generation], list[Finding]]:
         """The generations to sign with, the current one last, and why others don't. Raises KeywardError where a key is missing."""
@@ -65,7 +96,7 @@ class ActionModule(Task):
             elif not expired and generation.not_after < now_text():
                 text = f"{generation.label} has expired: no CRL is signed for it"
                 advisories.append(Finding("expired_generation", text, generation.sha256))
-            elif generation.private_key != "present" and told.abilities.keys_in_hand:
+            elif generation.private_key != "present" and told.abilities.keys_in_hand and (expired or not self._locked(generation)):
                 why = why_inaccessible(generation, told.advisories)
                 raise KeywardError(
                     "no CRL was signed",
@@ -76,7 +107,7 @@ class ActionModule(Task):
                 able.append(generation)
         return able, advisories
 
-    def _due(self, told: Crled, able: list[Generation], remaining_days: int) -> tuple[list[DueCrl], list[Known], list[Finding]]:
+    def _due(self, told: Crled, able: list[Generation], remaining_days: int | None) -> tuple[list[DueCrl], list[Known], list[Finding]]:
         """What is due, the CRLs that need no successor, and what is to be said: one by each key, and where it names one of its
         certificates (authorityKeyIdentifier) one for each of them."""
         due: list[DueCrl] = []
@@ -141,7 +172,7 @@ class ActionModule(Task):
 
     def _proofs(self) -> Result:
         """A CRL by each key, in no place."""
-        told: Crled = self.completed(self.send(Crls(scratch=True), Crled))
+        told: Crled = self.completed(self.send(Crls(scratch=True, urls=self._looks_at_urls), Crled))
         able, advisories = self._able(told, expired=True)
         if told.abilities.signs_any_crl:
             crls = [crl for generation in able for crl in self._crls_of(told, generation)]
@@ -177,12 +208,18 @@ class ActionModule(Task):
         done: Crled = self.completed(self.send(order, Crled))
         return self._result(done, done.changed, [crl for generation in done.generations for crl in self._crls_of(done, generation)], [])
 
-    def _result(self, told: Told, changed: bool, crls: list[Known], advisories: list[Finding]) -> Result:
+    def _result(self, told: Crled, changed: bool, crls: list[Known], advisories: list[Finding]) -> Result:
+        written = der_files(told, crls, self.options["der_directory"], self._check) if self.options["der_directory"] else DerFiles()
+        clients = Clients(told, crls, self.options["former_hosts"] or ()) if self._looks_at_urls else None
         return {
-            "changed": changed,
+            "changed": changed or written.changed,
             **self.shown(told),
             "crls": [crl.as_result() for crl in crls],
-            "advisories": findings(told.advisories, advisories, (_unverified(crl) for crl in crls if not crl.proved)),
+            "der_files": written.paths,
+            "published": clients.published if clients else [],
+            "advisories": findings(
+                told.advisories, advisories, (_unverified(crl) for crl in crls if not crl.proved), clients.findings if clients else ()
+            ),
             "reasons": [],
         }
 

@@ -87,7 +87,7 @@ class ActionModule(DatabaseTask):
             done = self._carried_out(order, chosen, manifest.files)
         else:
             done = self._judged_here(order, chosen, told, published)
-        done = replace(done, advisories=(*done.advisories, *published.advisories))
+        done = replace(done, advisories=(*published.running_out(done.advisories), *published.advisories))
         if done.changed and not self._check and not isinstance(chosen, HostStored):
             self._record(chosen)
         return self._result(done, chosen)

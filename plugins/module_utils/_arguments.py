@@ -152,8 +152,11 @@ CA_CRL: Spec = {
     **WHICH_AUTHORITY,
     "scratch": {"type": "bool", "default": False},
     "days": {"type": "int"},
-    "remaining_days": {"type": "int", "default": 0},
+    "remaining_days": {"type": "int"},
     "published_crl": {"type": "path"},
+    "der_directory": {"type": "path"},
+    "fetch": {"type": "bool", "default": False},
+    "former_hosts": {"type": "list", "elements": "str"},
     **CONTROLLER,
 }
 CA_DATABASE_BACKUP: Spec = {

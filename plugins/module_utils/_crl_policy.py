@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, may
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
@@ -22,6 +22,9 @@ try:
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
+
+
+SOON = timedelta(hours=48)
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,29 @@ class Known:
         """Of two CRLs, the newer one has more: by number, and where one has none, by the time from which it is valid."""
         return self.number, moment(self.parsed, "last_update")
 
-    def is_good(self, remaining_days: int) -> bool:
-        """Whether it needs no successor."""
+    @property
+    def refreshed_at(self) -> datetime:
+        """Before its last third, and by so much earlier that the next night is not too late."""
+        span = self._span
+        return t.cast(datetime, moment(self.parsed, "last_update") + span * 2 / 3 - min(timedelta(days=1), span / 6))
+
+    @property
+    def in_last_third(self) -> bool:
+        return bool(moment(self.parsed, "last_update") + self._span * 2 / 3 < now())
+
+    @property
+    def _span(self) -> timedelta:
+        begins, ends = moment(self.parsed, "last_update"), moment(self.parsed, "next_update")
+        return t.cast(timedelta, ends - begins) if ends else timedelta(0)
+
+    def is_good(self, remaining_days: t.Optional[int]) -> bool:
+        """Whether it needs no successor. C(remaining_days): None for before its last third."""
         begun = moment(self.parsed, "last_update") <= now() + timedelta(minutes=5)
-        return begun and not self.lacks and (next_update(self.parsed) or "") >= format_time(now() + timedelta(days=remaining_days))
+        if not begun or self.lacks:
+            return False
+        if remaining_days is None:
+            return self.refreshed_at > now()
+        return (next_update(self.parsed) or "") >= format_time(now() + timedelta(days=remaining_days))
 
     def as_result(self) -> t.Dict[str, t.Any]:
         return {
@@ -116,6 +138,23 @@ def rejection(parsed: t.Any, certificate: bytes) -> t.Optional[str]:
     if identifier is not None and names.key_identifier not in (None, identifier.digest):
         return "it names another key identifier (authorityKeyIdentifier)"
     return None
+
+
+def running_out(known: t.Iterable[Known]) -> t.List[Finding]:
+    """Where the newest CRL of a key that is known is about to expire, or has: then nothing is more urgent."""
+    newest: t.Dict[str, Known] = {}
+    for one in known:
+        key = one.generation.public_key_sha256
+        if key not in newest or one.age > newest[key].age:
+            newest[key] = one
+    found = []
+    for one in newest.values():
+        until, generation = next_update(one.parsed), one.generation
+        if until and until < format_time(now() + SOON) and generation.not_after >= format_time(now()):
+            text = f"the last CRL of {generation.label} that is known here expires on {until}. Before anything else put the keys back"
+            remedy = "(ca_key_restore), sign the last published CRL again (ca_crl with published_crl), and publish that"
+            found.append(Finding("crl_expires_soon", f"{text} {remedy}", generation.sha256))
+    return found
 
 
 def of_each_key(generations: t.Sequence[Generation]) -> t.List[t.List[Generation]]:

@@ -30,13 +30,29 @@ options:
     type: int
   remaining_days:
     description:
-      - Sign a CRL again when it is valid for fewer days than these.
+      - Sign a CRL again when it is valid for fewer days than these. The default is before the last third of its time, and by a day earlier,
+        for a task that runs every night.
     type: int
-    default: 0
   published_crl:
     description:
       - The last published CRL, a file on the controller (PEM or DER).
     type: path
+  der_directory:
+    description:
+      - A directory on the controller for what a web server is to serve, in DER. Each key has one CRL and one certificate in it,
+        C(<CA>-<n>.crl) and C(<CA>-<n>.crt). These names stay when the CA is renewed with another key.
+    type: path
+  fetch:
+    description:
+      - Look at what clients get behind each CDP and AIA URL that a certificate of this CA names, or that its own certificate names of its
+        parent. The controller asks, by http and https only.
+    type: bool
+    default: false
+  former_hosts:
+    description:
+      - Names of hosts where the CA was. Only URLs on these are looked at, and each is reported.
+    type: list
+    elements: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -74,6 +90,12 @@ EXAMPLES = r"""
     config_file: /etc/pki/CA/openssl.cnf
     remaining_days: 7
   become: true
+
+- name: Look at what clients get
+  keyward.pki.ca_crl:
+    config_file: /etc/pki/CA/openssl.cnf
+    fetch: true
+  become: true
 """
 
 RETURN = r"""
@@ -110,6 +132,39 @@ crls:
       description: When it expires (ISO 8601, UTC).
       type: str
 
+der_files:
+  description: The paths of the files in O(der_directory).
+  returned: success
+  type: list
+  elements: str
+
+published:
+  description: What the URLs serve that were looked at.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    url:
+      description: The URL.
+      type: str
+    kind:
+      description: What is to be there; C(ocsp) is not looked at.
+      type: str
+      choices: [crl, certificate, ocsp]
+    issuer:
+      description: Whose it is to be.
+      type: str
+      choices: [own, parent]
+    state:
+      description: V(good), or the code of the advisory.
+      type: str
+    next_update:
+      description: When the CRL there expires (ISO 8601, UTC). V(null) where that is not known.
+      type: str
+    message:
+      description: What is wrong.
+      type: str
+
 reasons:
   description:
     - Why the task failed, where that has a code, as in RV(keyward.pki.ca_key_verify#module:reasons).
@@ -124,6 +179,11 @@ advisories:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(expired_generation), V(key_in_token), V(no_crl_needed), V(crl_names_certificate) where each certificate of
       a key needs a CRL of its own, and V(crl_rejected) where clients reject one.
+    - V(crl_needs_passphrase), and V(crl_not_refreshed) once the last third of the CRL's time has begun, say that a key is encrypted and its
+      passphrase was not given. Then the task does not fail.
+    - With O(fetch), V(published_crl_stale), V(published_crl_other_key), V(published_missing), V(published_certificate_other),
+      V(published_not_der), V(parent_crl_stale), V(one_url_two_keys), V(url_unreachable) and V(url_not_looked_at). With O(former_hosts),
+      V(url_of_former_host).
   returned: success
   type: list
   elements: dict

@@ -224,8 +224,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(database_newer), V(numbers_advanced), V(serial_used_twice), V(published_not_compared), V(moved),
-      V(revocation_not_checked) and V(extra_paths_not_restored).
+    - Codes are, among others, V(crl_expires_soon), V(configuration_differs), V(database_newer), V(numbers_advanced),
+      V(serial_used_twice), V(published_not_compared), V(moved), V(revocation_not_checked) and V(extra_paths_not_restored).
     - V(configuration_loads_code) and V(configuration_decides) say what a configuration from the set has the CA load or allow. They are
       in the diff, too.
   returned: success

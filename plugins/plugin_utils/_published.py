@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, running_out
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
@@ -36,6 +37,7 @@ class Revoked:
 class Crl(t.NamedTuple):
     number: int | None
     revoked: list[Revoked]
+    known: Known | None = None
 
 
 class Issued(t.NamedTuple):
@@ -56,6 +58,7 @@ class Seen:
     issued: t.Sequence[Issued]
     compared: bool
     advisories: t.Sequence[Finding] = ()
+    generations: t.Sequence[Generation] = ()
 
     def as_order(self) -> Published:
         revoked = {one.serial: one for crl in self.crls for one in crl.revoked}
@@ -65,6 +68,13 @@ class Seen:
             issued=tuple(IssuedCertificate(even_hex(one.serial), asn1_time(one.expires), one.subject, one.where) for one in self.issued),
             compared=self.compared,
         )
+
+    def running_out(self, on_host: t.Sequence[Finding]) -> list[Finding]:
+        """C(on_host), with what is to be said of CRLs that expire: of a key whose CRL was shown here, that one tells."""
+        keys = {crl.known.generation.public_key_sha256 for crl in self.crls if crl.known}
+        shown = {one.sha256 for one in self.generations if one.public_key_sha256 in keys}
+        left = [one for one in on_host if one.code != "crl_expires_soon" or one.certificate not in shown]
+        return [*running_out(crl.known for crl in self.crls if crl.known), *left]
 
     @property
     def last_crl_number(self) -> int | None:
@@ -97,7 +107,7 @@ def seen(crls: t.Sequence[str] | None, folder: str | None, generations: t.Sequen
     """C(crls): files; C(folder): one with certificates. Raises KeywardError where a CRL is not of this CA, or can't be read."""
     advisories: list[Finding] = []
     read = [_crl(path, generations, advisories) for path in crls or ()]
-    return Seen(read, _issued(folder, generations, advisories) if folder else [], bool(crls or folder), advisories)
+    return Seen(read, _issued(folder, generations, advisories) if folder else [], bool(crls or folder), advisories, generations)
 
 
 def _crl(path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> Crl:
@@ -115,7 +125,7 @@ def _crl(path: str, generations: t.Sequence[Generation], advisories: list[Findin
     if whose is Whose.CANT_TELL:
         advisories.append(unverified(f"the published CRL {path}"))
     number = next((e.value.crl_number for e in parsed.extensions if hasattr(e.value, "crl_number")), None)
-    return Crl(number, [Revoked(*one) for one in _x509.revoked_in(parsed)])
+    return Crl(number, [Revoked(*one) for one in _x509.revoked_in(parsed)], Known(signer, path, parsed))
 
 
 def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> list[Issued]:

@@ -112,6 +112,17 @@ class EasyrsaBackend(FileCa):
         run = ["easy-rsa runs it as a shell script"] if os.path.basename(path) == "vars" else []
         return [*run, *super().loaded_by(path, data)]
 
+    def urls_said(self) -> t.Set[str]:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import urls_in
+
+        types = self._find(_TYPES)
+        paths = [
+            self._find(_CONFIGURATION),
+            self._find("vars"),
+            *(sorted(glob.glob(os.path.join(glob.escape(types), "*"))) if types else ()),
+        ]
+        return urls_in("\n".join(map(_text_of, paths)))
+
     def beside(self, directory: str) -> t.List[str]:
         return [os.path.join(os.path.dirname(directory.rstrip("/")), name) for name in ("vars", _CONFIGURATION, _TYPES)]
 

@@ -90,6 +90,11 @@ class OpensslBackend(FileCa):
     def setting(self, name: str) -> t.Optional[str]:
         return OpensslConfig(self.config_file, self.directory).get(self.files().section, name) if self.config_file else None
 
+    def urls_said(self) -> t.Set[str]:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import urls_in
+
+        return urls_in("\n".join(OpensslConfig(self.config_file, self.directory).values())) if self.config_file else set()
+
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
         if not self.config_file:
             return []

@@ -93,6 +93,10 @@ class FileCa:
 
         return loaded_by(data, self.directory)
 
+    def urls_said(self) -> t.Set[str]:
+        """The URLs in its configuration, which the certificates that it issues name."""
+        return set()
+
     def beside(self, directory: str) -> t.List[str]:
         """What belongs to a CA in that directory and lies outside of it, wherever it is: always the same, in the same order."""
         return []

@@ -21,6 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_find
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, behind_link, crl_path, older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import why_it_stays
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import needed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import (
     OpensslCommand,
@@ -82,7 +83,9 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
             made = list(signing.tell(database.index.revoked))
             idle = idle_generations(database.index, files, facts.generations)
     advisories = list(dict.fromkeys([*advisories, *signing.found]))
-    answer: Crled = told(ca, replace(facts, advisories=tuple(advisories)), Crled, changed=changed, crls=tuple(made), idle=tuple(idle))
+    named = needed(files, facts.generations).urls if order.urls else ()
+    shown = replace(facts, advisories=tuple(advisories))
+    answer: Crled = told(ca, shown, Crled, changed=changed, crls=tuple(made), idle=tuple(idle), named=named)
     return answer
 
 

@@ -44,7 +44,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers impor
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_configuration import MOVED, Configurations, place_of
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import published_on
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import LARGEST_LOOKED_AT, KnownCrls, published_on
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import owner_of, recorded_protection, staged_member
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
@@ -90,6 +90,7 @@ class Restoration:
         self._mended = self._undone = False
         self._when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         self._base: t.Optional[Base] = None
+        self._crls = KnownCrls(stored.manifest.generations)
         self._places = places_here(backend)
         self._ways: t.Optional[t.Set[str]] = set()  # folders that were looked at; None: each time anew
         self._move = move_of(backend, stored.manifest.authority)
@@ -162,6 +163,8 @@ class Restoration:
             there = _compare(here, path)
             if stream and member.part == "configuration":
                 there = self._configurations.compare(member, path, stream, there)
+            if stream and member.part == "crl":
+                self._crls.look(path, stream.read(LARGEST_LOOKED_AT))
             if member.part == "extra" and not self._extra.names(path):
                 self._unnamed += there != "same"
                 continue
@@ -419,7 +422,7 @@ class Restoration:
 
     def _answer(self, outcome: t.Optional[Outcome], published: t.Optional[Published]) -> orders.Restored:
         manifest = self._stored.manifest
-        advisories = list(self._finished)
+        advisories = [*self._crls.findings(), *self._finished]
         if self._unnamed:
             text = "files that the set has by extra_paths are missing here, or others: they come back where a task names them"
             advisories.append(Finding("extra_paths_not_restored", f"{self._unnamed} {text}"))

@@ -70,6 +70,10 @@ class OpensslConfig:
         """The sections that themselves define a name, in the order of the file."""
         return [_outer(section) for section, values in self._sections.items() if _inner(name) in values]
 
+    def values(self) -> t.List[str]:
+        """All values of all sections."""
+        return [_outer(value) for section in self._sections.values() for value in section.values()]
+
     def _lookup(self, section: str, name: str) -> t.Optional[str]:
         value = self._sections.get(section, {}).get(name)
         if value is None and section == "ENV":

@@ -6,20 +6,48 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, running_out
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import own_crls
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Issued, Published, Revocation
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time
-from ansible_collections.keyward.pki.plugins.module_utils._whose import issued_in, unverified
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, issued_in, unverified, whose_crl
+
+LARGEST_LOOKED_AT = 16 * 1024 * 1024  # bytes of a CRL
+
+
+class KnownCrls:
+    """The CRLs of a set and those in their places on the host."""
+
+    def __init__(self, generations: t.Sequence[Generation]) -> None:
+        self._generations = generations
+        self._known: t.List[Known] = []
+
+    def look(self, path: str, data: bytes) -> None:
+        for content in (data, self._in_place(path)):
+            with contextlib.suppress(ValueError, TypeError):
+                signer, whose = among(self._generations, functools.partial(whose_crl, content))
+                if signer:
+                    self._known.append(Known(signer, path, _x509.load_crl(content), proved=whose is Whose.OURS))
+
+    @staticmethod
+    def _in_place(path: str) -> bytes:
+        with contextlib.suppress(KeywardError):
+            return read_if_there(path, "the CRL", LARGEST_LOOKED_AT) or b""
+        return b""
+
+    def findings(self) -> t.List[Finding]:
+        return running_out(self._known)
 
 
 def published_on(

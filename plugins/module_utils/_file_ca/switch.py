@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
@@ -28,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable imp
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import judge_by_issued
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import needed, two_keys
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
@@ -61,14 +63,24 @@ def renew(ca: FileCa, order: Renew, check: bool) -> Changed:
     """A new generation, or for a subordinate the request for one; a renewal that was begun goes on. Raises KeywardError."""
     files = ca.files()
     with ca.alone(files, "the CA was not renewed", check):
-        return _Renewal(ca, files, ca.as_decided(order.of, "the CA was not renewed", order.at), check).renew(order)
+        facts = ca.as_decided(order.of, "the CA was not renewed", order.at)
+        return _told_of_new_key(ca, files, facts, _Renewal(ca, files, facts, check).renew(order), not order.reuse_key)
 
 
 def answer(ca: FileCa, order: Answer, check: bool) -> Changed:
     """The certificate that answers the pending request, in its place. Raises KeywardError."""
     files = ca.files()
     with ca.alone(files, "the certificate was not put in place", check):
-        return _Renewal(ca, files, ca.as_decided(order.of, "the certificate was not put in place"), check).answer(order)
+        facts = ca.as_decided(order.of, "the certificate was not put in place")
+        return _told_of_new_key(ca, files, facts, _Renewal(ca, files, facts, check).answer(order), False)
+
+
+def _told_of_new_key(ca: FileCa, files: Files, facts: Facts, done: Changed, asked: bool) -> Changed:
+    """With what is to be said where the key is another one, or will be (C(asked))."""
+    current = facts.generations[-1]
+    if not done.changed or not (asked or (done.generations and done.generations[-1].public_key_sha256 != current.public_key_sha256)):
+        return done
+    return replace(done, advisories=(*done.advisories, *two_keys(needed(files, facts.generations), ca.urls_said(), current)))
 
 
 class _Renewal:

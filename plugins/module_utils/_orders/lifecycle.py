@@ -16,6 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Im
 
 LARGEST_TEXT = 1024 * 1024  # characters of a request, a certificate and its chain (PEM)
 Text = t.Annotated[str, Most(LARGEST_TEXT), Lines()]
+MOST_URLS = 100
 LARGEST_CRL = 256 * 1024 * 1024  # bytes
 
 
@@ -142,7 +143,7 @@ class Crls:
     """Tell the CRL of each generation, having signed those in C(sign). C(of), C(at): as in C(Renew).
 
     C(days): None for what the configuration says. C(published): sign this last published CRL again instead, with the next number.
-    C(scratch): one by each key, for no place; nothing of the CA is changed.
+    C(scratch): one by each key, for no place; nothing of the CA is changed. C(urls): tell those that issued certificates name.
     """
 
     NAME: t.ClassVar[str] = "crls"
@@ -152,7 +153,19 @@ class Crls:
     scratch: bool = False
     days: t.Optional[int] = None
     published: t.Annotated[t.Optional[bytes], Most(LARGEST_CRL)] = field(default=None, repr=False)
+    urls: bool = False
     at: t.Optional[Name] = None
+
+
+@dataclass(frozen=True)
+class NamedUrl:
+    """A URL that certificates name which have not expired. C(signers): the generations (SHA-256), of each key the newest, whose keys signed
+    them. C(example): the serial number of one."""
+
+    url: t.Annotated[str, Most(2048)]
+    kind: t.Annotated[str, OneOf(("crl", "certificate", "ocsp"))]
+    signers: t.Annotated[t.Tuple[Hex, ...], Most(1000)]
+    example: Hex
 
 
 @dataclass(frozen=True)
@@ -167,13 +180,14 @@ class Crl:
 
 @dataclass(frozen=True)
 class Crled(Told):
-    """C(crls): in no order. C(idle): generations (SHA-256) whose key has signed only what has expired."""
+    """C(crls): in no order. C(idle): generations (SHA-256) whose key has signed only what has expired. C(named): see C(Crls.urls)."""
 
     ROOM: t.ClassVar[int] = MUCH_ROOM
 
     changed: bool = False
     crls: t.Annotated[t.Tuple[Crl, ...], Most(1000)] = ()
     idle: t.Annotated[t.Tuple[Hex, ...], Most(1000)] = ()
+    named: t.Annotated[t.Tuple[NamedUrl, ...], Most(MOST_URLS)] = ()
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,27 @@ def test_one_flow_wherever_the_set_is(ca: OpensslCa, store: Path, where: str) ->
     assert host.orders() == orders * 3
 
 
+def test_a_crl_that_runs_out_is_said_before_all_else(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    """In a few hours nobody accepts what the CA issued: the database can wait."""
+
+    def signed(days: str, name: str) -> Path:
+        openssl("ca", "-config", ca.config_file, "-gencrl", "-crldays", days, "-out", ca.directory / name, cwd=ca.directory)
+        return ca.directory / name
+
+    signed("1", "crl.pem")
+    host, path = Host(ca), Host(ca).back_up(store)
+    lose_all_but_keys(ca)
+    for options in ({"part": "configuration"}, {}):
+        first = host.restore(set=str(path), check=True, **options)["advisories"][0]
+        assert first["code"] == "crl_expires_soon" and first["level"] == "warning" and "ca_crl with published_crl" in first["message"]
+    host.restore(set=str(path))
+    fresh = signed("30", "fresh.pem")
+    assert "crl_expires_soon" not in codes(host.restore(set=str(path), published_crl=[str(fresh)], advance="auto")["advisories"])
+    assert "crl_expires_soon" in codes(host.restore(set=str(path), published_crl=[str(signed("1", "x.pem"))], advance="auto")["advisories"])
+    fresh.rename(ca.directory / "crl.pem")
+    assert "crl_expires_soon" not in codes(host.restore(set=str(path))["advisories"]), "the host's own is the newest that is known"
+
+
 def test_the_code_that_a_configuration_loads_stands_in_the_diff(ca: OpensslCa, store: Path) -> None:
     """It runs as whoever signs. So a person sees it before the set takes the place of what is lost."""
     with ca.config_file.open("a") as more:

@@ -1,0 +1,53 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the CRL and the certificate of each key as files that a web server can serve; may change in any release.
+
+RFC 5280 wants DER behind a URL, and one CRL: so each key has files of its own, whose names stay when it is no longer the current one.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._generation import slug
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
+
+try:
+    from cryptography.hazmat.primitives.serialization import Encoding
+except ImportError:  # the modules say which library is missing
+    pass
+
+
+@dataclass
+class DerFiles:
+    paths: list[str] = field(default_factory=list)
+    changed: bool = False
+
+
+def der_files(told: Told, crls: t.Sequence[Known], folder: str, check: bool) -> DerFiles:
+    """C(<CA>-<n>.crl) and C(.crt), n being the first generation that had the key. Raises KeywardError."""
+    done = DerFiles()
+    name = slug(short_subject(told.generations[-1].certificate))
+    first = {one.public_key_sha256: one.index for one in reversed(told.generations)}
+    newest = {one.public_key_sha256: one.certificate for one in told.generations}
+    wanted = {f"{name}-{first[key]}.crt": certificate for key, certificate in newest.items()}
+    # Where the CRLs of a key name its certificates, the newest certificate's is the one that most clients need: it comes last.
+    wanted.update({f"{name}-{first[crl.generation.public_key_sha256]}.crl": crl.parsed.public_bytes(Encoding.DER) for crl in crls})
+    for file, content in sorted(wanted.items()):
+        path = os.path.join(folder, file)
+        done.paths.append(path)
+        if read_if_there(path, "the published file", LARGEST_CRL) == content:
+            continue
+        done.changed = True
+        if not check:
+            make_directory(folder, 0o755)
+            put(path, content, 0o644, like=path)
+    return done
