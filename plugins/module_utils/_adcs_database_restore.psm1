@@ -221,11 +221,12 @@ function Assert-SamePlace {
         $remedy = 'Take the role away (Uninstall-AdcsCertificationAuthority) and restore again: it is configured as the set says'
         throw (New-AdcsError -What $What -Why "the CA on this host is of the type $type, and the set is of a $($Wanted['ca_type'])" -Remedy $remedy)
     }
-    foreach ($pair in @(, @('DBDirectory', 'database_directory')) + @(, @('DBLogDirectory', 'log_directory'))) {
-        $here, $there = [string](Get-AdcsSetting -Name $pair[0]), [string]$Wanted[$pair[1]]
+    foreach ($name in 'DBDirectory', 'DBLogDirectory') {
+        $here = [string](Get-AdcsSetting -Name $name)
+        $there = [string]$Wanted[$(if ($name -eq 'DBDirectory') { 'database_directory' } else { 'log_directory' })]
         if ($here -and $there -and $here.TrimEnd('\', '/') -ne $there.TrimEnd('\', '/')) {
-            $why = "the set's files belong into $there, and $($pair[0]) on this host is $here; Windows restores them to the same path only (0x8007010B)"
-            $remedy = "Stop CertSvc, give $($pair[0]) below CertSvc\Configuration that path, move the files there, and restore again"
+            $why = "the set's files belong into $there, and $name on this host is $here; Windows restores them to the same path only (0x8007010B)"
+            $remedy = "Stop CertSvc, give $name below CertSvc\Configuration that path, move the files there, and restore again"
             throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
         }
     }
