@@ -45,6 +45,7 @@ from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
 from support.ansible_run import Ansible, build_and_install
 from support.openssl_ca import OpensslCa
 from support.ssh_server import SshServer
+from support.warm_playbook import WarmPlaybooks
 from support.warm_python import WarmPython
 from tools import require_tool
 
@@ -82,20 +83,28 @@ def warm_python() -> Iterator[WarmPython]:
     python.stop()
 
 
+@pytest.fixture(scope="session")
+def warm_playbooks() -> Iterator[WarmPlaybooks]:
+    playbooks = WarmPlaybooks()
+    yield playbooks
+    playbooks.stop()
+
+
 @pytest.fixture
 def make_ansible(tmp_path: Path, collections: Path) -> Callable[[Path], Ansible]:
     return lambda commands: Ansible(tmp_path / f"ansible-{commands.parent.name}", collections, commands)
 
 
 @pytest.fixture
-def ansible(tmp_path: Path, shared: Path, collections: Path, warm_python: WarmPython) -> Ansible:
+def ansible(tmp_path: Path, shared: Path, collections: Path, warm_python: WarmPython, warm_playbooks: WarmPlaybooks) -> Ansible:
     (shared / "modules").mkdir(exist_ok=True)
-    return Ansible(tmp_path / "ansible", collections, warm=warm_python, modules=shared / "modules")
+    return Ansible(tmp_path / "ansible", collections, warm=warm_python, modules=shared / "modules", playbooks=warm_playbooks)
 
 
 @pytest.fixture
-def windows(tmp_path: Path, collections: Path) -> WindowsAnsible:
-    return windows_ansible(tmp_path, collections)
+def windows(tmp_path: Path, shared: Path, collections: Path, warm_playbooks: WarmPlaybooks) -> WindowsAnsible:
+    (shared / "modules-windows").mkdir(exist_ok=True)
+    return windows_ansible(tmp_path, collections, shared / "modules-windows", warm_playbooks)
 
 
 @pytest.fixture

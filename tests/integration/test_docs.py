@@ -27,6 +27,7 @@ from support.ansible_run import Ansible, Result
 from support.guides import DOCS, ROOT, blocks, guide, guide_blocks
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import authorities, fingerprint
+from support.quick import AS_WRITTEN
 from tools import require_tool
 
 PASSWORD = "a password of some length, 4711"
@@ -117,7 +118,7 @@ def test_restore_without_it(ansible: Ansible, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         daemon = pwd.getpwnam("daemon")
         os.chown(ca.private_key, daemon.pw_uid, daemon.pw_gid)
-    stored = Path(ansible.play([backup]).ok().last()["backup"]["paths"][0])
+    stored = Path(ansible.play([backup], env=AS_WRITTEN).ok().last()["backup"]["paths"][0])
     assert_the_format_is_described(stored / "manifest.json", ansible.play([_verify(stored)]).ok().last())
 
     databases = tmp_path / "databases"

@@ -27,6 +27,7 @@ from support.plays import (
     run,
     step,
 )
+from support.quick import AS_WRITTEN
 
 
 def verify(name: str, **options: Any) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def backup(ca: OpensslCa, store: Path, name: str = "back up", **options: Any) ->
 def test_a_backup_named_in_each_way(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
     ca, store = openssl_ca, tmp_path / "store"
     old_certificate, old_key = ca.renew_keeping()
-    play(ansible, [new_store(store), backup(ca, store)])
+    play(ansible, [new_store(store), backup(ca, store)], env=AS_WRITTEN)
     (folder,) = backups(store)
     live = {"config_file": str(ca.config_file)}
     ways: dict[str, dict[str, Any]] = {

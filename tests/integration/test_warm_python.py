@@ -1,13 +1,16 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Python that forks does what one that starts does: these tests vouch for all others that run on it."""
+"""What forks, a Python and an ansible-playbook, does what a start does: these tests vouch for all others that run on it."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
-from support.ansible_run import Ansible
+from support.ansible_run import Ansible, Result
 from support.openssl_ca import OpensslCa
 
 UNLIKE = ("start", "end", "delta")
@@ -64,4 +67,50 @@ os.chdir("/")
 with open("/proc/self/cmdline") as stream:
     command = stream.read()
 module.exit_json(marked=marked, pid=os.getpid(), command=command)
+"""
+
+
+ASKED = "pwd; env | grep -v -e ^_= -e RESULTS= -e ^OLDPWD= | sort; umask; cat; echo >&2 told; tr '\\0' ' ' < /proc/$PPID/cmdline"
+
+
+def test_a_run_that_forks_is_as_one_that_starts(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    """And each has a memory, an environment and temporary files of its own."""
+    (tmp_path / "filter_plugins").mkdir()
+    (tmp_path / "filter_plugins" / "mark.py").write_text(MARKING)
+    tasks = [
+        {"name": "answer", "keyward.pki.ca_info": {"config_file": str(openssl_ca.config_file)}},
+        {"name": "surroundings", "ansible.builtin.debug": {"msg": "{{ lookup('ansible.builtin.pipe', command) }}"}},
+        {"name": "marked", "ansible.builtin.debug": {"msg": "{{ 'x' | mark }}"}, "delegate_to": "localhost"},
+        {"name": "fails", "keyward.pki.ca_info": {"config_file": str(tmp_path / "nowhere")}},
+    ]
+    play = tmp_path / "play.yml"
+    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    given: dict[str, Any] = {"extra_vars": {"command": ASKED}, "env": {"KEYWARD_TEST_SAID": "to the run"}, "diff": True}
+    forked, again = (ansible.play(play, **given) for _number in range(2))
+    started = ansible.start(play, **given).finish()
+    broken = ansible.play("keyward.pki.nowhere", **given)
+    own = r"/run[0-9]|[^\s'\"]*/bin/python[^'\"\n]*(warm_playbook\.py|ansible-playbook)[^'\"\n]*"
+
+    def told(result: Result) -> list[str]:
+        texts = [result.stdout, result.stderr, *(str(result.task(str(task["name"]))) for task in tasks)]
+        return [re.sub(own, "", text) for text in texts]
+
+    assert told(forked) == told(again) == told(started) and forked.rc == again.rc == started.rc == 2
+    said = [str(result.task("surroundings")["msg"]) for result in (forked, again, started)]
+    assert ["warm_playbook" in text for text in said] == [True, True, False] and all("SAID=to the run" in text for text in said)
+    assert broken.rc == 1 and "could not be found" in broken.stderr, str(broken)
+    assert not list(tmp_path.glob("ansible/run*/local_tmp/*")), "nothing stays"
+
+
+MARKING = """\
+import os
+
+def mark(text):
+    marked = hasattr(os, "keyward_mark") or "KEYWARD_MARK" in os.environ
+    os.keyward_mark, os.environ["KEYWARD_MARK"] = True, "left behind"
+    return marked
+
+class FilterModule:
+    def filters(self):
+        return {"mark": mark}
 """

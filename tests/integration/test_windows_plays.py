@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from support.adcs import AdcsHost, windows_ansible
+from support.adcs import AdcsHost, WindowsAnsible
 from support.plays import PASSWORD, play
 from support.pythons import ROOT
 
 PLAYS = ROOT / "tests" / "windows"
 
 
-def test_the_plays_for_real_cas(collections: Path, tmp_path: Path) -> None:
-    host, windows = AdcsHost(tmp_path / "ca01"), windows_ansible(tmp_path, collections)
+def test_the_plays_for_real_cas(windows: WindowsAnsible, host: AdcsHost, tmp_path: Path) -> None:
     host.switch(feature="absent", ca_cert_hash="plain", view_numbers="hex")
     (tmp_path / "record").mkdir()
     variables: dict[str, Any] = {
@@ -26,7 +25,7 @@ def test_the_plays_for_real_cas(collections: Path, tmp_path: Path) -> None:
         "keyward_database_stores": [str(tmp_path / "databases")],
         "keyward_password": PASSWORD,
         "keyward_test_record": str(tmp_path / "record"),
-        "keyward_test_settle": 4,
+        "keyward_test_settle": 2,
         "keyward_test_policy": str(host.system_root / "CAPolicy.inf"),
     }
 

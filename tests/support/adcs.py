@@ -44,6 +44,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.ansible_run import Ansible, Playbook, Result
 from support.plays import look, play
 from support.pythons import ROOT, find, make_venv
+from support.warm_playbook import WarmPlaybooks
 from tools import require_tool
 
 CACHE = ROOT / ".cache" / "adcs"
@@ -61,14 +62,16 @@ class WindowsAnsible(Ansible):
         return super()._config(directory, {**added, "defaults": defaults})
 
 
-def windows_ansible(scratch: Path, collections: Path) -> WindowsAnsible:
+def windows_ansible(
+    scratch: Path, collections: Path, modules: Path | None = None, playbooks: WarmPlaybooks | None = None
+) -> WindowsAnsible:
     """On ansible-core 2.21, which runs PowerShell modules on POSIX hosts; skips (in CI fails) where pwsh or a Python for it is missing."""
     require_tool("pwsh")
     python = find("3.13") or find("3.12") or find("3.14")
     if python is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no Python 3.12 or newer is installed, which ansible-core 2.21 needs")
     venv = make_venv("core-2.21", python, ["ansible-core == 2.21.*", "cryptography"])
-    return WindowsAnsible(scratch / "ansible-windows", collections, venv / "bin")
+    return WindowsAnsible(scratch / "ansible-windows", collections, venv / "bin", modules=modules, playbooks=playbooks)
 
 
 @functools.cache

@@ -10,17 +10,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union
 
 import yaml
+from support.quick import FEW_ITERATIONS
 from support.signers import make_home
+from support.warm_playbook import WarmPlaybooks
 from support.warm_python import WarmPython
 
 SUPPORT = Path(__file__).resolve().parent
 SCRUBBED = ("ANSIBLE_", "PYTHON", "PYTEST_", "KEYWARD_")
+RESULTS = "results.jsonl"
 Playbook = Union[str, Path, Sequence[Mapping[str, Any]]]
 
 
@@ -96,12 +99,7 @@ class Run:
             self.kill()
             stdout, stderr = self.process.communicate()
             raise AssertionError(f"ansible-playbook took longer than {timeout} s\n{stdout}\n{stderr}") from None
-        results: dict[str, list[TaskResult]] = {}
-        if self.results_file.exists():
-            for line in self.results_file.read_text(encoding="utf-8").splitlines():
-                content = json.loads(line)
-                results.setdefault(content["host"], []).append(TaskResult(content))
-        return Result(self.process.returncode, stdout, stderr, results)
+        return Result(self.process.returncode, stdout, stderr, _results(self.results_file))
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
         """Signals ansible-playbook with all its workers."""
@@ -113,10 +111,18 @@ class Ansible:
 
     warm: where modules of local hosts with this Python are executed, unless a host is `cold`.
     modules: a directory for the archives that modules travel in, for all runs of this ansible-core on these collections.
+    playbooks: what makes runs that need no ansible.cfg of their own. PKCS #12 files are then written with few iterations, unless the
+    environment AS_WRITTEN is given (quick.py).
     """
 
     def __init__(
-        self, scratch: Path, collections: Path, commands: Path | None = None, warm: WarmPython | None = None, modules: Path | None = None
+        self,
+        scratch: Path,
+        collections: Path,
+        commands: Path | None = None,
+        warm: WarmPython | None = None,
+        modules: Path | None = None,
+        playbooks: WarmPlaybooks | None = None,
     ) -> None:
         self.scratch = scratch
         self.collections = collections
@@ -124,6 +130,7 @@ class Ansible:
         self.remote_tmp = scratch / "remote_tmp"
         self.warm = warm
         self.modules = modules
+        self.playbooks = playbooks
         self._count = 0
 
     def local(self, python: str | Path = sys.executable, *, cold: bool = False, **variables: Any) -> dict[str, Any]:
@@ -138,10 +145,37 @@ class Ansible:
         }
 
     def play(self, tasks_or_playbook: Playbook, *, timeout: float = 300, **options: Any) -> Result:
-        """Runs to the end. See `start` for the arguments."""
-        return self.start(tasks_or_playbook, **options).finish(timeout)
+        """Runs to the end, by an ansible-playbook that has started already where that can be. See `start` for the arguments."""
+        if self.playbooks is None or options.get("cfg") or any(name.startswith(SCRUBBED[:2]) for name in options.get("env") or ()):
+            return self.start(tasks_or_playbook, **options).finish(timeout)
+        command, directory, environment = self._prepared(tasks_or_playbook, **options)
+        done = self.playbooks.run(command, lambda directory: self._config(directory, {}), directory, environment, timeout)
+        return Result(*done, _results(directory / RESULTS))
 
-    def start(
+    def start(self, tasks_or_playbook: Playbook, **options: Any) -> Run:
+        """Starts ansible-playbook and returns at once.
+
+        tasks_or_playbook: a list of tasks (run on all hosts without facts) or of plays; YAML text of either; a playbook's path or name.
+        hosts: {name: variables}, or a whole inventory {"all": …}; default: the one host `testhost`, which is this machine.
+        extra_vars: given in a file, never on the command line.
+        env: added to an environment that holds nothing of the caller's ANSIBLE_* and PYTHON*.
+        cfg: {section: {option: value}} added to ansible.cfg.
+        """
+        command, directory, environment = self._prepared(tasks_or_playbook, **options)
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        return Run(process, directory / RESULTS)
+
+    def _prepared(
         self,
         tasks_or_playbook: Playbook,
         *,
@@ -153,15 +187,8 @@ class Ansible:
         env: Mapping[str, str] | None = None,
         cfg: Mapping[str, Mapping[str, Any]] | None = None,
         arguments: Sequence[str] = (),
-    ) -> Run:
-        """Starts ansible-playbook and returns at once.
-
-        tasks_or_playbook: a list of tasks (run on all hosts without facts) or of plays; YAML text of either; a playbook's path or name.
-        hosts: {name: variables}, or a whole inventory {"all": …}; default: the one host `testhost`, which is this machine.
-        extra_vars: given in a file, never on the command line.
-        env: added to an environment that holds nothing of the caller's ANSIBLE_* and PYTHON*.
-        cfg: {section: {option: value}} added to ansible.cfg.
-        """
+    ) -> tuple[list[str], Path, dict[str, str]]:
+        """The command line, the directory with all its files, and the environment of a run."""
         self._count += 1
         directory = self.scratch / f"run{self._count}"
         directory.mkdir(parents=True)
@@ -174,30 +201,20 @@ class Ansible:
         command += [flag for flag, wanted in (("--check", check), ("--diff", diff), ("-" + "v" * verbosity, verbosity > 0)) if wanted]
         command += [*arguments, _playbook(tasks_or_playbook, directory)]
         config = _private(directory / "ansible.cfg", self._config(directory, cfg or {}))
-        results_file = directory / "results.jsonl"
         environment = {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
         environment.update(
             ANSIBLE_CONFIG=str(config),
-            KEYWARD_TEST_RESULTS=str(results_file),
+            KEYWARD_TEST_RESULTS=str(directory / RESULTS),
             PATH=f"{self.commands}{os.pathsep}{os.environ['PATH']}",
             LC_ALL="C.UTF-8",
             HOME=str(make_home(self.scratch / "home")),
         )
         if self.modules:
             environment["KEYWARD_TEST_MODULES"] = str(self.modules)
+        if self.playbooks:
+            environment["KEYWARD_TEST_ITERATIONS"] = str(FEW_ITERATIONS)
         environment.update(env or {})
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        return Run(process, results_file)
+        return command, directory, environment
 
     def _config(self, directory: Path, added: Mapping[str, Mapping[str, Any]]) -> str:
         sections: dict[str, dict[str, Any]] = {
@@ -206,7 +223,7 @@ class Ansible:
                 "collections_scan_sys_path": False,
                 "callback_plugins": SUPPORT / "callback_plugins",
                 "connection_plugins": SUPPORT / "connection_plugins",
-                "callbacks_enabled": ",".join(["keyward_results", *(["keyward_kept"] if self.modules else [])]),
+                "callbacks_enabled": ",".join(name for name, wanted in CALLBACKS.items() if wanted(self)),
                 "local_tmp": directory / "local_tmp",
                 "retry_files_enabled": False,
                 "nocows": True,
@@ -218,6 +235,20 @@ class Ansible:
         return "".join(
             f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in options.items()) for name, options in sections.items()
         )
+
+
+CALLBACKS: dict[str, Callable[[Ansible], object]] = {
+    "keyward_results": lambda _ansible: True,
+    "keyward_kept": lambda ansible: ansible.modules,
+    "keyward_quick": lambda ansible: ansible.playbooks,
+}
+
+
+def _results(file: Path) -> dict[str, list[TaskResult]]:
+    found: dict[str, list[TaskResult]] = {}
+    for content in map(json.loads, file.read_text(encoding="utf-8").splitlines() if file.exists() else ()):
+        found.setdefault(content["host"], []).append(TaskResult(content))
+    return found
 
 
 def build_and_install(root: Path, scratch: Path, commands: Path | None = None) -> Path:

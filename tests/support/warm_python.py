@@ -22,30 +22,37 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
-class WarmPython:
-    """`variable` is for hosts with the connection plugin keyward_warm; `stop` ends it."""
+class Forking:
+    """A program of this kind, from its start to `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str | Path, program: str, environment: Mapping[str, str] | None = None) -> None:
         # Not below pytest's own folder: a socket's path must be short.
         self._directory = Path(tempfile.mkdtemp(prefix="keyward-warm-"))
-        address = self._directory / "socket"
-        self.variable = {"program": sys.executable, "socket": str(address)}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PYTHON"))}
-        command = [sys.executable, __file__, str(self._directory)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, "LC_ALL": "C.UTF-8"})
+        self.address = self._directory / "socket"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PYTHON"))}
+        command = [str(python), program, str(self._directory)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**kept, "LC_ALL": "C.UTF-8", **(environment or {})})
         deadline = time.monotonic() + 60
-        while not address.exists():
+        while not self.address.exists():
             assert self._process.poll() is None and time.monotonic() < deadline, "the Python that forks does not start"
             time.sleep(0.02)
 
     def stop(self) -> None:
         self._process.communicate(timeout=60)
         shutil.rmtree(self._directory)
+
+
+class WarmPython(Forking):
+    """`variable` is for hosts with the connection plugin keyward_warm."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.executable, __file__)
+        self.variable = {"program": sys.executable, "socket": str(self.address)}
 
 
 def import_what_modules_import() -> None:
@@ -93,16 +100,22 @@ def serve(directory: Path) -> dict[str, Any]:
 def _receive(client: socket.socket) -> dict[str, Any]:
     """In a child that looks after the process that it starts; returns in that process."""
     data, streams, _flags, _sender = socket.recv_fds(client, 1 << 20, 3)
+    begun = os.pipe()
     process = os.fork()
     if process:
+        os.close(begun[1])
+        os.read(begun[0], 1)
         ended = os.pidfd_open(process)
         if client in select.select([ended, client], [], [])[0]:
-            os.kill(process, signal.SIGKILL)  # ansible-playbook was killed, and this with it
+            os.killpg(process, signal.SIGKILL)  # who asked was killed, and this with it
         else:
             status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
             client.send(str(status).encode())
         os._exit(0)
     client.close()
+    os.setsid()
+    os.close(begun[0])
+    os.close(begun[1])
     for descriptor, stream in enumerate(streams):
         os.dup2(stream, descriptor)
         os.close(stream)

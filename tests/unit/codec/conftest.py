@@ -11,6 +11,11 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_crypto, _pkcs12_writer
 
 
+@pytest.fixture(autouse=True)
+def quick_bundles():
+    """Here the iterations are those of the product, unless a test asks for few."""
+
+
 @pytest.fixture
 def few_iterations(monkeypatch):
     """Bundles that cost nothing to write and to read."""

@@ -18,7 +18,6 @@ from ansible_collections.keyward.pki.plugins.action.ca_key_backup_info import Ac
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
 from ansible_collections.keyward.pki.plugins.action.ca_store import ActionModule as CaStore
-from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.plugin_utils import _signers
 from support.estate import Estate, codes, said
@@ -29,7 +28,6 @@ from support.signers import ALLOWED, KEY, MEMORY, key_of, make_home, rewrite, si
 
 @pytest.fixture
 def estate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Estate]:
-    monkeypatch.setattr(_pkcs12_writer, "WRITE_ITERATIONS", 10)
     return Estate(tmp_path, monkeypatch)  # type: ignore[return-value]
 
 
