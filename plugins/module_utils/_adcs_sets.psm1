@@ -13,7 +13,7 @@ $ErrorActionPreference = 'Stop'
 
 $largestManifest = 64MB
 
-function Test-SetName { param([string]$Name) $Name -match '^[0-9]{6,}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
+function Test-SetName { param([string]$Name) $Name -match '^[0-9]{6,12}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
 
 function Test-AdcsMemberName {
     # A file of a set: below at most one directory, and no path elsewhere.

@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, slug
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
-from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import FAR, Series, Stored, sequence_of
 
 Compare = t.Callable[[Stored, Stored], Lacks]  # what the newer set lacks that the older one has
 
@@ -37,7 +37,7 @@ def refuse_second(store: Store, name: str, sequence: int, home: Home, seen: t.Co
     """Under the lock: of two runs at once, only one stores a set, and only one gives a database its id. C(seen): what was there before."""
     own = store.one(name)
     others = [one for one in store.series([own.authority]) if one.name not in (name, *seen)]
-    if own.next_sequence > sequence or (not own.names and of_home(others, home)):
+    if any(sequence <= sequence_of(each) < sequence + FAR for each in own.names) or (not own.names and of_home(others, home)):
         raise KeywardError(
             f"nothing was stored in {store.path}", "another run has stored a set of this database meanwhile", "Run the task again"
         )

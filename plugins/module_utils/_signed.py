@@ -22,6 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import read_fil
 SIGNATURE = ".sig"
 LARGEST_SIGNATURE, LARGEST_EVENT, MOST_EVENTS = 32 * 1024, 1 << 20, 10_000
 _EVENT_NAME = re.compile(r"([0-9]{6,18})-[0-9TZ.]+-([a-z_]+)-[^/]*\.json\Z")
+_MOST_OF_EVENTS = 64 << 20  # bytes: whoever may write there makes any number of large ones
 EVENT_FORMAT, EVENT_VERSION = "keyward.pki event", 1
 WAY_OUT = (
     "If it is yours: compare what ssh-keygen -lf shows of the store's copy of allowed_signers with the paper, and give that file as "
@@ -130,10 +131,12 @@ def _events(
         names = sorted(name for name, number in _named(folder, kinds) if first <= number and (last is None or number <= last))
     except OSError:
         return
+    left = _MOST_OF_EVENTS
     for name in names[-MOST_EVENTS:]:
         path = os.path.join(folder, name)
         try:
-            content = read_file(path, "the event", LARGEST_EVENT)
+            content = read_file(path, "the event", min(LARGEST_EVENT, left))
+            left -= len(content)
             shape = json.loads(content)
             if shape["format"] != EVENT_FORMAT or shape["type"] not in kinds:
                 continue

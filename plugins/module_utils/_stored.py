@@ -36,8 +36,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import (
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 
 MANIFEST, EVENTS = "manifest.json", "events"
-_NAME = re.compile(r"[0-9]{6,}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
+_NAME = re.compile(r"[0-9]{6,12}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
 _CHUNK = 1024 * 1024
+FAR = 1_000_000  # beyond the newest that counts, a number was given by no run: whoever may write here could use all of them up
 
 
 class Kind(t.NamedTuple):
@@ -173,7 +174,7 @@ class Series:
 
     def __init__(self, path: str, kind: Kind, judge: t.Optional[Judge], in_store: bool = False) -> None:
         self.path, self.kind, self._judge = path, kind, judge
-        self._identity = self.authority.rpartition("-")[2] if in_store else ""
+        self._in_store, self._identity = in_store, self.authority.rpartition("-")[2]
         self.spared: t.FrozenSet[str] = frozenset()  # the names of those that were looked at before
         self._read: t.Dict[str, t.Union[Stored, KeywardError]] = {}
         self._unreadable: t.Optional[KeywardError] = None
@@ -203,7 +204,8 @@ class Series:
     @property
     def next_sequence(self) -> int:
         """Above every number that is taken, by a damaged one too."""
-        return max(map(sequence_of, self.names), default=0) + 1
+        newest = self.latest.manifest.sequence if self.latest else 0
+        return max((number for number in map(sequence_of, self.names) if number < newest + FAR), default=newest) + 1
 
     def stored(self, name: str) -> t.Union[Stored, KeywardError]:
         if name not in self._read:
@@ -239,7 +241,7 @@ class Series:
             one.doubt = None
         if is_name(one.name) and sequence_of(one.name) != one.manifest.sequence:
             one.doubt = one.doubt or f"it was stored under the number {one.manifest.sequence}"
-        elif not str(one.manifest.authority.id).startswith(self._identity):
+        elif self._in_store and not (self._identity and str(one.manifest.authority.id).startswith(self._identity)):
             one.doubt = one.doubt or "it is of another authority"
         return one
 

@@ -183,7 +183,9 @@ class Authorities:
                 if latest:
                     identity = latest.manifest.authority.id or ""
                     authority = known.setdefault(identity, KnownAuthority(latest, len(self._stores), self._memory))
-                    authority.holdings[store.path] = directory
+                    there = authority.holdings.setdefault(store.path, directory)
+                    if there.latest and latest.rank > there.latest.rank:  # somebody copied its directory
+                        authority.holdings[store.path] = directory
                     authority.latest = max(authority.latest, latest, key=lambda backup: backup.rank)
                 else:
                     damaged += directory.advisories

@@ -108,7 +108,8 @@ def known_databases(stores: t.Sequence[SetStore], authorities: t.Collection[str]
     known: dict[str, KnownDatabases] = {}
     for store in stores:
         for one in store.series(authorities):
-            known.setdefault(one.authority, KnownDatabases(one.authority)).series.setdefault(store.path, []).append(one)
+            # By its id: somebody may have copied its directory.
+            known.setdefault(one.authority.rpartition("-")[2], KnownDatabases(one.authority)).series.setdefault(store.path, []).append(one)
     return [each for each in known.values() if each.latest]
 
 
