@@ -99,4 +99,8 @@ openssl ca -config "$ca/openssl.cnf" -gencrl -cert "$ca/cacert.0.pem" -keyfile "
 openssl crl -in "$demo/crl-0.pem" -CAfile "$ca/cacert.0.pem" -noout 2>&1 | grep 'verify OK' > /dev/null
 say "a CRL of generation 0, verified with cacert.0.pem"
 
+step "8. keyward.pki.audit: every CA key, where it can be restored from, and what would be lost today"
+play audit.yml
+say "the page: $demo/audit/audit.html"
+
 step "The stores, the password and the plays' logs are in $demo"

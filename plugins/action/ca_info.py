@@ -22,7 +22,7 @@ class ActionModule(Task):
         return {
             "changed": False,
             **self.shown(told),
-            "database": dict(vars(told.database)),
+            "database": {**vars(told.database), "crls": [dict(vars(crl)) for crl in told.database.crls]},
             "pending_request": {name: getattr(waiting, name) for name in ("path", "subject", "public_key_sha256")} if waiting else None,
             "reasons": [],
             "advisories": findings(told.advisories, generation_advisories(told.generations, now_text())),

@@ -64,6 +64,27 @@ PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
 PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
 
 CA_INFO: Spec = {**WHICH_AUTHORITY, **CONTROLLER}
+CA_AUDIT: Spec = {
+    **KEY_STORES,
+    "database_stores": {"type": "list", "elements": "path"},
+    "cas": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "host": {"type": "str", "required": True},
+            "label": {"type": "str", "required": True},
+            "place": {"type": "dict", "required": True},
+            "key_stores": {"type": "list", "elements": "path", "default": [], "no_log": False},
+            "database_stores": {"type": "list", "elements": "path", "default": []},
+            "host_store": {"type": "str"},
+            "offline": {"type": "bool", "default": False},
+            "info": {"type": "dict"},
+            "failure": {"type": "str"},
+        },
+    },
+    **{name: SIGNERS[name] for name in ("allowed_signers", "memory")},
+}
 CA_STORE: Spec = {
     "path": {"type": "path", "required": True},
     "kind": {"type": "str", "required": True, "choices": ["keys", "databases", "passwords"]},

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, CrlFacts, DatabaseFacts, PendingRequest, Told
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
@@ -126,6 +126,9 @@ class Database(t.Protocol):
 
     def state(self, order: database.TellState) -> t.Optional[State]:
         """What is compared with sets."""
+
+    def crls(self) -> t.Tuple[CrlFacts, ...]:
+        """The CRLs that lie on the host."""
 
     def findings(self) -> t.List[Finding]:
         """What is wrong with it."""

@@ -79,7 +79,9 @@ def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
         try:
             facts = backend.facts()
             if order.database:
-                facts = replace(facts, advisories=(*facts.advisories, *backend.database().findings()))
+                database = backend.database()
+                found = replace(facts.database, crls=database.crls())
+                facts = replace(facts, database=found, advisories=(*facts.advisories, *database.findings()))
             return told(backend, facts)
         except Waiting as exc:
             return told(backend, exc.facts)

@@ -147,6 +147,29 @@ database:
     crl_number:
       description: The next CRL number, as hex digits, or V(null).
       type: str
+    crls:
+      description: The CRLs of the CA that lie on its host. None is told of AD CS.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: The file.
+          type: str
+        public_key_sha256:
+          description: The key that signed it.
+          type: str
+        number:
+          description: Its number, as hex digits, or V(null).
+          type: str
+        this_update:
+          description: The time from which it is valid (ISO 8601, UTC).
+          type: str
+        next_update:
+          description: The time until which clients take it (ISO 8601, UTC), or V(null).
+          type: str
+        needed:
+          description: Whether something that its key signed is unexpired.
+          type: bool
 pending_request:
   description: >-
     A certificate request beside the CA certificate, with the CA's subject, that waits for its answer.

@@ -133,6 +133,10 @@ class Memory:
             for each in series:
                 each.spared = frozenset()
 
+    def authorities(self, kind: str) -> set[str]:
+        """The ids of those of which something was there."""
+        return {name.split("/")[1] for name in self._shape["newest"] if name.startswith(f"{kind}/")}
+
     # --- what is there now ---
 
     def remember(

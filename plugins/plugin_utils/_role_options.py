@@ -16,6 +16,7 @@ _NOT_OF_A_CA = {"controller", "stores", "force", "part"}
 OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"CA_{module}")} - _NOT_OF_A_CA) | {
     "label",
     "new_password",
+    "offline",
     "old_home",
     "parent",
     "publish_tasks",
@@ -23,7 +24,7 @@ OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"C
     "database_stores",
 }
 PARENT = frozenset(set(_arguments.WHICH_AUTHORITY) | {"host", "days", "extensions"})
-_PLAIN = OPTIONS | {"authorities", "hosts", "serial"}
+_PLAIN = OPTIONS | {"ask_hosts", "audit_directory", "audit_template", "audit_textfile", "authorities", "hosts", "serial"}
 _LIKE = 0.8  # a variable of one's own may begin with keyward_, one that is misspelt may not
 
 
@@ -52,3 +53,32 @@ def nearest(name: t.Any, known: t.Collection[str], prefix: str = "") -> str:
     """A question that names what may be meant."""
     close = difflib.get_close_matches(str(name), sorted(known), 1, 0.5)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""
+
+
+def cas_of(host: str, variables: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """The CAs that the variables of a host name, as the option C(cas) of ca_audit takes them, with what they said in this play."""
+    entries, asked, found = variables.get("keyward_authorities") or [{}], variables.get("audit_asked") or {}, []
+    for number, entry in enumerate(entries):
+
+        def said(option: str, otherwise: t.Any = None, entry: t.Mapping[str, t.Any] = entry) -> t.Any:
+            return entry.get(option, variables.get(f"keyward_{option}", otherwise))
+
+        place = {option: said(option) for option in ("backend", *_arguments.PLACE) if said(option) not in (None, "auto")}
+        if not set(place) & {*_arguments.BEGINNING_OF_A_PLACE, "backend"}:
+            continue  # no CA is named
+        where = next((place[option] for option in _arguments.BEGINNING_OF_A_PLACE if option in place), "")
+        answer = asked.get(str(number), {})
+        found.append(
+            {
+                "host": host,
+                "label": str(said("label") or " in ".join(part for part in (place.get("name", ""), where) if part) or "the CA"),
+                "place": place,
+                "key_stores": list(said("key_stores") or ()),
+                "database_stores": list(said("database_stores") or ()),
+                "host_store": said("host_store") or None,
+                "offline": bool(said("offline")),
+                "info": answer.get("info"),
+                "failure": answer.get("failure"),
+            }
+        )
+    return found

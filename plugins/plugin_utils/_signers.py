@@ -151,6 +151,14 @@ class Signers:
             return f"at {at} its signer {_sshsig.fingerprint(blob)} was not a valid one ({self.allowed_path})"
         return None
 
+    @staticmethod
+    def name_of(document: bytes, signature: bytes | None) -> str | None:
+        """The fingerprint of the key that signed, as ssh-keygen shows it; None where that can't be told. It says nothing of trust."""
+        try:
+            return None if signature is None else _sshsig.fingerprint(_sshsig.signer_of(document, signature))
+        except _sshsig.Fault:
+            return None
+
     @functools.cached_property
     def key(self) -> SigningKey:
         """Raises KeywardError where there is none, or nobody would believe it."""

@@ -33,6 +33,8 @@ ACCOUNT = """\
    database: changed=False, next serial
    third.example.com: serial
    a CRL of generation 0, verified with cacert.0.pem
+   1 authority: 0 red, 1 with warnings, 0 fine; 2 private keys, 0 would be lost today
+   the page:
 """
 
 

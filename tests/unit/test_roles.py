@@ -24,6 +24,8 @@ PER_CA = [role for role in PUBLIC if (ROLES / role / "tasks" / "authority.yml").
 VARIABLES = yaml.safe_load((ROLES / SHARED / "vars" / "main.yml").read_text(encoding="utf-8"))
 # Of the roles alone: no module has an option of that name.
 OWN = {"keyward_authorities", "keyward_label", "keyward_new_password", "keyward_parent", "keyward_publish_tasks", "keyward_old_home"}
+OF_AN_AUDIT = {"keyward_audit_directory", "keyward_audit_template", "keyward_audit_textfile"}  # of the whole play, not of a CA
+OWN |= {"keyward_offline", *OF_AN_AUDIT}
 OF_STORES = {"key_stores": "stores", "database_stores": "stores"}  # besides the options of these names
 
 
@@ -113,7 +115,7 @@ def test_every_variable_is_described_and_every_described_one_is_used(role: str) 
 @pytest.mark.parametrize("role", PER_CA)
 def test_a_variable_is_described_as_the_options_that_it_is_given_to(role: str) -> None:
     described, given = specification(role), sources(role)
-    assert set(given) == set(described) - OWN
+    assert set(given) == set(described) - OWN, role
     for variable, places in given.items():
         shapes = [expected(*place) for place in places]
         sentences = list(dict.fromkeys(shape.pop("description") for shape in shapes))
@@ -148,7 +150,12 @@ def test_each_role_has_its_playbook() -> None:
     assert sorted(path.stem for path in playbooks.glob("*.yml")) == PUBLIC
     for role in PUBLIC:
         plays = yaml.safe_load((playbooks / f"{role}.yml").read_text(encoding="utf-8"))
-        assert {play["hosts"] for play in plays} == {"{{ lookup('keyward.pki.ca_hosts', keyward_hosts | default('all')) }}"}
+        pattern = "lookup('keyward.pki.ca_hosts', keyward_hosts | default('all'))"
+        if role == "audit":  # which can look at the stores alone, and says itself what it found
+            asked = f"{pattern} if keyward_ask_hosts | default(true) | bool else 'all:!all'"
+            assert [play["hosts"] for play in plays] == [f"{{{{ {asked} }}}}", f"{{{{ {pattern} }}}}"]
+            continue
+        assert {play["hosts"] for play in plays} == {f"{{{{ {pattern} }}}}"}
         if role not in PER_CA:
             assert [play["roles"] for play in plays] == [[{"role": f"keyward.pki.{role}"}]]
             continue
@@ -170,19 +177,21 @@ def test_the_stores_that_are_made_are_those_that_the_other_roles_use() -> None:
 @pytest.mark.parametrize("role", PER_CA)
 def test_what_a_task_registers_is_told_and_is_forgotten_for_the_next_ca(role: str) -> None:
     own = "".join(path.read_text(encoding="utf-8") for path in sorted((ROLES / role / "tasks").iterdir()))
-    (main,) = yaml.safe_load((ROLES / role / "tasks" / "main.yml").read_text(encoding="utf-8"))
+    tasks = yaml.safe_load((ROLES / role / "tasks" / "main.yml").read_text(encoding="utf-8"))
+    (main,) = [task for task in tasks if "each_authority_steps" in task.get("vars", {})]
     told = re.findall(rf"\b({role}_\w+) \| default\(\{{}}\)", str(main["vars"]["each_authority_steps"]))
-    forgotten = yaml.safe_load((ROLES / role / "tasks" / "authority.yml").read_text(encoding="utf-8"))[0]["ansible.builtin.set_fact"]
+    first = yaml.safe_load((ROLES / role / "tasks" / "authority.yml").read_text(encoding="utf-8"))[0]
+    forgotten = first.get("ansible.builtin.set_fact", {})
     assert sorted(forgotten) == sorted(told)
     registered = re.findall(rf"\bregister: ({role}_\w+)", own)
-    looks = {f"{role}_{name}" for name in ("info", "state", "before", "old")}  # of what is there, nothing is done by them
+    looks = {f"{role}_{name}" for name in ("info", "report", "state", "before", "old")}  # of what is there, nothing is done by them
     assert set(registered) - looks <= set(told) and len(registered) == len(set(registered))
     assert {step["module"] for step in main["vars"]["each_authority_steps"]} <= set(WORDS)
 
 
 def test_the_options_of_an_entry_are_the_variables_of_the_roles() -> None:
     described = {name.removeprefix("keyward_") for role in PUBLIC for name in specification(role)}
-    assert described - {"authorities"} <= OPTIONS
+    assert described - {"authorities"} - {name.removeprefix("keyward_") for name in OF_AN_AUDIT} <= OPTIONS
     assert set(specification("renewal")["keyward_parent"]["options"]) == PARENT
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import typing as t
@@ -12,6 +13,8 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import rejection
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import own_crls
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import sample
@@ -19,10 +22,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files imp
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import crl_faults, scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
-from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem
 
 try:
@@ -55,6 +59,18 @@ def client_findings(files: Files, generations: t.Sequence[Generation], data: byt
                 text = f"clients that have {generation.label} reject this CRL: openssl verify -crl_check says {'; '.join(faults)}"
                 found.append(Finding("crl_rejected", text, generation.sha256))
     return found
+
+
+def crl_facts(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Tuple[CrlFacts, ...]:
+    """The CRLs on the host, and whether clients need them still."""
+    idle, found = idle_generations(database.index, files, generations), []
+    for path, parsed, _whose in own_crls(files, database.directory, generations):
+        signer, _whose = among(generations, functools.partial(whose_crl, parsed.public_bytes(serialization.Encoding.DER)))
+        key = t.cast(Generation, signer).public_key_sha256
+        needed = any(each.sha256 not in idle for each in generations if each.public_key_sha256 == key)
+        begun = format_time(_x509.moment(parsed, "last_update"))
+        found.append(CrlFacts(path, key, _x509.crl_number(parsed), begun, _x509.next_update(parsed), needed))
+    return tuple(found)
 
 
 def idle_generations(index: Index, files: Files, generations: t.Sequence[Generation]) -> t.List[str]:

@@ -16,6 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import F
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
@@ -28,6 +29,15 @@ class FileDatabase:
     def state(self, order: TellState) -> State:
         survey = Survey(self._ca, self._ca.known_facts or self._ca.facts(), order.extra_paths)
         return survey.state(survey.wanted())
+
+    def crls(self) -> t.Tuple[CrlFacts, ...]:
+        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs import crl_facts
+
+        facts, files = self._ca.known_facts or self._ca.facts(), self._ca.files()
+        try:
+            return crl_facts(DatabaseFiles(self._ca, files), files, facts.generations) if files.database else ()
+        except KeywardError:
+            return ()  # findings says why
 
     def findings(self) -> t.List[Finding]:
         facts, files = self._ca.known_facts or self._ca.facts(), self._ca.files()

@@ -47,14 +47,30 @@ class Abilities:
 
 
 @dataclass(frozen=True)
+class CrlFacts:
+    """A CRL of the CA that lies on its host. C(needed): something that its key signed is unexpired. Times are ISO 8601, UTC."""
+
+    path: str
+    public_key_sha256: str
+    number: t.Optional[str]
+    this_update: str
+    next_update: t.Optional[str]
+    needed: bool
+
+
+@dataclass(frozen=True)
 class DatabaseFacts:
-    """What is issued, in short. Numbers are hex text; None where it can't be told without opening the database."""
+    """What is issued, in short. Numbers are hex text; None where it can't be told without opening the database.
+
+    C(crls): told where an order asks for the database, of software that keeps them in files.
+    """
 
     path: t.Optional[str]
     exists: bool
     entries: t.Optional[int] = None
     serial: t.Optional[str] = None
     crl_number: t.Optional[str] = None
+    crls: t.Annotated[t.Tuple[CrlFacts, ...], Most(1000)] = ()
 
 
 @dataclass(frozen=True)

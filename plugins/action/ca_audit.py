@@ -1,0 +1,112 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import platform
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, SETS, Kind
+from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
+from ansible_collections.keyward.pki.plugins.plugin_utils._audit import Audit, Holdings, Seen, lines, seen_generations
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, known_databases
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import StoreTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
+
+
+class ActionModule(StoreTask):
+    NAME, ARGUMENTS = "ca_audit", _arguments.CA_AUDIT
+
+    def perform(self) -> Result:
+        inventory = [self._seen(ca) for ca in self.options["cas"]]
+        faults: list[Finding] = []
+        keys = self._stores("key_stores", BACKUPS, faults)
+        databases = self._stores("database_stores", SETS, faults)
+        if not keys and not databases and not faults:
+            raise KeywardError("ca_audit can't run", "no store was given", "Give key_stores, and database_stores where there are any")
+        known, damaged = known_authorities(list(keys.values()))
+        holdings = Holdings(
+            known,
+            known_databases(list(databases.values())),
+            {path: store.path for stores in (keys, databases) for path, store in stores.items()},
+            [*faults, *damaged, *self._remembered_only({one.id for one in known})],
+        )
+        document = Audit(holdings, self.signers, now(), self._remembered).document(inventory, printable(platform.node()))
+        return {"changed": False, "audit": document, "lines": lines(document)}
+
+    def _stores(self, option: str, kind: Kind, faults: list[Finding]) -> dict[str, Store]:
+        """Those that can be read, by the paths that the inventory has. What stands in one that can't is as good as lost today."""
+        found: dict[str, Store] = {}
+        given = dict.fromkeys([*(self.options[option] or ()), *(path for ca in self.options["cas"] for path in ca[option])])
+        for path in given:
+            if os.path.realpath(path) in {store.path for store in found.values()}:
+                continue
+            try:
+                (store,) = named_stores([path], kind, self.signers)
+                self.memory.refuse_other_stores([store])
+                named_stores([*found, path], kind, self.signers)
+                found[path] = store
+            except KeywardError as exc:
+                faults.append(Finding("store_unreadable", str(exc)))
+        return found
+
+    def _remembered_only(self, there: t.Collection[str]) -> list[Finding]:
+        return [
+            Finding(
+                "remembered_only", f"{self.memory.path} remembers backups of the authority {one}, of which no store that was read has any"
+            )
+            for one in sorted(self.memory.authorities(BACKUPS.name) - {*there})
+        ]
+
+    def _remembered(self, record: Record) -> list[Finding]:
+        """What is less than before, by this controller's memory."""
+        if not isinstance(record, KnownAuthority):
+            return []
+        error = self.memory.rolled_back(BACKUPS.name, record.id, record.signed)
+        return [Finding("rolled_back", str(error))] if error else []
+
+    @staticmethod
+    def _seen(ca: t.Mapping[str, t.Any]) -> Seen:
+        info, failure = ca["info"], ca["failure"]
+        place = {part: str(value) for part, value in ca["place"].items() if value is not None}
+        told, database, advisories = None, None, tuple[Finding, ...]()
+        if info:
+            try:
+                told = seen_generations(info)
+                database = info["database"]
+                for crl in database["crls"]:
+                    parse_time(crl["this_update"])
+                    parse_time(crl["next_update"] or crl["this_update"])
+                backend = info["authority"]["backend"]
+                place = {**place, "backend": str(backend)}
+                advisories = tuple(
+                    Finding(
+                        code=str(one["code"]),
+                        message=printable(str(one["message"])),
+                        certificate=one["certificate"] and str(one["certificate"]),
+                    )
+                    for one in info["advisories"]
+                )
+            except (ValueError, KeyError, TypeError, AttributeError):
+                told, failure = None, "what it answered is not what ca_info returns"
+        return Seen(
+            Home(ca["host"], place),
+            printable(ca["label"]),
+            tuple(ca["key_stores"]),
+            tuple(ca["database_stores"]),
+            bool(ca["host_store"]),
+            ca["offline"],
+            told,
+            database if told is not None else None,
+            advisories,
+            None if failure is None else printable(failure),
+        )

@@ -1,0 +1,371 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: what an audit says of every CA, from the inventory, the hosts and the stores; may change in any release.
+
+No Ansible here. docs/audit-schema.json describes the document.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, generation_advisories, merge_generations
+from ansible_collections.keyward.pki.plugins.module_utils._home import at_home, place_text, standing
+from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
+from ansible_collections.keyward.pki.plugins.module_utils._signed import VERIFIED, read_events
+from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
+from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records, sets_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, RED, WARNING, level_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import FINE
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
+
+FORMAT, FORMAT_VERSION = "keyward.pki audit", 1
+PROOF_LASTS = timedelta(days=200)  # a person proves backups twice a year
+_SET_LAGS = timedelta(days=2)  # what changed since should be in a set by then
+_WORST_FIRST = (RED, WARNING, FINE)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A CA of the inventory. C(told): its generations, None where its host was not asked, or did not answer (C(failure)).
+
+    C(database): as ca_info returns it. C(key_stores), C(database_stores): where it is to be stored. C(sets_elsewhere): its sets lie in a
+    store on its host, which an audit does not read.
+    """
+
+    home: Home
+    label: str
+    key_stores: tuple[str, ...] = ()
+    database_stores: tuple[str, ...] = ()
+    sets_elsewhere: bool = False
+    offline: bool = False
+    told: tuple[Generation, ...] | None = None
+    database: t.Mapping[str, t.Any] | None = None
+    advisories: tuple[Finding, ...] = ()
+    failure: str | None = None
+
+
+class Holdings(t.NamedTuple):
+    """What the stores hold. C(paths): of the stores of each kind, as the inventory names them and as they are."""
+
+    backups: t.Sequence[KnownAuthority]
+    sets: t.Sequence[KnownDatabases]
+    paths: t.Mapping[str, str]
+    advisories: t.Sequence[Finding] = ()
+
+
+class Audit:
+    """C(at): the time that counts as now. C(remembered): what is less than before, for a record."""
+
+    def __init__(
+        self, holdings: Holdings, signers: Signers, at: datetime, remembered: t.Callable[[Record], t.Sequence[Finding]] = lambda _record: ()
+    ) -> None:
+        self._holdings, self._signers, self._now, self._remembered = holdings, signers, at, remembered
+        self._records = records(holdings.backups, holdings.sets)
+
+    def document(self, inventory: t.Sequence[Seen], controller: str) -> Result:
+        authorities = [self._authority(record, seen) for record, seen in self._joined(inventory)]
+        authorities.sort(key=lambda one: (_WORST_FIRST.index(one["level"]), one["subject"] or "", one["id"] or ""))
+        generations = [generation for one in authorities for generation in one["generations"]]
+        levels = [one["level"] for one in authorities]
+        general = _shown(self._holdings.advisories)
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "created": format_time(self._now),
+            "controller": controller,
+            "level": min([*levels, *map(_level, general)], key=_WORST_FIRST.index, default=FINE),
+            "counts": {
+                "authorities": len(authorities),
+                **{level: levels.count(level) for level in _WORST_FIRST},
+                "private_keys": len({one["public_key_sha256"] for one in generations}),
+                "lost_today": len({one["public_key_sha256"] for one in generations if one["lost_today"]}),
+            },
+            "advisories": general,
+            "authorities": authorities,
+        }
+
+    # --- inventory and stores, in both directions ---
+
+    def _joined(self, inventory: t.Sequence[Seen]) -> list[tuple[Record | None, list[Seen]]]:
+        """Every authority once, with the CAs of the inventory that are it."""
+        of_record: dict[int, list[Seen]] = {id(record): [] for record in self._records}
+        unknown: list[tuple[Record | None, list[Seen]]] = []
+        for seen in inventory:
+            record = self._record_of(seen)
+            if record:
+                of_record[id(record)].append(seen)
+            else:
+                unknown.append((None, [seen]))
+        return [*((record, of_record[id(record)]) for record in self._records), *unknown]
+
+    def _record_of(self, seen: Seen) -> Record | None:
+        if seen.told:
+            return standing(seen.home, seen.told, self._records).known
+        found = at_home(seen.home, self._records)
+        return max(found, key=_newest_time, default=None)
+
+    # --- one authority ---
+
+    def _authority(self, record: Record | None, seen: t.Sequence[Seen]) -> Result:
+        known = record if isinstance(record, KnownAuthority) else None
+        sets = sets_of(record, self._holdings.sets)
+        told = [one for one in seen if one.told]
+        recorded = known.generations if known else [g for one in sets.latest for g in one.manifest.generations] if sets else []
+        generations = merge_generations(recorded, [])
+        for one in told:
+            generations = merge_generations(generations, one.told or ())
+        covered = known.covered if known else frozenset()
+        shown = [self._generation(each, known, told, covered) for each in generations]
+        databases = [self._database(one) for one in sets.latest] if sets else []
+        findings = self._findings(record, sets, seen, generations, shown)
+        about = [*_shown(findings)]
+        return {
+            "id": record.id if record else None,
+            "name": seen[0].label if seen else record.name if record else None,
+            "subject": generations[-1].subject if generations else record.subject if record else None,
+            "level": min((_level(one) for one in about), key=_WORST_FIRST.index, default=FINE),
+            "in_inventory": bool(seen),
+            "in_stores": record is not None,
+            "homes": [place_text(home) for home in (record.homes if record else ())],
+            "hosts": [{"host": one.home.host, "name": one.label, "state": _state(one), "why": one.failure} for one in seen],
+            "generations": shown,
+            "key_backup": self._key_backup(known) if known and known.newest else None,
+            "key_backups": _listed(known) if known else [],
+            "databases": databases,
+            "crls": [dict(crl) for one in told for crl in (one.database or {}).get("crls") or ()],
+            "findings": about,
+        }
+
+    def _generation(
+        self, generation: Generation, known: KnownAuthority | None, told: t.Sequence[Seen], covered: t.Collection[str]
+    ) -> Result:
+        on_hosts = [each.private_key for one in told for each in one.told or () if each.sha256 == generation.sha256]
+        holding = [one for one in (known.backups if known else ()) if generation.sha256 in one.manifest.fingerprints]
+        return {
+            "subject": generation.subject,
+            "common_name": printable(short_subject(generation.certificate)),
+            "serial": generation.serial,
+            "not_before": generation.not_before,
+            "not_after": generation.not_after,
+            "sha256": generation.sha256,
+            "sha1": generation.sha1,
+            "public_key_sha256": generation.public_key_sha256,
+            "key_algorithm": generation.key_algorithm,
+            "expired": generation.not_after < format_time(self._now),
+            "key_on_host": min(on_hosts, key=("present", "inaccessible", "missing").index) if on_hosts else None,
+            "exportable": generation.exportable,
+            "covered": "backup" if generation.sha256 in covered else "none",
+            "lost_today": not holding,
+            "restored_from": known.paths(holding[0]) if known and holding else [],
+        }
+
+    def _key_backup(self, known: KnownAuthority) -> Result:
+        newest = t.cast(Stored, known.newest)
+        proof = self._proof(known)
+        return {
+            "id": newest.manifest.id,
+            "created": newest.manifest.created,
+            "age": self._age(newest.manifest.created),
+            "paths": known.paths(newest),
+            "signer": self._signers.name_of(newest.document, newest.signature),
+            "proved": proof,
+        }
+
+    def _proof(self, known: KnownAuthority) -> Result | None:
+        """When a person last proved the newest backup with its password, and who."""
+        newest, found = t.cast(Stored, known.newest), list[Result]()
+        for series in known.holdings.values():
+            for event in read_events(series.events, (VERIFIED,), self._signers):
+                if event.get("follows") == newest.digest and self._age(event["at"]) is not None:
+                    found.append({"at": event["at"], "by": printable(str(event["person"])), "age": self._age(event["at"])})
+        return max(found, key=lambda one: str(one["at"]), default=None)
+
+    def _database(self, latest: Stored) -> Result:
+        manifest = latest.manifest
+        return {
+            "id": manifest.database,
+            "home": place_text(manifest.made_at),
+            "set": latest.name,
+            "path": latest.path,
+            "as_of": manifest.as_of,
+            "age": self._age(manifest.as_of),
+            "entries": manifest.state.entries,
+            "revoked": manifest.state.revoked,
+            "signer": self._signers.name_of(latest.document, latest.signature),
+        }
+
+    def _age(self, time: str) -> int | None:
+        """Seconds. None of a time in the future: that counts as infinitely old."""
+        age = int((self._now - parse_time(time)).total_seconds())
+        return age if age >= 0 else None
+
+    # --- what is wrong ---
+
+    def _findings(
+        self,
+        record: Record | None,
+        sets: KnownDatabases | None,
+        seen: t.Sequence[Seen],
+        generations: t.Sequence[Generation],
+        shown: t.Sequence[Result],
+    ) -> list[Finding]:
+        known = record if isinstance(record, KnownAuthority) else None
+        found = [finding for one in seen for finding in one.advisories]
+        for one in seen:
+            found += self._of_host(one)
+        for generation, shape in zip(generations, shown, strict=True):
+            if shape["covered"] == "none":
+                text = f"{generation.label} is in no backup: its private key would be lost today"
+                if not shape["lost_today"]:
+                    text = f"{generation.label} is not in the newest backup, only in {shape['restored_from'][0]}"
+                found.append(Finding("generation_missing", text, generation.sha256))
+        if known:
+            found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen)]
+        if sets:
+            found += [finding for series in sets.every for finding in series.advisories]
+        found += self._of_sets(sets, seen)
+        for one in seen if record is None else ():
+            if one.told is None and one.key_stores:
+                text = f"nothing of {one.label} on {one.home.host} is in the stores: if it has a key, that would be lost today"
+                found.append(Finding("generation_missing", text))
+        if record and not seen:
+            text = f"{record.name} is in the stores and in no inventory: where does it live? Its backups lie in {_where(known, sets)}"
+            found.append(Finding("not_in_inventory", text))
+        found += [*generation_advisories(generations, format_time(self._now)), *self._of_crls(seen)]
+        return list(dict.fromkeys(found))
+
+    def _of_host(self, seen: Seen) -> list[Finding]:
+        here = f"{seen.label} on {seen.home.host}"
+        if seen.failure:
+            return [Finding("host_not_seen", f"{here} was not seen, and is judged by what is stored: {seen.failure}")]
+        if seen.told is None:
+            why = "it is offline" if seen.offline else "its host was not asked"
+            return [Finding("host_not_asked", f"{here} is judged by what is stored: {why}")]
+        standing_there = standing(seen.home, seen.told, self._records)
+        if standing_there.elsewhere:
+            return [Finding("not_at_home", f"{here} is not at home there: {standing_there.elsewhere}")]
+        return list(standing_there.advisories)
+
+    def _of_backups(self, known: KnownAuthority, seen: t.Sequence[Seen]) -> list[Finding]:
+        found, newest = list[Finding](), known.newest
+        wanted = dict.fromkeys(self._holdings.paths[path] for one in seen for path in one.key_stores if path in self._holdings.paths)
+        if newest:
+            there = {path for path in known.holdings if any(one.name == newest.name and not one.damage for one in known.holdings[path].all)}
+            found += [Finding("missing_in_store", f"{path} lacks {newest.name}") for path in wanted if path not in there]
+            proof = self._proof(known)
+            if proof is None or proof["age"] > PROOF_LASTS.total_seconds():
+                when = f"last proved on {proof['at']}" if proof else "never proved"
+                text = f"the newest key backup of {known.name} was {when} by a person with its password: keyward.pki.verify"
+                found.append(Finding("not_proved", text))
+        return found
+
+    def _of_sets(self, sets: KnownDatabases | None, seen: t.Sequence[Seen]) -> list[Finding]:
+        found = []
+        for one in seen:
+            here = f"{one.label} on {one.home.host}"
+            if not one.database_stores:
+                text = "a store on its host, which an audit does not read" if one.sets_elsewhere else "no store that the inventory names"
+                found.append(Finding("database_not_audited", f"the database of {here} is in {text}"))
+                continue
+            newest = self._set_of(sets, one)
+            if newest is None:
+                found.append(Finding("database_not_covered", f"the database of {here} is in no store: run keyward.pki.database_backup"))
+            elif self._lags(newest, one.database):
+                text = f"the newest set of {here}, {newest.name}, lacks what was issued or signed since, for more than two days"
+                found.append(Finding("set_out_of_date", f"{text}: does the nightly run still run?"))
+        return found
+
+    def _of_crls(self, seen: t.Sequence[Seen]) -> list[Finding]:
+        """The newest CRL of each key that clients still need."""
+        newest: dict[tuple[str, str], t.Mapping[str, t.Any]] = {}
+        for one in seen:
+            for crl in (one.database or {}).get("crls") or ():
+                place = (one.home.host, crl["public_key_sha256"])
+                if crl["needed"] and crl["this_update"] > newest.get(place, {"this_update": ""})["this_update"]:
+                    newest[place] = crl
+        found = []
+        for (host, _key), crl in newest.items():
+            end = crl["next_update"]
+            if end and end < format_time(self._now):
+                found.append(Finding("crl_expired", f"the CRL {crl['path']} on {host} expired on {end}: clients reject what it is for"))
+            elif end and parse_time(end) - self._now < (parse_time(end) - parse_time(crl["this_update"])) / 3:
+                text = f"the CRL {crl['path']} on {host} is in its last third, and expires on {end}: keyward.pki.nightly signs the next"
+                found.append(Finding("crl_runs_out", text))
+        return found
+
+    @staticmethod
+    def _set_of(sets: KnownDatabases | None, seen: Seen) -> Stored | None:
+        fitting = [one for one in (sets.latest if sets else ()) if one.manifest.made_at.fits(seen.home)]
+        return max(fitting, key=lambda one: (one.manifest.created, one.rank), default=None)
+
+    def _lags(self, newest: Stored, database: t.Mapping[str, t.Any] | None) -> bool:
+        state, age = newest.manifest.state, self._age(newest.manifest.as_of)
+        if not database or (age is not None and age < _SET_LAGS.total_seconds()):
+            return False
+        pairs = ((state.entries, database.get("entries")), (state.next_crl_number, database.get("crl_number")))
+        return any(there is not None and there != stored for stored, there in pairs)
+
+
+def seen_generations(info: t.Mapping[str, t.Any]) -> tuple[Generation, ...]:
+    """Those that ca_info returned, read from their certificates. Raises ValueError, KeyError, TypeError."""
+    unplaced = {"certificate_place": None, "key_place": None, "key_storage": None}
+    found = [Generation.from_json({**shape, **unplaced}) for shape in info["generations"]]
+    return tuple(replace(each, index=number) for number, each in enumerate(found))
+
+
+def lines(document: Result) -> list[str]:
+    """What an audit says in short: its counts, and a line for each authority that needs a person, worst first."""
+    counts = document["counts"]
+    numbers = ", ".join(f"{counts[level]} {'with warnings' if level == WARNING else level}" for level in _WORST_FIRST)
+    head = (
+        f"{counts['authorities']} authorities: {numbers}; {counts['private_keys']} private keys, {counts['lost_today']} would be lost today"
+    )
+    found = [f"{one['level']}: {one['message']}" for one in document["advisories"] if one["level"] != COUNTED]
+    for one in document["authorities"]:
+        why = [finding["message"] for finding in one["findings"] if finding["level"] == one["level"]]
+        if one["level"] != FINE:
+            more = f" ({len(why) - 1} more)" if len(why) > 1 else ""
+            found.append(f"{one['level']}: {one['name']} ({one['subject'] or 'no certificate is known'}): {why[0]}{more}")
+    if len(found) > _MOST_LINES:
+        found[_MOST_LINES:] = [f"... and {len(found) - _MOST_LINES} more that need a person: see the report"]
+    return [head, *found]
+
+
+_MOST_LINES = 30  # they fit a screen
+
+
+def _shown(findings: t.Iterable[Finding]) -> list[Result]:
+    shown = [{**finding.as_result(), "level": level_of(finding.code)} for finding in findings]
+    return sorted(shown, key=lambda one: (RED, WARNING, COUNTED).index(one["level"]))
+
+
+def _level(finding: Result) -> str:
+    return FINE if finding["level"] == COUNTED else str(finding["level"])
+
+
+def _state(seen: Seen) -> str:
+    if seen.told is not None:
+        return "asked"
+    return "not_seen" if seen.failure else "offline" if seen.offline else "not_asked"
+
+
+def _listed(known: KnownAuthority) -> list[Result]:
+    return [{"created": one.manifest.created, "generations": [g.sha256 for g in one.manifest.generations]} for one in known.backups]
+
+
+def _newest_time(record: Record) -> str:
+    return str(max(one.manifest.created for one in ([record.latest] if isinstance(record, KnownAuthority) else record.latest)))
+
+
+def _where(known: KnownAuthority | None, sets: KnownDatabases | None) -> str:
+    holdings: list[Series] = [*(known.holdings.values() if known else ()), *(sets.every if sets else ())]
+    return ", ".join(series.path for series in holdings[:3])

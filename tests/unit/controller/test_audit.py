@@ -1,0 +1,191 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The audit: inventory, hosts and stores against each other, without a password."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from ansible_collections.keyward.pki.plugins.action.ca_audit import ActionModule as CaAudit
+from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
+from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
+from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import cas_of
+from support.fake_host import FakeHost
+from support.openssl_ca import OpensslCa, openssl
+from support.plays import PASSWORD
+from support.pythons import ROOT
+from support.returns import check_result
+
+
+class Estate:
+    """A CA on a host, its two stores, and what is said of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.host = path, FakeHost("ca1")
+        self.ca = OpensslCa(path / "ca", algorithm="ed25519")
+        self.which = {"config_file": str(self.ca.config_file)}
+        self.keys, self.databases = str(path / "keys"), str(path / "databases")
+        initialise(self.keys, "keys")
+        initialise(self.databases, "databases")
+
+    def back_up(self) -> None:
+        made = self.host.run(CaKeyBackup, {**self.which, "stores": [self.keys], "password": PASSWORD})
+        assert made["changed"], made
+        made = self.host.run(CaDatabaseBackup, {**self.which, "stores": [self.databases], "key_stores": [self.keys]})
+        assert made["changed"], made
+
+    def prove(self) -> None:
+        arguments = {**self.which, "stores": [self.keys], "password": PASSWORD, "verified_by": "Ann Example"}
+        assert not self.host.run(CaKeyVerify, arguments).get("failed")
+
+    def entry(self, **more: Any) -> dict[str, Any]:
+        stores = {"key_stores": [self.keys], "database_stores": [self.databases]}
+        return {"host": "ca1", "label": "The root", "place": self.which, **stores, **more}
+
+    def audit(self, *cas: dict[str, Any], **options: Any) -> dict[str, Any]:
+        result = self.host.run(CaAudit, {"cas": list(cas), **options})
+        check_result("ca_audit", result, bool(result.get("failed")))
+        jsonschema.validate(result["audit"], json.loads((ROOT / "docs" / "audit-schema.json").read_text(encoding="utf-8")))
+        return result
+
+    def asked(self, **more: Any) -> dict[str, Any]:
+        return self.audit(self.entry(info=self.host.run(CaInfo, self.which), **more))
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Estate:
+    return Estate(tmp_path)
+
+
+def codes(result: dict[str, Any], level: str) -> list[str]:
+    found = [*result["audit"]["advisories"], *(finding for one in result["audit"]["authorities"] for finding in one["findings"])]
+    return [finding["code"] for finding in found if finding["level"] == level]
+
+
+def test_a_ca_from_nothing_stored_to_proved(estate: Estate) -> None:
+    nothing = estate.asked()
+    assert codes(nothing, "red") == ["generation_missing", "database_not_covered"]
+    assert nothing["audit"]["counts"] | {"fine": 0} == nothing["audit"]["counts"]
+    assert (nothing["audit"]["counts"]["private_keys"], nothing["audit"]["counts"]["lost_today"]) == (1, 1)
+    assert "lost today" in nothing["lines"][1] and nothing["audit"]["level"] == "red"
+
+    estate.back_up()
+    unproved = estate.asked()
+    assert (codes(unproved, "red"), codes(unproved, "warning")) == ([], ["not_proved"])
+    (one,) = unproved["audit"]["authorities"]
+    (generation,) = one["generations"]
+    assert generation["restored_from"] == one["key_backup"]["paths"] and not generation["lost_today"]
+    assert one["databases"][0]["entries"] == 1 and one["key_backup"]["signer"].startswith("SHA256:")
+
+    estate.prove()
+    fine = estate.asked()
+    assert fine["audit"]["level"] == "fine" and len(fine["lines"]) == 1
+    assert fine["audit"]["authorities"][0]["key_backup"]["proved"]["by"] == "Ann Example"
+    assert all(order in ("look", "ca_key_backup", "export_keys", "database.state", "database.copy") for order in estate.host.orders())
+
+
+def test_what_no_host_shows_and_what_no_inventory_names(estate: Estate) -> None:
+    estate.back_up()
+    estate.prove()
+    alone = estate.audit(key_stores=[estate.keys], database_stores=[estate.databases])
+    assert codes(alone, "warning") == ["not_in_inventory"] and alone["audit"]["authorities"][0]["in_stores"]
+    for more, code, level in (
+        ({"offline": True}, "host_not_asked", "counted"),
+        ({}, "host_not_asked", "counted"),
+        ({"failure": "it is on fire"}, "host_not_seen", "red"),
+    ):
+        result = estate.audit(estate.entry(**more))
+        assert codes(result, level) == [code] and result["audit"]["authorities"][0]["id"], "known by its home"
+    renamed = estate.audit({**estate.entry(), "host": "other"})
+    assert sorted(codes(renamed, "red")) == ["database_not_covered", "generation_missing"] and len(renamed["audit"]["authorities"]) == 2
+
+
+def test_a_renewal_without_a_backup_is_red_and_a_lost_key_is_named(estate: Estate) -> None:
+    estate.back_up()
+    estate.prove()
+    _renew_by_hand(estate.ca)
+    result = estate.asked()
+    assert "generation_missing" in codes(result, "red") and result["audit"]["counts"]["lost_today"] == 1
+    assert [one["lost_today"] for one in result["audit"]["authorities"][0]["generations"]] == [False, True]
+
+
+def _renew_by_hand(ca: OpensslCa) -> None:
+    """With a new key, over the old files."""
+    subject = openssl("x509", "-in", ca.certificate, "-noout", "-subject", "-nameopt", "compat").stdout.strip().partition("=")[2]
+    openssl(
+        "req", "-x509", "-newkey", "ed25519", "-noenc", "-keyout", ca.private_key, "-out", ca.certificate, "-days", "9", "-subj", subject
+    )
+
+
+def test_stores_that_are_away_damaged_or_lack_a_copy(estate: Estate) -> None:
+    estate.back_up()
+    estate.prove()
+    second = str(estate.path / "second")
+    initialise(second, "keys")
+    lacking = estate.audit(estate.entry(key_stores=[estate.keys, second]))
+    assert codes(lacking, "red") == ["missing_in_store"]
+    away = estate.audit(estate.entry(key_stores=[estate.keys, str(estate.path / "away")]))
+    assert codes(away, "red") == ["store_unreadable"] and away["audit"]["level"] == "red"
+    (bundle,) = Path(estate.keys).glob("*/0*/authority.p12")
+    bundle.write_bytes(bundle.read_bytes()[:-1] + b"\0")
+    damaged = estate.asked()
+    assert {"digest_mismatch", "generation_missing"} <= set(codes(damaged, "red"))
+    assert damaged["audit"]["counts"]["lost_today"] == 1
+    shutil.rmtree(bundle.parent)
+    gone = estate.asked()
+    assert "generation_missing" in codes(gone, "red") and gone["audit"]["counts"]["lost_today"] == 1
+    assert "remembered_only" in codes(gone, "warning")
+
+
+def test_a_set_that_lags_and_a_crl_that_runs_out(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    estate.back_up()
+    estate.prove()
+    config = ("-config", str(estate.ca.config_file))
+    openssl("ca", *config, "-gencrl", "-crldays", "9", "-out", estate.ca.directory / "crl.pem", cwd=estate.ca.directory)
+    at = datetime.now(tz=None) + timedelta(days=3)
+    now = "ansible_collections.keyward.pki.plugins.action.ca_audit.now"
+    assert codes(estate.asked(), "warning") == []
+    monkeypatch.setattr(now, lambda: at.replace(microsecond=0))
+    assert codes(estate.asked(), "warning") == ["set_out_of_date"]
+    monkeypatch.setattr(now, lambda: (at + timedelta(days=5)).replace(microsecond=0))
+    assert codes(estate.asked(), "warning") == ["set_out_of_date", "crl_runs_out"]
+    monkeypatch.setattr(now, lambda: (at + timedelta(days=9)).replace(microsecond=0))
+    assert "crl_expired" in codes(estate.asked(), "warning")
+    monkeypatch.setattr(now, lambda: (at + timedelta(days=300)).replace(microsecond=0))
+    assert "not_proved" in codes(estate.asked(), "warning")
+    monkeypatch.setattr(now, lambda: (at - timedelta(days=300)).replace(microsecond=0))
+    future = estate.asked()
+    assert future["audit"]["authorities"][0]["key_backup"]["age"] is None and "not_proved" in codes(future, "warning")
+
+
+def test_what_a_host_says_is_text_and_no_more(estate: Estate) -> None:
+    info = estate.host.run(CaInfo, estate.which)
+    forged = {**info, "advisories": [{"code": "x", "message": "\x1b[2J{{ 7 * 7 }}", "certificate": None}]}
+    (one,) = estate.audit(estate.entry(info=forged))["audit"]["authorities"]
+    (told,) = [finding["message"] for finding in one["findings"] if finding["code"] == "x"]
+    assert "\x1b" not in told and "{{ 7 * 7 }}" in told
+    for broken in ({"generations": [{}]}, {**info, "database": {"crls": [{"this_update": 5}]}}, {**info, "advisories": [5]}):
+        assert "host_not_seen" in codes(estate.audit(estate.entry(info=broken)), "red")
+
+
+def test_the_cas_of_an_inventory() -> None:
+    variables = {
+        "keyward_key_stores": ["/k"],
+        "keyward_private_key_passphrase": "secret",
+        "keyward_authorities": [{"config_file": "/a.cnf", "offline": True}, {"directory": "/b", "backend": "easyrsa", "label": "B"}],
+        "audit_asked": {"1": {"failure": "no"}},
+    }
+    one, other = cas_of("h", variables)
+    assert (one["place"], one["offline"], one["label"]) == ({"config_file": "/a.cnf"}, True, "/a.cnf")
+    assert (other["place"], other["failure"], other["key_stores"]) == ({"directory": "/b", "backend": "easyrsa"}, "no", ["/k"])
+    assert "secret" not in str([one, other]) and cas_of("no-ca", {"keyward_key_stores": ["/k"]}) == []
