@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 FORMAT, FORMAT_VERSION = "keyward.pki audit", 1
 PROOF_LASTS = timedelta(days=200)  # a person proves backups twice a year
 _SET_LAGS = timedelta(days=2)  # what changed since should be in a set by then
+_MOST_LINES = 30  # they fit a screen
 _WORST_FIRST = (RED, WARNING, FINE)
 
 
@@ -326,9 +327,9 @@ def lines(document: Result) -> list[str]:
     """What an audit says in short: its counts, and a line for each authority that needs a person, worst first."""
     counts = document["counts"]
     numbers = ", ".join(f"{counts[level]} {'with warnings' if level == WARNING else level}" for level in _WORST_FIRST)
-    head = (
-        f"{counts['authorities']} authorities: {numbers}; {counts['private_keys']} private keys, {counts['lost_today']} would be lost today"
-    )
+    noun = "authority" if counts["authorities"] == 1 else "authorities"
+    lost = f"{counts['private_keys']} private keys, {counts['lost_today']} would be lost today"
+    head = f"{counts['authorities']} {noun}: {numbers}; {lost}"
     found = [f"{one['level']}: {one['message']}" for one in document["advisories"] if one["level"] != COUNTED]
     for one in document["authorities"]:
         why = [finding["message"] for finding in one["findings"] if finding["level"] == one["level"]]
@@ -338,9 +339,6 @@ def lines(document: Result) -> list[str]:
     if len(found) > _MOST_LINES:
         found[_MOST_LINES:] = [f"... and {len(found) - _MOST_LINES} more that need a person: see the report"]
     return [head, *found]
-
-
-_MOST_LINES = 30  # they fit a screen
 
 
 def _shown(findings: t.Iterable[Finding]) -> list[Result]:

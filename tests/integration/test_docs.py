@@ -350,7 +350,7 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
     }
     (readme,) = blocks(ROOT / "README.md", "yaml")
     modules = ("ca_store", "ca_info", "ca_key_backup", "ca_key_backup_info", "ca_key_verify", "ca_key_restore")
-    modules += ("ca_install", "ca_sign", "ca_crl", "ca_renew", "ca_database_backup", "ca_database_restore")
+    modules += ("ca_install", "ca_sign", "ca_crl", "ca_renew", "ca_database_backup", "ca_database_restore", "ca_audit")
     asked = tmp_path / "sub.csr"
     openssl("req", "-new", "-newkey", "ed25519", "-noenc", "-keyout", tmp_path / "sub.key", "-subj", "/CN=Sub CA", "-out", asked)
     assert set(modules) == {path.stem for path in (ROOT / "plugins" / "modules").glob("ca_*.py")}
