@@ -15,8 +15,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._printable import prin
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, SETS, Kind
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
+from ansible_collections.keyward.pki.plugins.plugin_utils import _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._audit import Audit, Holdings, Seen, lines, seen_generations
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority, known_authorities
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, known_databases
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import StoreTask
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
@@ -33,12 +34,12 @@ class ActionModule(StoreTask):
         databases = self._stores("database_stores", SETS, faults)
         if not keys and not databases and not faults:
             raise KeywardError("ca_audit can't run", "no store was given", "Give key_stores, and database_stores where there are any")
-        known, damaged = known_authorities(list(keys.values()))
+        known, damaged = Authorities(list(keys.values())).all
         holdings = Holdings(
             known,
             known_databases(list(databases.values())),
             {path: store.path for stores in (keys, databases) for path, store in stores.items()},
-            [*faults, *damaged, *self._remembered_only({one.id for one in known})],
+            [*faults, *damaged, *self._remembered_only({one.id for one in known}), *_hints_missing(keys.values(), known)],
         )
         document = Audit(holdings, self.signers, now(), self._remembered).document(inventory, printable(platform.node()))
         return {"changed": False, "audit": document, "lines": lines(document)}
@@ -110,3 +111,15 @@ class ActionModule(StoreTask):
             advisories,
             None if failure is None else printable(failure),
         )
+
+
+def _hints_missing(stores: t.Iterable[Store], known: t.Sequence[KnownAuthority]) -> list[Finding]:
+    """Without them more is read than need be, and nothing else."""
+    lacking = [
+        store.path
+        for store in stores
+        for one in known
+        if store.path in one.holdings and not _hints.are_there(store, one.name, [home.host for home in one.homes], one.public_keys)
+    ]
+    text = "of {} of its authorities hints are missing, so that each run reads more of it; the next backup of each puts them back"
+    return [Finding("hints_missing", f"{path}: {text.format(lacking.count(path))}") for path in dict.fromkeys(lacking)]

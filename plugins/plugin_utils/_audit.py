@@ -20,7 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import VERIFIE
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
-from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import KnownAuthority
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, RED, WARNING, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import FINE

@@ -55,6 +55,10 @@ def leave(store: Store, authority: str, hosts: t.Iterable[str], keys: t.Iterable
                 os.chmod(path, store.directory.file_mode)
 
 
+def are_there(store: Store, authority: str, hosts: t.Iterable[str], keys: t.Iterable[str]) -> bool:
+    return all(os.path.lexists(os.path.join(store.path, place, authority)) for place in _places(hosts, keys))
+
+
 def _places(hosts: t.Iterable[str], keys: t.Iterable[str]) -> list[str]:
     return [f"{BY_HOST}/{of_host(host)}" for host in hosts] + [f"{BY_KEY}/{key}" for key in keys if _KEY.match(key)]
 

@@ -133,6 +133,7 @@ LEVELS = {
         "database_not_audited",
         "expired_generation",
         "extension_added",
+        "hints_missing",
         "home_changed",
         "host_not_asked",
         "issued_before",

@@ -134,6 +134,8 @@ def test_stores_that_are_away_damaged_or_lack_a_copy(estate: Estate) -> None:
     initialise(second, "keys")
     lacking = estate.audit(estate.entry(key_stores=[estate.keys, second]))
     assert codes(lacking, "red") == ["missing_in_store"]
+    shutil.rmtree(Path(estate.keys) / "by-host")
+    assert codes(estate.asked(), "counted") == ["hints_missing"]
     away = estate.audit(estate.entry(key_stores=[estate.keys, str(estate.path / "away")]))
     assert codes(away, "red") == ["store_unreadable"] and away["audit"]["level"] == "red"
     (bundle,) = Path(estate.keys).glob("*/0*/authority.p12")
