@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import secrets
+import time
 import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _databases
+from ansible_collections.keyward.pki.plugins.module_utils._chains import BASE_DAMAGED, Chains
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import (
     Lacks,
     age_in_seconds,
@@ -19,8 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
     refuse_emptied,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared, set_files
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
@@ -35,6 +38,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     TellState,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
+    MEMBERS,
     Lacking,
     Members,
     SetFile,
@@ -54,6 +58,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
+from ansible_collections.keyward.pki.plugins.plugin_utils._increments import (
+    Plan,
+    full_after,
+    lacking_stores,
+    lists_are_sound,
+    planned,
+)
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import Record, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import line_of_a_signer
@@ -87,21 +98,24 @@ class Known:
     change: HomeChange | None
     advisories: tuple[Finding, ...]
 
-    @property
+    @functools.cached_property
+    def sets(self) -> Chains:
+        return Chains(self.own.values())
+
+    @functools.cached_property
     def newest(self) -> Stored | None:
-        return max((one.newest for one in self.own.values() if one.newest), key=lambda one: one.rank, default=None)
+        """The newest one that can be restored, as far as sizes tell."""
+        return self.sets.newest
 
-    @property
-    def series(self) -> Series:
-        """That of the store which has the newest set."""
-        newest = self.newest
-        return next((one for one in self.own.values() if newest and newest is one.newest), next(iter(self.own.values())))
-
-    @property
+    @functools.cached_property
     def signed(self) -> list[Stored]:
-        """Those that somebody known vouches for, each once, newest first."""
-        found = {one.digest: one for series in self.own.values() for one in series.all}
-        return sorted(found.values(), key=lambda one: one.rank, reverse=True)
+        return self.sets.signed
+
+    def seconds_of(self, plan: Plan) -> int | None:
+        """How long the host took for the last set of that kind."""
+        before = (*self.newest.links, self.newest) if self.newest else ()
+        kind = "increment" if plan.base else "full"
+        return next((one.manifest.seconds for one in reversed(before) if one.manifest.kind == kind), None)
 
     def holds(self, name: str) -> bool:
         return any(name in one.names for one in self.own.values())
@@ -114,6 +128,7 @@ class ActionModule(DatabaseTask):
         self._one_of("stores", "host_store")
         age = age_in_seconds(self.options["max_age"]) if self.options["max_age"] else None
         self._refuse_odd_keeping()
+        full_when = full_after(self.options["full_after"])
         extra = self._extra_paths()
         stores = self._stores()
         for store in stores:
@@ -130,8 +145,9 @@ class ActionModule(DatabaseTask):
         moved = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
         newest, said = known.newest, self._compared(told, known, used)
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
-        reasons = due_reasons(state, newest.manifest if newest else None, age, now()) + moved
-        lacking = [store for store in stores if newest and not reasons and not _has(known.own[store.path], newest)]
+        full = self.options["full"] and told.abilities.sets_are_archives
+        reasons = due_reasons(state, newest.manifest if newest else None, age, now(), full) + moved
+        lacking = [] if reasons else lacking_stores(known.own, stores, newest)
 
         identity = known.authority
         paths = [one.path for series in known.own.values() for one in series.all if newest and one.name == newest.name]
@@ -139,12 +155,18 @@ class ActionModule(DatabaseTask):
         if reasons and not self._check:
             identity = identity or _new_id(told)
             told = replace(told, authority=replace(told.authority, id=identity))
-            draft = self._draft(told, state, reasons[0], known)
-            stored = self._in_store_of_host(told, draft, there, known) if there else self._in_stores(told, draft, stores, known)
+            plan = planned(known.own, newest, told, self.options["full"], full_when)
+            if stores and not lists_are_sound(plan.chain):
+                plan = Plan(why="chain_broken")
+            draft = self._draft(told, state, reasons[0], known, plan)
+            order = (told, draft, known, plan)
+            stored = self._in_store_of_host(there, *order) if there else self._in_stores(stores, *order)
             latest, manifest, paths = stored.stored, stored.stored.manifest, stored.paths
             state = manifest.state
         elif lacking and newest and not self._check:
-            paths += [store.copy(newest, known.name) for store in lacking]
+            for store, lacks in lacking:
+                copies = {one.digest: store.copy(one, known.name) for one in lacks}
+                paths += [copies[newest.digest]] if newest.digest in copies else []
         if latest and not self._check:
             self._remember(used, stores, latest, known)
 
@@ -167,6 +189,7 @@ class ActionModule(DatabaseTask):
                 told.advisories,
                 known.advisories,
                 *(series.advisories for series in known.own.values()),
+                known.sets.faults,
                 (advisory for one in known.all if not one.latest for advisory in one.advisories),
                 _databases.copies(known.all, told.authority.home),
                 there.advisories if there else (),
@@ -185,7 +208,7 @@ class ActionModule(DatabaseTask):
     def _remember(self, used: t.Sequence[Store | HostStore], stores: t.Sequence[Store], latest: Stored, known: Known) -> None:
         """What is there now, and where to look for it."""
         series = [store.one(known.name) for store in stores]
-        good = len(ends(known.signed)) < 2 and not any(one.advisories for one in known.own.values())
+        good = len(ends(known.signed)) < 2 and not known.sets.faults and not any(one.advisories for one in known.own.values())
         self.memory.remember(used, SETS.name, latest, latest.manifest.database, series if good else ())
         for store in stores:
             authority = known.name.split("/", maxsplit=1)[0]
@@ -252,7 +275,7 @@ class ActionModule(DatabaseTask):
             said.append(Finding("forked", f"{paths} don't follow each other: two runs made them apart. The next set joins them"))
         return said
 
-    def _draft(self, told: StateTold, state: State, reason: Finding, known: Known) -> SetManifest:
+    def _draft(self, told: StateTold, state: State, reason: Finding, known: Known, plan: Plan) -> SetManifest:
         """A set's manifest, but for what only the copy tells."""
         home, last = told.authority.home, ends(known.signed)
         return SetManifest(
@@ -267,7 +290,7 @@ class ActionModule(DatabaseTask):
             made_at=home,
             created=now_text(),
             as_of=now_text(),
-            made=made(reason=reason.code),
+            made=made(reason=reason.code, full_because=plan.why),
             files=(),
             members=Members(0, 0),
             state=state,
@@ -281,7 +304,7 @@ class ActionModule(DatabaseTask):
         """What a database that only its own judgement compares has lost."""
         if not told.own_state:
             return ()
-        return _databases.lacking_of(known.series, lambda older: self._lost(told, older))
+        return _databases.lacking_of(known.sets, lambda older: self._lost(told, older))
 
     def _lost(self, told: StateTold, older: Stored) -> Lacks:
         with self.reading():
@@ -297,10 +320,12 @@ class ActionModule(DatabaseTask):
         with self.reading():
             return _adcs_sets.kept(told.own, own_state)
 
-    def _finished(self, told: StateTold, draft: SetManifest, copied: Copied) -> SetManifest:
+    def _finished(self, told: StateTold, draft: SetManifest, copied: Copied, plan: Plan) -> SetManifest:
         """With what the copy told. Raises KeywardError where that can't be in a manifest."""
         names = [file.name for file in copied.files]
-        if not are_files_of_a_set(names, told.abilities.sets_are_archives):  # they become paths here
+        base = plan.manifest_base(copied.changes)
+        # Names become paths here.
+        if not are_files_of_a_set(names, told.abilities.sets_are_archives) or (plan.base is None) is not (base is None):
             raise KeywardError(
                 "nothing was stored",
                 f"the host {self._host} answered with other files than those of a set",
@@ -310,6 +335,8 @@ class ActionModule(DatabaseTask):
             _refuse_odd_time(copied.as_of)
         return replace(
             draft,
+            kind="increment" if base else "full",
+            base=base,
             files=tuple(SetFile(file.name, file.sha256, file.size) for file in copied.files),
             members=copied.members or Members(len(names), sum(file.size for file in copied.files)),
             as_of=copied.as_of,
@@ -318,20 +345,37 @@ class ActionModule(DatabaseTask):
             own=self._kept(told, copied.own_state),
         )
 
-    def _copied(self, told: StateTold, **where: t.Any) -> Copied:
-        order = Copy(told.generations[-1].sha256, truncate_logs=self.options["truncate_logs"], extra_paths=self._extra_paths(), **where)
-        return self.send(order, Copied)
+    def _copied(self, told: StateTold, known: Known, plan: Plan, **where: t.Any) -> tuple[Copied, int]:
+        """What the host answered, and how many seconds it took."""
+        order = Copy(
+            told.generations[-1].sha256,
+            base_list=plan.base_list,
+            truncate_logs=self.options["truncate_logs"],
+            extra_paths=self._extra_paths(),
+            **where,
+        )
+        begin = time.monotonic()
+        return self.send(order, Copied, last=known.seconds_of(plan)), int(time.monotonic() - begin)
 
     # --- into a store of the host ---
 
-    def _in_store_of_host(self, told: StateTold, draft: SetManifest, store: HostStore, known: Known) -> Made:
+    def _in_store_of_host(self, store: HostStore, told: StateTold, draft: SetManifest, known: Known, plan: Plan) -> Made:
         """Made and stored there: nothing travels."""
         series = known.own[store.path]
         directory, database = known.name.split("/")
         counting = tuple(one.digest for one in series.all)
         begun = Draft(directory, database, document(draft.as_json()).decode("ascii"), counting)
-        copied = self._copied(told, host_store=self.options["host_store"], draft=begun)
-        stored = self._signed(replace(self._finished(told, draft, copied), lacking=copied.lacking or draft.lacking), store.path)
+        lists = tuple(f"{one.name}/{MEMBERS}" for one in plan.chain)
+        try:
+            copied, seconds = self._copied(told, known, plan, host_store=self.options["host_store"], draft=begun, base=lists)
+        except KeywardError as exc:
+            if not any(finding.code == BASE_DAMAGED for finding in exc.findings):
+                raise
+            plan = Plan(why="chain_broken")
+            draft = replace(draft, made={**draft.made, "full_because": plan.why})
+            copied, seconds = self._copied(told, known, plan, host_store=self.options["host_store"], draft=begun)
+        finished = self._finished(told, draft, copied, plan)
+        stored = self._signed(replace(finished, lacking=copied.lacking or draft.lacking, seconds=seconds), store.path)
         order = Commit(
             host_store=self.options["host_store"],
             staged=copied.staged or "",
@@ -355,16 +399,17 @@ class ActionModule(DatabaseTask):
 
     # --- into stores here ---
 
-    def _in_stores(self, told: StateTold, draft: SetManifest, stores: t.Sequence[Store], known: Known) -> Made:
+    def _in_stores(self, stores: t.Sequence[Store], told: StateTold, draft: SetManifest, known: Known, plan: Plan) -> Made:
         first, *others = stores
         compare = compared if told.abilities.sets_are_archives else _adcs_sets.compared
         with first.stage() as staged:
-            copied = self._fetched(told, draft, staged)
-            manifest = self._finished(told, draft, copied)
+            copied, seconds = self._fetched(told, draft, staged, known, plan)
+            manifest = replace(self._finished(told, draft, copied, plan), seconds=seconds)
             if manifest.is_archive:
-                SetFiles(staged.path, manifest.members).prove()
-                lacking = _databases.lacking_of(known.series, lambda older: compared(Stored(staged.path, manifest, SETS), older))
-                manifest = replace(manifest, lacking=lacking)
+                arrived = Stored(staged.path, manifest, SETS)
+                arrived.links = plan.chain
+                set_files(arrived).prove()
+                manifest = replace(manifest, lacking=_databases.lacking_of(known.sets, lambda older: compared(arrived, older)))
             with first.locked():
                 _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
                 stored = self._signed(manifest, staged.path)
@@ -381,11 +426,16 @@ class ActionModule(DatabaseTask):
         self.leave_public_half(stores)
         return Made(stored, copied, paths, removed, advisories)
 
-    def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged) -> Copied:
-        """A set made on the host and moved by the connection's own file transfer, digests compared."""
+    def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged, known: Known, plan: Plan) -> tuple[Copied, int]:
+        """A set made on the host and moved by the connection's own file transfer, digests compared; and the seconds that it took there."""
         with self._remote_directory() as folder:
-            copied = self._copied(told, folder=folder)
-            self._finished(told, draft, copied)  # before a name of it becomes a path here
+            lists = {f"base-{number}.gz": os.path.join(one.path, MEMBERS) for number, one in enumerate(plan.chain)}
+            for name, path in lists.items():
+                self._send_file(path, self._on_host_path(folder, name))
+            if lists:
+                self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in lists)])
+            copied, seconds = self._copied(told, known, plan, folder=folder, base=tuple(lists))
+            self._finished(told, draft, copied, plan)  # before a name of it becomes a path here
             self._refuse_too_large(copied.files, staged.path)
             for file in copied.files:
                 staged.write(file.name, b"")
@@ -397,7 +447,7 @@ class ActionModule(DatabaseTask):
                         f"{file.name} did not arrive as it was made on the host",
                         "Check the connection and the disks",
                     )
-        return copied
+        return copied, seconds
 
 
 def _new_id(told: StateTold) -> str:
@@ -412,10 +462,6 @@ def _said(change: HomeChange | None) -> Result:
 
 def _numbers(state: State) -> str:
     return f"{state.entries} entries, next serial {state.next_serial}, next CRL number {state.next_crl_number}\n"
-
-
-def _has(series: Series, one: Stored) -> bool:
-    return any(other.name == one.name and other.damage is None for other in series.all)
 
 
 def _left_out(files: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[Finding]:

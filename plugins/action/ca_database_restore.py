@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
@@ -17,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._home import lives, sh
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Advance,
+    ChainLink,
     FileTold,
     ReadFile,
     Restore,
@@ -25,10 +27,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     SignedEvent,
     StateTold,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, SetFile, SetManifest
 from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
-from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
@@ -36,9 +38,10 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import 
     HostStore,
     HostStored,
     given_set,
+    newest_set,
     of_live,
     of_lost,
-    only_set,
+    only_database,
     set_result,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import recorded_place
@@ -53,6 +56,7 @@ class ActionModule(DatabaseTask):
     NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
 
     _remembered: t.Sequence[Finding] = ()
+    _passed_over: t.Sequence[Finding] = ()  # sets that are newer than the chosen one, and can't be used
 
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
@@ -64,10 +68,6 @@ class ActionModule(DatabaseTask):
         told, abilities = self._looked()
         live = self._live(told)
         chosen = chosen or self._newest(live)
-        if chosen.damage:
-            raise KeywardError(
-                "nothing was restored", f"{chosen.path} can't be used: {chosen.damage}", "Use another set, or another copy of it"
-            )
         manifest: SetManifest = chosen.manifest
         self._refuse_what_it_can_t(manifest, abilities, advance)
         self._refuse_extra_paths(abilities)
@@ -130,7 +130,7 @@ class ActionModule(DatabaseTask):
         """The newest intact set of the database in all stores. Raises KeywardError."""
         generations = live.generations if live else ()
         kept = self._stores()
-        stores: t.Sequence[Store | HostStore] = [self._host_store(generations)] if self.options["host_store"] else kept
+        stores: t.Sequence[Store | HostStore] = [self._host_store(generations, digests=True)] if self.options["host_store"] else kept
         self.memory.refuse_other_stores(stores)
         known, sets = self._known_in(stores)
         if live:
@@ -141,16 +141,15 @@ class ActionModule(DatabaseTask):
             here = self.stated_home
             record = self.lost(known, "set") or self._of_section(known, sets, here)
         own = sets_of(record, sets)
-        found, signed = list[Stored](), list[Stored]()
+        found = list[Series]()
         advisories = [advisory for store in stores for one in store.series() if not one.latest for advisory in one.advisories]
         for store in stores if record and own else ():
             series = (of_live if live else of_lost)(t.cast(KnownDatabases, own), store.path, here, t.cast(Record, record))
-            if series and (len(series) > 1 or series[0].newest):
-                found.append(only_set(series, self._host))
-                signed += series[0].all
-        if not found:
-            return only_set([], self._host, advisories)
-        signed = sorted({one.digest: one for one in signed}.values(), key=lambda one: one.rank, reverse=True)
+            only_database(series, self._host)
+            found += series
+        whole = Chains(found, thorough=True)
+        signed = whole.signed
+        newest = newest_set(whole, self._host, advisories)
         self.refuse_rolled_back(signed)
         if len(ends(signed)) > 1:
             raise KeywardError(
@@ -158,7 +157,7 @@ class ActionModule(DatabaseTask):
                 "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in ends(signed)),
                 "Name one: give its directory in the store as set",
             )
-        newest = max(found, key=lambda one: one.rank)
+        self._passed_over = whole.faults
         self._remembered = self.remember_or_warn(stores, SETS.name, newest, newest.manifest.database)
         return newest
 
@@ -222,6 +221,7 @@ class ActionModule(DatabaseTask):
                 database=chosen.database,
                 name=chosen.name,
                 files=tuple(SentFile(file.name, file.name, file.sha256) for file in files),
+                chain=tuple(_chain_link(one, f"{one.name}/") for one in chosen.links),
                 event=self._restored(chosen),
             )
             return self.send(order, Restored, self._place)
@@ -230,9 +230,15 @@ class ActionModule(DatabaseTask):
             for number, file in enumerate(files):
                 sent.append(SentFile(file.name, file.name if chosen.manifest.is_archive else f"file-{number}", file.sha256))
                 target = self._on_host_path(folder, sent[-1].sent_as)
-                self._transfer(self._connection.put_file, os.path.join(chosen.path, file.name), target)
-            self._fixup_perms2([folder, *(self._on_host_path(folder, file.sent_as) for file in sent)])
-            return self.send(replace(order, folder=folder, files=tuple(sent)), Restored, self._place)
+                self._send_file(os.path.join(chosen.path, file.name), target)
+            chain = [_chain_link(one, f"link-{number}-") for number, one in enumerate(chosen.links)]
+            for link, one in zip(chain, chosen.links, strict=True):
+                for name in (ISSUED, MEMBERS):
+                    target = self._on_host_path(folder, link.issued if name == ISSUED else link.members)
+                    self._send_file(os.path.join(one.path, name), target)
+            names = [*(file.sent_as for file in sent), *(name for link in chain for name in (link.issued, link.members))]
+            self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in names)])
+            return self.send(replace(order, folder=folder, files=tuple(sent), chain=tuple(chain)), Restored, self._place)
 
     def _restored(self, chosen: Stored) -> SignedEvent | None:
         """What a store of the host records; None where nobody can sign it."""
@@ -265,7 +271,7 @@ class ActionModule(DatabaseTask):
             "advanced": dict(vars(done.advanced)) if done.advanced else None,
             "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
             "reasons": [],
-            "advisories": findings(self.unread, self._remembered, done.advisories),
+            "advisories": findings(self.unread, self._remembered, self._passed_over, done.advisories),
         }
         if self._task.diff:
             telling = [one.message for one in done.advisories if one.code in DECIDING]
@@ -277,3 +283,7 @@ class ActionModule(DatabaseTask):
                 + "".join(f"{text}\n" for text in telling),
             }
         return result
+
+
+def _chain_link(one: Stored, where: str) -> ChainLink:
+    return ChainLink(one.document.decode("ascii"), f"{where}{ISSUED}", f"{where}{MEMBERS}")

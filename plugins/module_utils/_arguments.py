@@ -189,6 +189,8 @@ CA_DATABASE_BACKUP: Spec = {
     **SIGNERS,
     "host_store": {"type": "path"},
     "max_age": {"type": "str"},
+    "full": {"type": "bool", "default": False},
+    "full_after": {"type": "dict", "options": {name: {"type": "int"} for name in ("sets", "days", "share")}},
     "keep_full_sets": {"type": "int"},
     "keep_days": {"type": "int", "default": 35},
     "truncate_logs": {"type": "bool", "default": False},

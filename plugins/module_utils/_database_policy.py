@@ -1,8 +1,8 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: when a set of a database is due, what a newer one must hold, and when an older one may go; may change in any
-release.
+"""Private to keyward.pki: when a set of a database is due, and a full one, what a newer one must hold, and when an older one may go; may
+change in any release.
 
 No files and no Ansible here.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Lacking, SetManifest, State
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import MOST_LINKS, Lacking, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, parse_time
 
 SET_REASONS = {
@@ -24,6 +24,7 @@ SET_REASONS = {
     "database_changed": "the database has changed since the newest set",
     "configuration_changed": "the configuration has changed since the newest set",
     "max_age": "the newest set is older than max_age",
+    "full_asked": "the newest set is an increment, and a full one was asked for",
 }
 _UNITS = {"h": 3600, "d": 86400, "w": 604800}
 
@@ -38,7 +39,9 @@ def age_in_seconds(text: str) -> int:
     return int(match.group(1)) * _UNITS[match.group(2)]
 
 
-def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Optional[int], now: datetime) -> t.List[Finding]:
+def due_reasons(
+    state: State, newest: t.Optional[SetManifest], max_age: t.Optional[int], now: datetime, full: bool = False
+) -> t.List[Finding]:
     """Why a set is due, in the order of SET_REASONS; none where it is not. C(max_age): seconds; C(now): UTC without a time zone."""
     if newest is None:
         return [_set_reason("no_set")]
@@ -49,7 +52,50 @@ def due_reasons(state: State, newest: t.Optional[SetManifest], max_age: t.Option
         found.append(_set_reason("configuration_changed"))
     if max_age is not None and now - at_most_now(newest.created, now) > timedelta(seconds=max_age):
         found.append(_set_reason("max_age"))
+    if full and newest.kind != "full":
+        found.append(_set_reason("full_asked"))
     return found
+
+
+@dataclass(frozen=True)
+class FullAfter:
+    """When a chain gets a new full set: after so many increments, so many days, or when they have so large a share (percent) of its bytes.
+
+    C(share): None counts from FEW_BYTES on.
+    """
+
+    sets: int = 30
+    days: int = 35
+    share: t.Optional[int] = None
+
+
+SHARE, FEW_BYTES = 50, 16 << 20
+
+
+def full_reason(
+    chain: t.Sequence[SetManifest], home: Home, generations: t.Sequence[Generation], after: FullAfter, now: datetime
+) -> t.Optional[str]:
+    """Why the next set is a full one; None where it builds on the last of C(chain), which begins with a full one."""
+    full, increments = chain[0], chain[1:]
+    if chain[-1].made_at != home:
+        return "made_elsewhere"
+    # What they hold was searched for the keys that were at hand.
+    searched = frozenset.intersection(*(_at_hand(one.generations) for one in chain))
+    if not _at_hand(generations) <= searched:
+        return "new_key"
+    if len(chain) > min(after.sets, MOST_LINKS - 1):
+        return "chain_long"
+    if now - at_most_now(full.created, now) >= timedelta(days=after.days):
+        return "chain_old"
+    size = sum(one.size for one in increments)
+    few = FEW_BYTES if after.share is None else 0
+    if size > max(full.size * (SHARE if after.share is None else after.share) // 100, few):
+        return "chain_large"
+    return None
+
+
+def _at_hand(generations: t.Iterable[Generation]) -> t.FrozenSet[str]:
+    return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key == "present")
 
 
 def _set_reason(code: str) -> Finding:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains, chains_of
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks, lacking
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Home, slug
@@ -62,16 +63,20 @@ def copies(series: t.Iterable[Series], home: Home) -> t.List[Finding]:
 # --- what a newer set lacks, and which older ones may go ----------------------------------------------------------------
 
 
-def lacking_of(series: Series, lacks: t.Callable[[Stored], Lacks]) -> t.Tuple[Lacking, ...]:
+def lacking_of(sets: Chains, lacks: t.Callable[[Stored], Lacks]) -> t.Tuple[Lacking, ...]:
     """What a new set lacks that the newest one has, or one that the newest one lacked already. C(lacks): what it lacks of an older one."""
-    newest = series.newest
+    newest = sets.newest
     if newest is None:
         return ()
     names = {one.set for one in newest.manifest.lacking} | {newest.name}
     found = []
-    for one in map(series.stored, names & {*series.names}):
-        if isinstance(one, Stored) and one.doubt is None and one.damage is None:
-            lost = lacking(one.name, one.manifest.as_of, lacks(one))
+    for one in sets.named(names):
+        if one.flaw is None:
+            try:
+                lost = lacking(one.name, one.manifest.as_of, lacks(one))
+            except KeywardError as exc:  # its bytes are not those that were recorded: what counts is the one before it
+                one.flaw = str(exc)
+                return lacking_of(sets, lacks)
             found += [lost] if lost else []
     return tuple(sorted(found, key=lambda each: each.set))
 
@@ -82,28 +87,41 @@ class Pruned(t.NamedTuple):
 
 
 def prune(store: Store, name: str, keep: t.Optional[int], may_go: t.Callable[[Stored], bool], compare: Compare) -> Pruned:
-    """Remove the sets of a database beyond its newest C(keep) intact ones; their paths. C(may_go): whether one is old enough.
+    """Remove the chains of a database beyond its newest C(keep) intact ones, whole; the paths of their sets. C(may_go): whether one is old
+    enough.
 
     Only where a newer intact one holds all of it: after a snapshot was brought back, the good set is an old
     one. A damaged one stays, since nobody can tell what only it holds.
     """
     removed: t.List[str] = []
     kept: t.List[str] = []
-    intact: t.List[Stored] = []
-    for one in store.one(name).all if keep is not None else ():
-        if one.damage is not None:
+    intact: t.List[Stored] = []  # the newest set of each chain
+    chains = chains_of([store.one(name)]) if keep is not None else []
+    if not any(all(may_go(one) for one in chain) for chain in chains[max(keep or 0, 1) :]):
+        return Pruned([], [])  # and nothing is read
+    sets = Chains([store.one(name)], thorough=True)
+    for chain in chains:
+        whole = _all_whole(chain, sets)
+        if whole is None:
             continue
-        if len(intact) < max(t.cast(int, keep), 1) or not may_go(one):
-            intact.append(one)
+        if len(intact) < max(t.cast(int, keep), 1) or not all(may_go(one) for one in chain):
+            intact.append(whole[0])
             continue
-        why = _held(one, (intact[0], intact[-1]), compare)
+        why = next((why for why in (_held(one, (intact[0], intact[-1]), compare) for one in whole) if why is not None), None)
         if why is None:
-            removed.append(store.remove(one))
+            removed += [store.remove(one) for one in whole]  # the newest first: what a killed run leaves is a shorter chain
         else:
-            intact.append(one)
-            kept.append(f"{one.name} ({why})")
+            intact.append(whole[0])
+            kept.append(f"{whole[0].name} ({why})")
     text = "{} sets that keep_full_sets would remove stay, since no newer one holds all that they hold: {}"
     return Pruned(removed, [Finding("older_sets_kept", text.format(len(kept), ", ".join(kept[:3])))] if kept else [])
+
+
+def _all_whole(chain: t.Sequence[Stored], sets: Chains) -> t.Optional[t.List[Stored]]:
+    try:
+        return [sets.whole(one) for one in chain]
+    except KeywardError:
+        return None
 
 
 def _held(older: Stored, newer: t.Iterable[Stored], compare: Compare) -> t.Optional[str]:

@@ -8,6 +8,7 @@ That is a folder of the login user, or a store of the host. A backend knows neit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import typing as t
@@ -15,9 +16,11 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _databases
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, told
-from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._chains import BASE_DAMAGED, Chains, list_fault
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
+    ChainLink,
     Commit,
     Committed,
     Copied,
@@ -51,7 +54,7 @@ def copy(backend: Backend, order: Copy, check: bool) -> Copied:
         return _into_store(backend, order, order.host_store, t.cast(Draft, order.draft), check)
     folder = t.cast(str, order.folder)
     try:
-        copied = backend.database().copy(order, folder, check)
+        copied = backend.database().copy(replace(order, base=_below(folder, order.base)), folder, check)
     except OSError as exc:
         why = f"the set could not be written into {folder}: {os_cause(exc)}"
         raise KeywardError("the database was not backed up", why, "Make room there, or name another remote_tmp") from exc
@@ -78,6 +81,9 @@ def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: b
     store.refuse_if_not_writable()
     store.remove_left()
     name, compare = _series(draft.directory, draft.database), backend.database().compare
+    sets = Chains([store.one(name)])
+    links = _links_of(sets, order.base)
+    order = replace(order, base=_below(os.path.join(store.path, name), order.base))
     with store.stage() as staged:
         with staged.guarded():
             copied = backend.database().copy(order, staged.path, check)
@@ -87,8 +93,36 @@ def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: b
         manifest.update({name: dump(getattr(copied, name)) for name in ("as_of", "left_out", "state") if getattr(copied, name) is not None})
         manifest["members"] = dump(members)
         made = Stored(staged.path, set_manifest_from_json(manifest), SETS)
-        lacking = _databases.lacking_of(store.one(name), lambda older: compare(made, older))
+        if links:  # its manifest names the base only once the controller has seen what changed
+            made.links = links
+        lacking = _databases.lacking_of(sets, lambda older: compare(made, older))
         return replace(copied, staged=staged.leave(), lacking=lacking)
+
+
+def _links_of(sets: Chains, lists: t.Sequence[str]) -> t.Tuple[Stored, ...]:
+    """The sets of these lists. Raises KeywardError."""
+    names = [os.path.basename(os.path.dirname(path)) for path in lists]
+    by_name = {one.name: one for one in sets.signed}
+    if not all(name in by_name for name in names):
+        raise KeywardError("the database was not backed up", "the controller names sets that are not in the store", "Run the task again")
+    links = tuple(by_name[name] for name in names)
+    damaged = [fault for fault in (list_fault(one) for one in links) if fault]
+    if damaged:
+        raise KeywardError(
+            "the database was not backed up", damaged[0], "Make a full set (full: true)", [Finding(BASE_DAMAGED, damaged[0])]
+        )
+    return links
+
+
+def _below(folder: str, paths: t.Sequence[str]) -> t.Tuple[str, ...]:
+    """Files that the controller names in a folder. Raises KeywardError."""
+    if any(path.startswith("/") or ".." in path.split("/") for path in paths):
+        raise KeywardError("nothing was done with the set", "the controller named a file that lies elsewhere", "Report this as a bug")
+    return tuple(os.path.join(folder, path) for path in paths)
+
+
+def _chain_below(folder: str, chain: t.Sequence[ChainLink]) -> t.Tuple[ChainLink, ...]:
+    return tuple(replace(link, issued=_below(folder, [link.issued])[0], members=_below(folder, [link.members])[0]) for link in chain)
 
 
 def commit(backend: Backend, order: Commit, check: bool) -> Committed:
@@ -115,10 +149,13 @@ def _event(event: SignedEvent) -> Event:
 def restore(backend: Backend, order: Restore, check: bool) -> Restored:
     """What this host lacks of a set, put back. Raises KeywardError."""
     if not order.host_store:
-        return backend.database().restore(order, t.cast(str, order.folder), check)
+        folder = t.cast(str, order.folder)
+        return backend.database().restore(replace(order, chain=_chain_below(folder, order.chain)), folder, check)
     name = _series(order.directory, order.database, order.name)
     store = Store(order.host_store, SETS, None)
-    done = backend.database().restore(order, os.path.join(store.path, name, t.cast(str, order.name)), check)
+    folder = os.path.join(store.path, name)
+    order = replace(order, chain=_chain_below(folder, order.chain))
+    done = backend.database().restore(order, os.path.join(folder, t.cast(str, order.name)), check)
     if done.changed and order.event and not check:
         store.record(t.cast(str, order.directory), _event(order.event))
     return done
@@ -134,7 +171,7 @@ def read(backend: Backend, order: ReadStore, check: bool) -> Held:
         latest = series.latest
         # One in which no manifest reads takes numbers all the same.
         if latest is None or _can_be_meant(latest.manifest, order):
-            held += _held(series)
+            held += _held(series, order.digests)
     return Held(store.id, tuple(held))
 
 
@@ -144,12 +181,18 @@ def _can_be_meant(known: SetManifest, order: ReadStore) -> bool:
     return named or order.host in hosts or bool({g.public_key_sha256 for g in known.generations} & {*order.public_keys})
 
 
-def _held(series: Series) -> t.Iterator[HeldSet]:
-    sound = False
+def _held(series: Series, digests: bool) -> t.Iterator[HeldSet]:
+    """C(digests): of the newest whole set, and of those before it, the digests are compared as well."""
     directory, database = series.name.split("/")
+    looked: t.Set[str] = set()
+    sets = Chains([series], thorough=True)
+    for one in sets.signed if digests else ():
+        looked |= {one.digest, *(link.sha256 for link in one.manifest.links)}
+        with contextlib.suppress(KeywardError):
+            sets.whole(one)
+            break
     for one in series.all:
-        damage = None if sound else one.damage  # every older one may be large, too
-        sound = sound or damage is None
+        damage = one.damage if one.digest in looked else one.flaw
         signature = None if one.signature is None else one.signature.decode("utf-8", "replace")
         yield HeldSet(directory, database, one.name, one.path, one.document.decode("utf-8", "replace"), damage, signature)
     for name in series.faults:

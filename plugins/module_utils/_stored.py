@@ -91,8 +91,11 @@ def digest_of(path: str) -> str:
 class Stored:
     """One backup or set with a manifest that reads. C(document): its file; C(signature): what lies beside that.
 
-    C(doubt): why nobody known vouches for it; None where somebody does, and where nobody was asked.
+    C(doubt): why nobody known vouches for it; None where somebody does, and where nobody was asked. C(links): those that it builds on,
+    where they were looked for (C(_chains)), the full one first.
     """
+
+    links: t.Tuple[Stored, ...] = ()
 
     def __init__(
         self,
@@ -132,6 +135,23 @@ class Stored:
             raise KeywardError(
                 f"the {self.kind.noun} {self.path} is not complete", f"{name} is missing", f"Take another {self.kind.noun}"
             ) from None
+
+    @functools.cached_property
+    def flaw(self) -> t.Optional[str]:
+        """What is wrong with the files as far as their sizes tell: large ones are not read each night."""
+        for file in self.manifest.files:
+            try:
+                status = os.stat(os.path.join(self.path, file.name))
+            except OSError as exc:
+                return f"{file.name}: {os_cause(exc)}"
+            if status.st_size != file.size or not stat.S_ISREG(status.st_mode):
+                return f"{file.name} has not the size that the manifest records"
+        return None
+
+    @property
+    def fault(self) -> t.Optional[str]:
+        """What is looked at each night."""
+        return self.damage if self.kind.small else self.flaw
 
     @functools.cached_property
     def damage(self) -> t.Optional[str]:
@@ -289,7 +309,7 @@ class Series:
 
     @property
     def newest(self) -> t.Optional[Stored]:
-        """The newest one whose files have the recorded digests."""
+        """The newest backup whose files have the recorded digests. Of sets, C(_chains) tells it."""
         return next((one for one in self.all if one.damage is None), None)
 
     @functools.cached_property
@@ -307,13 +327,11 @@ class Series:
 
     @property
     def advisories(self) -> t.List[Finding]:
-        """What is damaged: of bundles each, of large files those that are newer than the newest sound one; and what nobody vouches for."""
+        """What is damaged, of large files as far as their sizes tell; and what nobody vouches for."""
         faults = [*self.faults.values(), *([self._unreadable] if self._unreadable else [])]
         unreadable = [Finding("malformed", str(fault)) for fault in faults]
         unreadable += [Finding("unknown_signer", f"{one.path} counts for nothing: {one.doubt}. {WAY_OUT}") for one in self.doubtful]
-        newest = None if self.kind.small else self.newest
-        looked = [one for one in self.all if newest is None or one.rank > newest.rank]
-        return unreadable + [Finding("digest_mismatch", f"{one.path}: {one.damage}") for one in looked if one.damage]
+        return unreadable + [Finding("digest_mismatch", f"{one.path}: {one.fault}") for one in self.all if one.fault]
 
 
 def folders(path: str) -> t.List[str]:

@@ -9,7 +9,7 @@ module: ca_database_backup
 short_description: Back up the database of a CA when that is due
 version_added: 0.1.0
 description:
-  - Makes a full set of what C(openssl ca) keeps beside its keys. That is the configuration with the files that it includes;
+  - Makes a set of what C(openssl ca) keeps beside its keys. That is the configuration with the files that it includes;
     C(index.txt), its C(.attr) and C(.old) files; C(serial) and C(crlnumber); the CA certificates; what is below C(new_certs_dir),
     C(certs) and C(crl_dir); the C(crl); requests in directories beside C(new_certs_dir) that are named C(requests), C(csr), C(csrs),
     C(req) or C(reqs), and C(*.csr) and C(*.req) beside the CA certificate.
@@ -20,6 +20,12 @@ description:
   - A store is never in a set, also where it lies in the directory of the CA.
   - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
     has changed.
+  - The first set is a full one. Those that follow are increments. They hold configuration, index, numbers, CA certificates and CRLs whole,
+    and of what was issued only what was added or changed since the set before. Restored is the whole chain.
+  - What an earlier set holds was searched then, and an increment does not search it again. A full set reads and searches everything. It is
+    made where no intact set to build on is in each store; where a key is there that was not before; where a set of the chain is damaged,
+    or nobody known vouches for it any more; where two runs made sets apart; where another host or place made the last one; where a chain
+    gets long, old or large (O(full_after)); and where a person asks for it (O(full)).
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
   - Of a known authority a set is stored only at home, which is an inventory host and place that its newest record names, or where
     O(authority_id) names it. Elsewhere the task fails with V(not_at_home) until a person says what is right. O(move) and O(twin) make a
@@ -33,10 +39,33 @@ options:
     description:
       - The age at which a set is due though nothing has changed, such as V(12h), V(7d) or V(4w).
     type: str
+  full:
+    description:
+      - Whether the newest set is to be a full one, for which everything is read and searched again. It is made where the newest one is an
+        increment, or where one is due. Windows makes full sets only.
+    type: bool
+    default: false
+  full_after:
+    description:
+      - When the increments of a chain are followed by a full set. The first of these that holds decides.
+      - Not for Windows, whose sets are full ones.
+    type: dict
+    suboptions:
+      sets:
+        description: So many increments on one full set, V(0) to V(999). With V(0) each set is a full one. V(30) where it is not given.
+        type: int
+      days:
+        description: So many days after the full set was made. V(35) where it is not given.
+        type: int
+      share:
+        description:
+          - More bytes in the increments than so many percent of the full set's.
+          - Where it is not given, V(50), and never for less than 16 MiB.
+        type: int
   keep_full_sets:
     description:
-      - How many intact full sets of this database to keep in each store. Older ones are removed once a new one is stored, the last one
-        never, and none that is younger than O(keep_days).
+      - How many intact full sets of this database to keep in each store, with the increments on them. Older ones are removed once a new set
+        is stored, the last one never, and none that is younger than O(keep_days). A chain goes as a whole, or stays.
       - A set is removed only where a newer intact one holds all its entries (which may have been revoked or have expired since) and all
         issued files. After a snapshot of the host was brought back, the good sets stay. Damaged sets stay as well.
       - All are kept where it is not given.
@@ -87,7 +116,9 @@ notes:
   - Exactly one of O(stores) and O(host_store) must be given.
   - With O(stores), a CA whose files are not the login user's must be read as root. Another user could not hand the set over.
   - Elsewhere a set is two C(tar) archives with a list of their members and a manifest. C(core.tar.gz) holds configuration, index,
-    numbers, CA certificates and CRLs, C(issued.tar.gz) what was issued. Without this collection, C(tar) puts them back.
+    numbers, CA certificates and CRLs, C(issued.tar.gz) what was issued. Without this collection, C(tar) puts them back, one set of a chain
+    after the other.
+  - Each time, sets are looked at by their signatures and sizes. Their digests are compared before anything is restored or removed.
   - A set is of a database, not of a key. A database is recognised by the inventory host and the place of its CA, so that two sections
     of one configuration, or a CA and its clone on another host, have sets of their own, also where they share a key.
 seealso:
@@ -103,7 +134,7 @@ EXAMPLES = r"""
     stores:
       - /srv/keyward/databases
     max_age: 7d
-    keep_full_sets: 30
+    keep_full_sets: 3
   become: true
 """
 
@@ -122,8 +153,21 @@ set:
       description: Its id, the same in every store.
       type: str
     kind:
-      description: V(full).
+      description: V(full) or V(increment).
       type: str
+    full_because:
+      description:
+        - Why it is a full one. V(asked) (O(full)), V(no_base) (there was no set to build on), V(chain_broken) (one is damaged, or missing
+          in a store), V(unvouched) (nobody known vouches for one), V(forked), V(made_elsewhere), V(new_key), V(chain_long), V(chain_old) or
+          V(chain_large) (O(full_after)). Else V(null).
+      type: str
+    links:
+      description: The sets that it builds on, the full one first; empty for a full one. A restore needs all of them.
+      type: list
+      elements: str
+    changes:
+      description: How many of the members that were issued are C(added), C(changed) and C(removed) in an increment. Else V(null).
+      type: dict
     database:
       description: The id of the database that it is of. Its first set fixed it.
       type: str
@@ -201,7 +245,7 @@ removed:
 reasons:
   description:
     - Why a set was due, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
-    - The codes are V(no_set), V(database_changed), V(configuration_changed), V(max_age) and V(home_changed).
+    - The codes are V(no_set), V(database_changed), V(configuration_changed), V(max_age), V(full_asked) and V(home_changed).
     - Or, where nothing was stored, V(not_at_home), V(foreign_authority) and V(index_refused) (C(openssl ca) could not use C(index.txt)).
     - Or V(rolled_back), where the stores hold less than O(memory) says.
   returned: always
@@ -211,7 +255,8 @@ reasons:
 advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
-    - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(another_ca_at_home),
+    - Codes are, among others, V(private_key_left_out) (each time, with a warning), V(digest_mismatch), V(set_not_whole) (a set
+      that it builds on is missing or damaged), V(another_ca_at_home),
       V(key_store_not_read), V(unknown_signer), V(forked), V(not_remembered), V(unfinished_issue),
       V(unfinished_finished) (openssl was killed between two renames, and its whole file was put in place),
       V(store_on_the_host), V(other_copy) (the CA has a database on another host), V(older_sets_kept) and, in check mode,

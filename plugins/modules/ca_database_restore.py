@@ -30,7 +30,7 @@ options:
   set:
     description:
       - One set on the controller, in place of O(stores); a set's directory, or a database's, or that of an authority with one database.
-      - Of the latter two the newest set is used.
+      - Of the latter two the newest set is used. What an increment builds on is looked for beside it.
     type: path
   part:
     description:
@@ -225,7 +225,8 @@ advisories:
   description:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(crl_expires_soon), V(configuration_differs), V(database_newer), V(numbers_advanced),
-      V(serial_used_twice), V(published_not_compared), V(moved), V(revocation_not_checked) and V(extra_paths_not_restored).
+      V(serial_used_twice), V(published_not_compared), V(moved), V(revocation_not_checked), V(extra_paths_not_restored) and
+      V(set_not_whole) (the newest set can't be used, and an older one was taken).
     - V(configuration_loads_code) and V(configuration_decides) say what a configuration from the set has the CA load or allow. They are
       in the diff, too.
   returned: success

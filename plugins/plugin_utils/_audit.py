@@ -12,6 +12,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, generation_advisories, merge_generations
 from ansible_collections.keyward.pki.plugins.module_utils._home import at_home, place_text, standing
@@ -232,7 +233,7 @@ class Audit:
         if known:
             found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen)]
         if sets:
-            found += [finding for series in sets.every for finding in series.advisories]
+            found += [*(finding for series in sets.every for finding in series.advisories), *_unsound(sets)]
         found += self._of_sets(sets, seen)
         for one in seen if record is None else ():
             if one.told is None and one.key_stores:
@@ -362,6 +363,18 @@ def _listed(known: KnownAuthority) -> list[Result]:
 
 def _newest_time(record: Record) -> str:
     return str(max(one.manifest.created for one in ([record.latest] if isinstance(record, KnownAuthority) else record.latest)))
+
+
+def _unsound(sets: KnownDatabases) -> t.Iterator[Finding]:
+    """By digests, which nobody compares each night."""
+    databases: dict[str, list[Series]] = {}
+    for series in sets.every:
+        databases.setdefault(series.name, []).append(series)
+    for copies in databases.values():
+        for one in (one for series in copies for one in series.all):
+            if not one.flaw and one.damage:
+                yield Finding("digest_mismatch", f"{one.path}: {one.damage}")
+        yield from Chains(copies, thorough=True).faults
 
 
 def _where(known: KnownAuthority | None, sets: KnownDatabases | None) -> str:

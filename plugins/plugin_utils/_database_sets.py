@@ -13,6 +13,7 @@ import shutil
 import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, same_place
 from ansible_collections.keyward.pki.plugins.module_utils._home import shown_of
@@ -51,6 +52,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases impor
     sets_of,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import file_size_limited
+from ansible_collections.keyward.pki.plugins.plugin_utils._progress import Progress, read, written
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import judged
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
@@ -63,7 +65,8 @@ class HostStored(Stored):
     def __init__(self, one: HeldSet, manifest: SetManifest) -> None:
         signature = None if one.signature is None else one.signature.encode("utf-8", "surrogateescape")
         super().__init__(one.path, manifest, SETS, one.manifest.encode("utf-8", "surrogateescape"), signature)
-        self._name, self.directory, self.database, self.damage = one.name, one.directory, one.database, one.damage
+        self._name, self.directory, self.database = one.name, one.directory, one.database
+        self.flaw = self.damage = one.damage
 
     @property
     def name(self) -> str:
@@ -123,7 +126,8 @@ def given_set(path: str, signers: Signers) -> Stored:
         given = judged(path, SETS, signers)
         if given.doubt:
             raise KeywardError(f"{path} can't be used", f"nobody known vouches for it: {given.doubt}", WAY_OUT)
-        return given
+        beside = Series(os.path.dirname(os.path.abspath(path)), SETS, signers)
+        return Chains([beside], thorough=True).whole(given)
     series = [Series(path, SETS, signers)]
     if not series[0].names:
         series = [one for one in (Series(os.path.join(path, name), SETS, signers) for name in folders(path)) if one.names]
@@ -131,9 +135,11 @@ def given_set(path: str, signers: Signers) -> Stored:
         raise KeywardError(
             f"{path} is no set", "it holds several databases: " + ", ".join(one.path for one in series), "Give the directory of one"
         )
-    newest = series[0].newest if series else None
+    sets = Chains(series, thorough=True)
+    newest = sets.newest
     if newest is None:
-        why = "; ".join(["no intact set lies in it", *(each.message for one in series for each in one.advisories)])
+        told = [each.message for one in series for each in one.advisories]
+        why = "; ".join(["no intact set lies in it", *told, *(fault.message for fault in sets.faults)])
         raise KeywardError(f"{path} is no set", why, "Give a set's directory, or a database's directory in a store")
     return newest
 
@@ -153,19 +159,24 @@ def of_live(sets: KnownDatabases, path: str, here: Home, record: Record) -> list
     return [one for one in others if one.latest and same_place(one.latest.manifest.made_at.place, here.place)] or others
 
 
-def only_set(series: t.Sequence[Series], host: str, others: t.Sequence[Finding] = ()) -> Stored:
-    """The newest intact set of the only database. C(others): what is said of those that nobody vouches for. Raises KeywardError."""
+def only_database(series: t.Sequence[Series], host: str) -> None:
+    """Raise KeywardError where a store has several that can be meant."""
     if len(series) > 1:
         raise KeywardError(
             "nothing was restored",
             f"it can't be told which database of {host} is meant: " + " or ".join(sorted(one.name for one in series)),
             "Name one: give its directory in the store as set, or the options that say which CA it is",
         )
-    newest = series[0].newest if series else None
+
+
+def newest_set(sets: Chains, host: str, others: t.Sequence[Finding] = ()) -> Stored:
+    """The newest intact set of a database. C(others): what is said of those that don't count. Raises KeywardError."""
+    newest = sets.newest
     if newest is None:
+        told = [*others, *sets.faults]
         raise KeywardError(
             "nothing was restored",
-            "; ".join([f"no intact set of this database on {host} is stored", *(other.message for other in others)]),
+            "; ".join([f"no intact set of this database on {host} is stored", *(other.message for other in told)]),
             "Mount the right store, or name a set (set)",
         )
     return newest
@@ -175,6 +186,9 @@ def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Result:
     return {
         "id": manifest.id,
         "kind": manifest.kind,
+        "full_because": manifest.made.get("full_because"),
+        "links": [link.set for link in manifest.links],
+        "changes": dict(vars(manifest.base.changes)) if manifest.base else None,
         "database": manifest.database,
         "paths": list(paths),
         "created": manifest.created,
@@ -252,12 +266,13 @@ class DatabaseTask(HomeTask):
         """Why stores of key backups say nothing."""
         return []
 
-    def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False) -> HostStore:
+    def _host_store(self, generations: t.Iterable[Generation], to_write: bool = False, digests: bool = False) -> HostStore:
         keys = {generation.public_key_sha256 for generation in generations}
         backups = self._backups_of(None)
         keys.update(key for one in backups if any(home.host == self._host for home in one.homes) for key in one.public_keys)
         path, named = self.options["host_store"], self.options["authority_id"]
-        return HostStore(self._host, path, self.send(ReadStore(path, self._host, tuple(sorted(keys)), to_write, named), Held), self.signers)
+        order = ReadStore(path, self._host, tuple(sorted(keys)), to_write, named, digests)
+        return HostStore(self._host, path, self.send(order, Held), self.signers)
 
     def _known_in(
         self, stores: t.Sequence[SetStore], generations: t.Sequence[Generation] | None = None
@@ -312,7 +327,8 @@ class DatabaseTask(HomeTask):
 
     def _fetch(self, source: str, target: str, size: int) -> None:
         """A file of the host, which ends at the size that was announced. Raises KeywardError."""
-        with file_size_limited(size):
+        what = f"{self.NAME} fetches {os.path.basename(source)}"
+        with Progress(self._host, what, so_far=written(target), of=size), file_size_limited(size):
             self._transfer(self._connection.fetch_file, source, target)
         if os.stat(target).st_size != size:
             raise KeywardError(
@@ -320,6 +336,12 @@ class DatabaseTask(HomeTask):
                 f"it is not as long as the host {self._host} had said",
                 "Check the connection; if it is sound, look into that host",
             )
+
+    def _send_file(self, source: str, target: str) -> None:
+        """A file of the controller. Raises KeywardError."""
+        what, size = f"{self.NAME} sends {os.path.basename(source)}", os.path.getsize(source)
+        with Progress(self._host, what, so_far=read(source), of=size):
+            self._transfer(self._connection.put_file, source, target)
 
     def _refuse_too_large(self, files: t.Sequence[CopiedFile], folder: str) -> None:
         """Before anything is fetched. Raises KeywardError."""

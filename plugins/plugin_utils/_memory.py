@@ -193,7 +193,7 @@ def _follow(series: Series, remembered: str, last: int) -> bool:
     looked = series.all
     digests = {one.digest for one in looked}
     followed = all(one.manifest.previous in digests for one in looked if one.manifest.sequence > last)
-    return remembered in digests and followed and series.newest is series.latest
+    return remembered in digests and followed and looked[0] is series.latest and not looked[0].fault
 
 
 def _name(kind: str, authority: str, database: str) -> str:

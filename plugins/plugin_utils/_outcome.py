@@ -24,18 +24,20 @@ class Words(t.NamedTuple):
     failed: str = "failed"
 
 
+_BACKED_UP = "backed up"
+_SETS = ("ca_database_backup", "parent_database")
 WORDS = {
     "ca_install": Words("the CA", "installed", "would be installed", "", "was not installed"),
     "ca_renew": Words("the CA", "renewed", "would be renewed", "not due for renewal", "was not renewed"),
-    "ca_key_backup": Words("keys", "backed up", "would be backed up", "not due"),
+    "ca_key_backup": Words("keys", _BACKED_UP, "would be backed up", "not due"),
     "ca_key_backup_info": Words("backups", "", "", ""),
     "ca_key_restore": Words("keys", "put back", "would be put back", "in place"),
     "ca_key_verify": Words("keys", "proved", "proved", "proved"),
-    "ca_database_backup": Words("database", "backed up", "would be backed up", "not due"),
+    "ca_database_backup": Words("database", _BACKED_UP, "would be backed up", "not due"),
     "ca_database_restore": Words("database", "put back", "would be put back", "in place"),
     "ca_crl": Words("CRLs", "signed", "would be signed", "good"),
     "ca_sign": Words("the parent", "signed", "would sign", ""),
-    "parent_database": Words("the parent's database", "backed up", "would be backed up", "not due"),
+    "parent_database": Words("the parent's database", _BACKED_UP, "would be backed up", "not due"),
     "publish": Words("the publication", "", "", ""),
 }
 
@@ -53,13 +55,25 @@ def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | Non
     if pending:
         parts["request"] = f"a request waits for its parent's answer ({pending.get('request_file') or 'see request in the result'})"
     covered = _covered(ran)
-    words = [*parts.values(), *([covered] if covered else [])]
+    stored = {WORDS[module].subject: _stored(result) for module, result in ran if module in _SETS and result.get("changed")}
+    words = [text + (stored.get(subject) or "" if text == f"{subject} {_BACKED_UP}" else "") for subject, text in parts.items()]
+    words += [covered] if covered else []
     notes = [_number(range(counts[level]), name) for level, name in ((WARNING, "warning"), (COUNTED, "note")) if counts[level]]
     level = RED if failures or red else WARNING if counts[WARNING] or pending else FINE
     said = f"{label} on {host}: " + (", ".join([*words, *notes]) or "nothing was done")
     why = "; ".join(text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in red)]))
     short = said + "".join(f", {code}" for code in dict.fromkeys(advisory["code"] for advisory in red))
     return {"label": label, "host": host, "level": level, "short": short, "line": f"{said}: {why}" if why else said, "parts": parts}
+
+
+def _stored(result: Result) -> str:
+    """What a set is: a full one, or what is new since so many sets."""
+    made = result.get("set") or {}
+    changes = made.get("changes")
+    if not changes:
+        return " (full)" if made.get("kind") == "full" else ""
+    news = ", ".join(f"{number} {what}" for what, number in changes.items() if number) or "no file"
+    return f" (increment: {news}, on {_number(made['links'], 'set')})"
 
 
 def _parts(ran: t.Sequence[tuple[str, Result]], check: bool) -> dict[str, str]:

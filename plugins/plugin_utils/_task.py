@@ -37,6 +37,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_ke
 from ansible_collections.keyward.pki.plugins.plugin_utils import _secrets
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import memory_limited
+from ansible_collections.keyward.pki.plugins.plugin_utils._progress import Progress
 
 try:
     from cryptography import x509
@@ -224,12 +225,19 @@ class Task(ActionBase):  # type: ignore[misc]
         except RenewedMeanwhile:
             return work()
 
-    def send(self, order: t.Any, answers: type[Answer], place: t.Mapping[str, t.Any] | None = None, module: str | None = None) -> Answer:
+    def send(
+        self,
+        order: t.Any,
+        answers: type[Answer],
+        place: t.Mapping[str, t.Any] | None = None,
+        module: str | None = None,
+        last: int | None = None,
+    ) -> Answer:
         """Have the host carry out one order; C(place) says which CA where the task does not. Raises KeywardError with what it said.
 
-        C(module): another than that of the task, for one that not every platform has.
+        C(module): another than that of the task, for one that not every platform has. C(last): how many seconds it took the last time.
         """
-        with self.room_for(answers):
+        with Progress(self._host, f"{self.NAME} on the host ({order.NAME})", last=last), self.room_for(answers):
             answer = self._executed(order, place, module or self.NAME)
         self._pass_on(answer)
         with self.reading():

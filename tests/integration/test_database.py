@@ -50,14 +50,18 @@ def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa,
             backup("again", ca, **both),
             backup("again, predicted", ca, **both, check=True),
             run("issue", "sh", "-c", f"echo '# mine' >> {ca.config_file}"),
-            backup("second", ca, **both, keep_full_sets=1, keep_days=0),
+            backup("second", ca, **both, keep_full_sets=1, keep_days=0, full_after={"sets": 0}),
             run("lose a copy", "sh", "-c", f"rm -r {two}/*/*/0*Z"),
             backup("copied", ca, **both),
             backup("copied already", ca, **both),
             run("damage a set", "sh", "-c", f"for f in {one}/*/*/0*/core.tar.gz {two}/*/*/0*/core.tar.gz; do echo x >> $f; done"),
             backup("damaged", ca, **both),
         ],
+        env={"KEYWARD_PROGRESS": "0.05"},
+        cfg={"defaults": {"log_path": tmp_path / "log"}},
     )
+    progress = "[testhost] ca_database_backup on the host (database.copy):"
+    assert progress in result.stderr and progress not in result.stdout and progress not in (tmp_path / "log").read_text()
     assert looked(result, "untouched") == looked(result, "after check")
     changed = {name: result.task(name)["changed"] for name in ("predicted", "first", "again", "again, predicted", "second", "copied")}
     assert changed == {"predicted": True, "first": True, "again": False, "again, predicted": False, "second": True, "copied": True}

@@ -37,7 +37,7 @@ def test_a_night_and_what_a_person_does(ansible: Ansible, openssl_ca: OpensslCa,
     assert failed.count("it does not exist") == 1 and "keys failed, database failed" in failed
     said = summary(night)
     assert said[0].startswith("2 CAs on 2 hosts: 1 red") and said[1].startswith("red: ")
-    assert "The sound one on b: keys backed up, database backed up, 1 of 1 generations covered" in said[2]
+    assert "The sound one on b: keys backed up, database backed up (full), 1 of 1 generations covered" in said[2]
 
     # A key that is gone changes the outcome, though the backup holds it.
     openssl_ca.private_key.rename(tmp_path / "cakey.away")

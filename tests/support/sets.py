@@ -76,7 +76,7 @@ def relisted(folder: Path, manifest: SetManifest, members: list[dict[str, Any]])
     text = b"".join(json.dumps(member).encode() + b"\n" for member in members)
     (folder / MEMBERS).write_bytes(gzip.compress(text))
     size = sum(member["size"] for member in members if isinstance(member["size"], int))
-    held = Members(len(members), size, hashlib.sha256(text).hexdigest())
+    held = Members(len(members), size, hashlib.sha256(text).hexdigest(), len(members), size)
     return replace(digested(folder, manifest), members=held)
 
 

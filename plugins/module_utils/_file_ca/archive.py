@@ -15,7 +15,9 @@ import functools
 import grp
 import gzip
 import hashlib
+import heapq
 import io
+import itertools
 import json
 import os
 import pwd
@@ -31,7 +33,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import private_key_in
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Members
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Changes, Members
 
 _CHUNK = 1024 * 1024
 LARGEST_MEMBER = 1024 * 1024 * 1024
@@ -133,10 +135,16 @@ def _signature(status: t.Optional[os.stat_result]) -> t.Optional[t.Tuple[int, ..
 class Written(t.NamedTuple):
     members: Members
     left_out: t.List[LeftOut]
+    changes: t.Optional[Changes] = None
 
 
 def write_set(
-    folder: str, wanted: t.Mapping[str, str], key_files: t.Collection[str], known: t.Sequence[bytes], owners: t.Collection[int]
+    folder: str,
+    wanted: t.Mapping[str, str],
+    key_files: t.Collection[str],
+    known: t.Sequence[bytes],
+    owners: t.Collection[int],
+    base: t.Optional[t.Dict[str, bytes]] = None,
 ) -> Written:
     """The archives of C(wanted) (path -> part) and the list of their members, new in a folder. Files with a private key are left out.
 
@@ -144,14 +152,27 @@ def write_set(
     OSError.
     """
     left_out: t.List[LeftOut] = []
-    count = size = 0
+    count = size = held = held_size = changed = added = 0
+    complete = hashlib.sha256()
     with contextlib.ExitStack() as stack:
         archives = {name: stack.enter_context(_new_archive(os.path.join(folder, name))) for name in (CORE, ISSUED)}
         listed = stack.enter_context(_new_list(os.path.join(folder, MEMBERS)))
-        for member in _added(archives, wanted, key_files, known, left_out, owners):
-            listed.write(line_of(member))
+        left, lines = dict(base or {}), {}
+        for member in _added(archives, wanted, key_files, known, left_out, owners, base or {}):
+            line, before = line_of(member), left.pop(member.path, None)
+            complete.update(line)
             count, size = count + 1, size + member.size
-    return Written(Members(count, size, listed.hexdigest), left_out)
+            if archive_of(member.part) == CORE or line != before:
+                lines[member.path] = line
+                held, held_size = held + 1, held_size + member.size
+                if archive_of(member.part) == ISSUED:
+                    changed, added = changed + (before is not None), added + (before is None)
+        lines.update({path: json.dumps({"path": path, "removed": True}).encode() + b"\n" for path in left})
+        for _path, line in sorted(lines.items()):
+            listed.write(line)
+    removed = sum(1 for line in left.values() if archive_of(json.loads(line)["part"]) == ISSUED)
+    changes = None if base is None else Changes(added, changed, removed)
+    return Written(Members(count, size, complete.hexdigest(), held, held_size), left_out, changes)
 
 
 @contextlib.contextmanager
@@ -197,6 +218,7 @@ def _added(
     known: t.Sequence[bytes],
     left_out: t.List[LeftOut],
     owners: t.Collection[int],
+    base: t.Mapping[str, bytes],
 ) -> t.Iterator[Member]:
     """Each member, once it is in its archive."""
 
@@ -233,7 +255,7 @@ def _added(
             if status.st_size > LARGEST_MEMBER:  # a sparse file costs an attacker no disk space
                 left_out.append(LeftOut(path, "it is larger than 1 GiB, as no file of a CA is"))
                 continue
-            member, why = _add_file(archive, path, part, known, status)
+            member, why = _add_file(archive, path, part, known, status, base.get(path))
             if why:
                 left_out.append(LeftOut(path, why))
             elif member:
@@ -242,7 +264,8 @@ def _added(
             target = os.readlink(path) if stat.S_ISLNK(status.st_mode) else None
             acls = recorded_acls(path) if target is None else {}
             member = _member(path, part, status, target=target, **acls)
-            archive.addfile(_tar_info(member))
+            if line_of(member) != base.get(path) or archive_of(part) == CORE:
+                archive.addfile(_tar_info(member))
             yield member
         else:
             left_out.append(LeftOut(path, "it is neither a file nor a directory"))
@@ -256,7 +279,7 @@ def _status(path: str, follow: bool = True) -> t.Optional[os.stat_result]:
 
 
 def _add_file(
-    archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[bytes], seen: os.stat_result
+    archive: tarfile.TarFile, path: str, part: str, known: t.Sequence[bytes], seen: os.stat_result, before: t.Optional[bytes] = None
 ) -> t.Tuple[t.Optional[Member], t.Optional[str]]:
     """Search a file, then copy it; what was searched is what is copied, or the digests differ. C(seen): what lay there a moment ago."""
     try:
@@ -278,6 +301,8 @@ def _add_file(
             return None, why
         stream.seek(0)
         member = _member(path, part, os.fstat(descriptor), sha256=searched.hexdigest, **recorded_acls(descriptor))
+        if archive_of(part) == ISSUED and line_of(member) == before:
+            return member, None
         copied = _Digesting(stream)
         try:
             archive.addfile(_tar_info(member), t.cast(t.IO[bytes], copied))
@@ -379,27 +404,55 @@ def line_of(member: Member) -> bytes:
     return json.dumps(vars(member), ensure_ascii=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
+@dataclass(frozen=True)
+class LinkFiles:
+    """Of a set that another one builds on."""
+
+    issued: str
+    members_list: str
+    members: Members
+
+
+def complete_lines(paths: t.Sequence[str]) -> t.Iterator[t.Tuple[str, bytes, int]]:
+    """The lines of a chain's lists as one: path, line, and the number of the list that it is from."""
+    with contextlib.ExitStack() as stack:
+        lists = [_numbered(stack.enter_context(gzip.open(path, "rb")), number) for number, path in enumerate(paths)]
+        for path, group in itertools.groupby(heapq.merge(*lists, key=lambda one: (one[0], -one[2])), key=lambda one: one[0]):
+            _path, line, number = next(group)
+            if b'"removed": true' not in line:
+                yield path, line, number
+
+
+def _numbered(lines: t.Any, number: int) -> t.Iterator[t.Tuple[str, bytes, int]]:
+    for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+        yield json.loads(line)["path"], line, number
+
+
 class SetFiles:
     """The files of a set in a folder. They are read as streams, and no further than its manifest says that they go."""
 
-    def __init__(self, folder: str, members: Members) -> None:
-        self._folder, self._members = folder, members
+    def __init__(self, folder: str, members: Members, chain: t.Sequence[LinkFiles] = ()) -> None:
+        self._folder, self._members, self._chain = folder, members, tuple(chain)
         try:
             sizes = {name: os.stat(os.path.join(folder, name)).st_size for name in (CORE, ISSUED, MEMBERS)}
         except OSError as exc:
             raise KeywardError("the set can't be used", f"{exc.filename}: {os_cause(exc)}", _ANOTHER) from exc
-        if members.size > RATIO * (sizes[CORE] + sizes[ISSUED]) + FLOOR:
+        if members.held_size > RATIO * (sizes[CORE] + sizes[ISSUED]) + FLOOR:
             raise KeywardError("the set can't be used", f"its files would unpack to {members.size} bytes, as no database does", _ANOTHER)
-        self._longest_list = RATIO * sizes[MEMBERS] + FLOOR
+        self._lists = [*(link.members_list for link in self._chain), os.path.join(folder, MEMBERS)]
+        self._longest_list = RATIO * sum(os.path.getsize(path) for path in self._lists) + FLOOR
 
     def list(self) -> t.Iterator[Member]:
+        return (member for member, _number in self._all())
+
+    def _all(self) -> t.Iterator[t.Tuple[Member, int]]:
         """Every member, sorted by path. Raises KeywardError where the list is damaged, or another than the manifest says."""
         path = os.path.join(self._folder, MEMBERS)
         count = size = length = 0
         digest, before = hashlib.sha256(), ""
         try:
-            with gzip.open(path, "rb") as lines:
-                for line in iter(lambda: lines.readline(_LONGEST_LINE), b""):
+            with contextlib.nullcontext():
+                for _path, line, number in complete_lines(self._lists):
                     digest.update(line)
                     member = Member(**json.loads(line))
                     count, size, length = count + 1, size + member.size, length + len(line)
@@ -408,7 +461,7 @@ class SetFiles:
                     if count > self._members.count or size > self._members.size or length > self._longest_list:
                         raise ValueError
                     before = member.path
-                    yield member
+                    yield member, number
             if (count, size, digest.hexdigest()) != (self._members.count, self._members.size, self._members.sha256):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as exc:
@@ -421,15 +474,27 @@ class SetFiles:
         Raises KeywardError where an archive is damaged, or holds anything else or less than the list says.
         """
         for name in archives or (CORE, ISSUED):
-            yield from self._archive(name)
+            numbers = range(len(self._chain) + 1) if name == ISSUED else [len(self._chain)]
+            for number in numbers:
+                yield from self._archive(name, number)
 
-    def _archive(self, name: str) -> t.Iterator[t.Tuple[Member, t.Optional[t.IO[bytes]]]]:
-        expected = (member for member in self.list() if archive_of(member.part) == name)
+    def _archive(self, name: str, number: int) -> t.Iterator[t.Tuple[Member, t.Optional[t.IO[bytes]]]]:
+        path = self._chain[number].issued if number < len(self._chain) else os.path.join(self._folder, name)
+        expected = (member for member, at in self._all() if archive_of(member.part) == name and at == number)
         fault = None
         try:
-            with _opened(os.path.join(self._folder, name)) as (archive, bounded):
-                for info in archive:
+            with _opened(path) as (archive, bounded):
+                for entry in archive:
+                    info: t.Optional[tarfile.TarInfo] = entry
                     member = next(expected, None)
+                    while number < len(self._chain) and member and info and member.path.lstrip("/") > info.name:
+                        bounded.left = info.size + _LARGEST_HEADERS
+                        info = archive.next()  # a newer set has it, or it was removed
+                    if number < len(self._chain) and member is None:
+                        break
+                    if info is None:
+                        fault = f"{member.path if member else name} is missing in {path}"
+                        break
                     fault = _difference(info, member)
                     if fault or member is None:
                         break

@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, complete_lines
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State, set_manifest_from_json
-from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, State, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored, digest_of
 
 
 class FileDatabase:
@@ -49,7 +52,17 @@ class FileDatabase:
     def copy(self, order: Copy, folder: str, check: bool) -> Copied:
         """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
-        return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder)
+        base = None
+        if order.base:
+            base = {path: line for path, line, _number in complete_lines(order.base)}
+            digest = hashlib.sha256()
+            for line in base.values():
+                digest.update(line)
+            if digest.hexdigest() != order.base_list:
+                raise KeywardError(
+                    "the database was not backed up", "the lists of the set that it builds on are damaged", "Make a full set"
+                )
+        return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base)
 
     def compare(self, newer: Stored, older: Stored) -> Lacks:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
@@ -68,10 +81,18 @@ class FileDatabase:
                 raise KeywardError(
                     what, "the CA that was here when the set was chosen is gone", "Run the task again: it sees what is there now"
                 )
+            links = []
+            for link in order.chain:
+                below = Stored(os.path.dirname(link.members), set_manifest_from_json(json.loads(link.manifest)), SETS)
+                for path, name in ((link.issued, ISSUED), (link.members, MEMBERS)):
+                    recorded = {file.name: file.sha256 for file in below.manifest.files}[name]
+                    if digest_of(path) != recorded:
+                        raise KeywardError(what, f"{path} does not have the digest that its manifest records", "Use another set")
+                links.append(LinkFiles(link.issued, link.members, below.manifest.members))
             stored = Stored(folder, set_manifest_from_json(json.loads(order.manifest)), SETS)
             if stored.damage:
                 raise KeywardError(what, f"the set can't be used: {stored.damage}", "Use another set, or another copy of this one")
-            return Restoration(self._ca, stored, order, check).carry_out()
+            return Restoration(self._ca, stored, order, check, links).carry_out()
 
     def _alone(self, what: str, check: bool) -> t.ContextManager[t.Any]:
         """What says where its files are may be lost, too; then nothing else is at work."""

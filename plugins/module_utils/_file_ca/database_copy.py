@@ -251,7 +251,7 @@ def _in_few_words(left_out: t.Sequence[LeftOut]) -> t.Iterator[LeftOut]:
             yield LeftOut(folder, f"{len(found) - MOST_NAMED} further files in it: {further.why}", further.count)
 
 
-def make_files(survey: Survey, folder: str) -> Copied:
+def make_files(survey: Survey, folder: str, base: t.Optional[t.Dict[str, bytes]] = None) -> Copied:
     """The archives and the list of their members, proved, in a directory. Raises KeywardError, OSError."""
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
     finished = survey.finish()
@@ -269,7 +269,7 @@ def make_files(survey: Survey, folder: str) -> Copied:
         before = signature_of(wanted)
         try:
             state = survey.state(wanted)
-            members, left_out = write_set(folder, wanted, survey.key_files, survey.known, survey.owners)
+            members, left_out, changes = write_set(folder, wanted, survey.key_files, survey.known, survey.owners, base)
         except CHANGED:
             continue
         if survey.wanted() == wanted and signature_of(wanted) == before:
@@ -280,7 +280,8 @@ def make_files(survey: Survey, folder: str) -> Copied:
             f"the CA changed it each of {ATTEMPTS} times while it was copied",
             "Run the task when the CA issues less, or stop issuing for a moment",
         )
-    SetFiles(folder, members).prove(survey.known)
+    if base is None:
+        SetFiles(folder, members).prove(survey.known)
     advisories = finished
     if half_written:
         text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
@@ -289,6 +290,7 @@ def make_files(survey: Survey, folder: str) -> Copied:
         files=tuple(CopiedFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in made),
         as_of=as_of,
         members=members,
+        changes=changes,
         state=state,
         left_out=(*_in_few_words(left_out), *survey.left_out()),
         advisories=tuple(advisories),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
+    LinkFiles,
     Member,
     SetFiles,
 )
@@ -78,9 +79,9 @@ class _Item:
 class Restoration:
     """One set, of which the host gets back what it lacks."""
 
-    def __init__(self, backend: FileCa, stored: Stored, order: orders.Restore, check: bool) -> None:
+    def __init__(self, backend: FileCa, stored: Stored, order: orders.Restore, check: bool, links: t.Sequence[LinkFiles] = ()) -> None:
         self._backend, self._stored, self._order, self._check = backend, stored, order, check
-        self._set = SetFiles(stored.path, stored.manifest.members)
+        self._set = SetFiles(stored.path, stored.manifest.members, links)
         self._core: t.Dict[str, Member] = {}  # by part
         self._aside = order.on_conflict == "set_aside"
         self._set_aside: t.List[SetAside] = []

@@ -6,23 +6,30 @@
 from __future__ import annotations
 
 import functools
+import os
 import typing as t
 from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import NEVER, Lacks
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import ISSUED_PARTS, SetFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import ISSUED_PARTS, LinkFiles, SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, read_index
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
+
+
+def set_files(stored: Stored) -> SetFiles:
+    """All of a set, with what lies in those that it builds on."""
+    links = [LinkFiles(os.path.join(one.path, ISSUED), os.path.join(one.path, MEMBERS), one.manifest.members) for one in stored.links]
+    return SetFiles(stored.path, stored.manifest.members, tuple(links))
 
 
 class SetContents:
     """The rows of a set, and the files that were issued."""
 
     def __init__(self, stored: Stored) -> None:
-        self._files = SetFiles(stored.path, stored.manifest.members)
+        self._files = set_files(stored)
 
     @functools.cached_property
     def rows(self) -> t.Dict[int, Row]:

@@ -84,9 +84,9 @@ class Draft:
 class Copy:
     """Make the files of a set, in a folder or, apart from all others, in a store of the host. C(of): as in C(Renew).
 
-    C(base): the lists of an earlier set and of those that it builds on, the full one's first, as paths below the folder, or below the
-    database's directory in the store; C(base_list): the SHA-256 of the complete list that they are. What it holds is not searched again.
-    C(increment): only what differs from it goes into the set. Without a base everything is read and searched.
+    C(base): for an increment, the lists of the set that it builds on and of all that this one builds on, the full one's first, as paths
+    below the folder, or below the database's directory in the store; C(base_list): the SHA-256 of the complete list that they are. Without
+    them it is a full set, for which everything is read and searched.
     """
 
     NAME: t.ClassVar[str] = "database.copy"
@@ -97,7 +97,6 @@ class Copy:
     draft: t.Optional[Draft] = None
     base: t.Annotated[t.Tuple[Path, ...], Most(MOST_LINKS)] = ()
     base_list: t.Optional[Hex] = None
-    increment: bool = False
     truncate_logs: bool = False
     extra_paths: Paths = ()
 
@@ -183,7 +182,7 @@ class ReadStore:
     """Tell the sets that can be of an authority: those that name this inventory host, or one of these keys (SHA-256).
 
     Which are of it is decided by who asks. C(to_write): a set is to be stored. C(authority): the beginning of the id of one that is told
-    as well.
+    as well. C(digests): a set is to be restored, so that sizes alone don't do.
     """
 
     NAME: t.ClassVar[str] = "host_store.read"
@@ -193,11 +192,12 @@ class ReadStore:
     public_keys: Numbers
     to_write: bool = False
     authority: t.Optional[Hex] = None
+    digests: bool = False
 
 
 @dataclass(frozen=True)
 class HeldSet:
-    """A set in a store of the host. C(damage): what is wrong with its files; of those behind the newest sound one it is not looked for.
+    """A set in a store of the host. C(damage): what is wrong with its files, as far as was looked.
 
     C(manifest): empty where none can be read. C(signature): what lies beside it; the host does not judge that.
     """

@@ -73,7 +73,7 @@ def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str, 
     again = host.back_up(**place)
     assert not again["changed"] and again["set"] == first["set"] and again["authority"] == first["authority"]
     ca.issue("second.example.com")
-    second = host.back_up(keep_full_sets=1, keep_days=0, **place)
+    second = host.back_up(keep_full_sets=1, keep_days=0, full_after={"sets": 0}, **place)
     assert codes(second["reasons"]) == ["database_changed"] and second["removed"] == [str(path)]
     (kept,) = sets(store)
     newer = json.loads((kept / "manifest.json").read_text())

@@ -17,7 +17,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._store_directory impor
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa, openssl
 
-PRUNING = {"keep_full_sets": 1, "keep_days": 0}
+FULL: dict[str, Any] = {"full_after": {"sets": 0}}
+PRUNING: dict[str, Any] = {"keep_full_sets": 1, "keep_days": 0, **FULL}
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_a_set_that_a_person_took_away_is_missed_no_longer(ca: OpensslCa, place:
     back_up(ca, place)
     (good,) = sets(place)
     (ca.directory / "index.txt").write_text((ca.directory / "index.txt").read_text().splitlines(True)[0])
-    assert lost(back_up(ca, place))
+    assert lost(back_up(ca, place, **FULL))
     shutil.move(good, tmp_path / "away")
     result = back_up(ca, place)
     assert lost(result) == "" and not result["changed"]
@@ -189,7 +190,7 @@ def test_a_set_is_kept_as_long_as_was_asked(ca: OpensslCa, place: dict[str, Any]
     for number in range(2):
         back_up(ca, place)
         ca.issue(f"n{number}.example.com")
-    assert back_up(ca, place, keep_full_sets=1)["removed"] == [] and len(sets(place)) == 3
+    assert back_up(ca, place, keep_full_sets=1, **FULL)["removed"] == [] and len(sets(place)) == 3
     ca.issue("more.example.com")
     result = back_up(ca, place, **PRUNING)
     assert len(result["removed"]) == 3 and len(sets(place)) == 1

@@ -35,6 +35,18 @@ def test_one_line_says_what_became_of_keys_and_database() -> None:
     assert said(("ca_key_backup", {}), ("ca_crl", {"skipped": True, "changed": False}))["line"] == "The CA on ca1: nothing was done"
 
 
+def test_a_set_is_said_to_be_full_or_what_is_new() -> None:
+    full = {"changed": True, "set": {"kind": "full", "changes": None, "links": []}}
+    assert said(("ca_database_backup", full))["line"] == "The CA on ca1: database backed up (full)"
+    changes = {"added": 12, "changed": 0, "removed": 1}
+    increment = {"changed": True, "set": {"kind": "increment", "changes": changes, "links": ["a", "b"]}}
+    done = said(("ca_database_backup", increment))
+    assert done["line"] == "The CA on ca1: database backed up (increment: 12 added, 1 removed, on 2 sets)"
+    assert done["parts"] == {"database": "database backed up"}, "what summaries count"
+    nothing = {"changed": True, "set": {"kind": "increment", "changes": dict.fromkeys(changes, 0), "links": ["a"]}}
+    assert said(("ca_database_backup", nothing))["line"].endswith("(increment: no file, on 1 set)")
+
+
 def test_the_first_cause_is_told_and_not_its_consequences() -> None:
     renewal = {"failed": True, "msg": "the CA can't be renewed: the passphrase is wrong. Give the right one."}
     crl = {"failed": True, "msg": "no CRL was signed: the private key is inaccessible. Put it back."}
