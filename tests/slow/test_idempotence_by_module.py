@@ -9,7 +9,6 @@ in tests/conftest.py need it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from typing import Any
 import pytest
 from ansible import context
 from ansible.utils.context_objects import CLIArgs
+from support.host_python import HostPython
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import PASSWORD, tree
 from support.returns import check_result
 from support.roles import now
+from support.signers import make_home
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Host management is deprecated:DeprecationWarning", "ignore:AnsibleCollectionFinder has already been configured:UserWarning"
@@ -39,7 +40,9 @@ class Host:
         self.keys = {"stores": [str(directory / "keys")], "password": PASSWORD}
         self.databases = {"stores": [str(directory / "databases")]}
         self._monkeypatch = monkeypatch
-        variables = {"connection": "local", "python_interpreter": sys.executable, "remote_tmp": directory.parent / "remote_tmp"}
+        monkeypatch.setenv("HOME", str(make_home(directory.parent / "home")))
+        python = HostPython(directory.parent / "python").program
+        variables = {"connection": "local", "python_interpreter": python, "remote_tmp": directory.parent / "remote_tmp"}
         inventory = directory.parent / "inventory"
         inventory.write_text("host " + " ".join(f"ansible_{name}={value}" for name, value in variables.items()) + "\n")
         self._hosts = ansible_adhoc(inventory=str(inventory), host_pattern="host")

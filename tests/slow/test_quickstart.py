@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from support.ansible_run import SUPPORT
+from support.host_python import HostPython
 from tools import require_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "quickstart" / "run.sh"
@@ -38,13 +42,20 @@ ACCOUNT = """\
 """
 
 
-def test_quickstart(tmp_path: Path) -> None:
+def test_quickstart(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> None:
     require_tool("openssl")
     left_by_an_earlier_run = tmp_path / "quickstart" / "ca" / "cacert.pem"
     left_by_an_earlier_run.parent.mkdir(parents=True)
     left_by_an_earlier_run.write_text("none")
     command = ["bash", str(SCRIPT), str(Path(sys.executable).parent)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    (shared / "modules").mkdir(exist_ok=True)
+    kept = {  # what each run would make anew and each module compile anew
+        "ANSIBLE_CALLBACKS_ENABLED": "keyward_kept",
+        "ANSIBLE_CALLBACK_PLUGINS": str(SUPPORT / "callback_plugins"),
+        "KEYWARD_TEST_MODULES": str(shared / "modules"),
+        "PYTHONPATH": str(HostPython(tmp_path_factory.mktemp("python")).hooks),
+    }
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **kept}, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
     rest = iter(said)

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from support.ansible_run import Ansible
+from support.host_python import HostPython
 from support.openssl_ca import openssl
 from support.plays import authorities, tree
 from support.roles import a_root, changed, entry, issue, issued, make_stores, now, playbook, ran
@@ -19,13 +20,14 @@ def test_a_hierarchy_over_ssh(ansible: Ansible, sshd: SshServer, tmp_path: Path)
     root, issuing, lab = tmp_path / "root", tmp_path / "issuing", tmp_path / "lab"
     stores = make_stores(ansible, tmp_path)
     keys, databases = tmp_path / "keys", tmp_path / "databases"
+    login = sshd.host(HostPython(tmp_path / "python").program)
     parent = {"host": "root.example.com", "config_file": str(root / "openssl.cnf"), "days": 1000}
     issuing_ca = a_root(issuing, "Example Issuing CA", keyward_kind="subordinate", keyward_parent=parent)
 
     def hosts(issued_before: str) -> dict[str, object]:
         common = {**stores, "keyward_reuse_key": False}
         return {
-            "root.example.com": {**sshd.host(), **common, **a_root(root), "keyward_issued_before": "2000-01-01T00:00:00Z"},
+            "root.example.com": {**login, **common, **a_root(root), "keyward_issued_before": "2000-01-01T00:00:00Z"},
             "issuing.example.com": ansible.local(
                 **common,
                 keyward_authorities=[

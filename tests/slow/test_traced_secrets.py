@@ -196,7 +196,7 @@ def test_no_secret_leaves_its_place(
     commands = traced_commands(require_tool("strace"), ansible.commands, traces)
     log = tmp_path / "ansible.log"
     with observed_host(transport, python, ansible, request, traces) as variables:
-        result = Ansible(tmp_path / "traced", collections, commands).play(
+        result = Ansible(tmp_path / "traced", collections, commands, modules=ansible.modules).play(
             every_module(scene),
             hosts={"ca": variables},
             extra_vars=scene.variables,

@@ -48,14 +48,14 @@ SUPPORT = Path(__file__).resolve().parent
 
 
 class HostPython:
-    """`program` is for ansible_python_interpreter. A module execution is one start of it.
+    """`program` is for ansible_python_interpreter. A module execution is one start of it. `hooks` is what it has in PYTHONPATH.
 
     stop_at: (audit event, text in its arguments): where the first such event comes, the process waits to be killed.
     """
 
     def __init__(self, directory: Path, stop_at: tuple[str, str] | None = None) -> None:
         self._directory = directory
-        hooks = directory / "hooks"
+        self.hooks = hooks = directory / "hooks"
         hooks.mkdir(parents=True)
         (hooks / "sitecustomize.py").write_text(HOOK.format(directory=str(directory), stop=stop_at, support=str(SUPPORT)))
         self.program = directory / "python"
