@@ -56,6 +56,19 @@ def pytest_configure() -> None:
     os.environ.pop("ANSIBLE_COLLECTIONS_PATH", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each of pytest's workers begins with its share of the longest tests, so that none is left alone with one at the end.
+
+    A worker is given one piece of the list, and takes from the end of another's when it is done. The folders with the longest come first
+    (testpaths); unit tests stay together, as they share what their modules make.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    quick = [item for item in items if item.nodeid.startswith("tests/unit/")]
+    long = [item for item in items if not item.nodeid.startswith("tests/unit/")]
+    piece = -(-len(quick) // workers)
+    items[:] = [item for number in range(workers) for item in (*long[number::workers], *quick[number * piece : (number + 1) * piece])]
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that all workers of this run share."""
