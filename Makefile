@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test campaign lint sanity sanity-venv matrix bench clean
+.PHONY: help quickstart test campaign lint sanity sanity-venv matrix docs bench clean
 unexport PYTHONPATH PYTHONHOME
 
 python := .venv/bin/python
@@ -16,6 +16,7 @@ help:
 	@echo 'make campaign     every step of every task killed and failed, full disks, runs at once: an hour'
 	@echo 'make sanity       ansible-test sanity, ansible-lint, antsibull-docs, antsibull-changelog, galaxy-importer'
 	@echo 'make matrix       a play and the playbooks on every supported ansible-core and target Python'
+	@echo 'make docs         the site of guides and reference, in .cache/docs/html'
 	@echo 'make bench        what a backup of 20 hosts, a renewal run and sets of a large database cost'
 	@echo 'make clean        removes what these commands made'
 
@@ -43,6 +44,10 @@ sanity-venv: .venv/test.stamp
 
 matrix: .venv/test.stamp
 	$(python) -m pytest --numprocesses auto tests/matrix
+
+docs: .venv/test.stamp
+	@$(python) tests/support/pythons.py venv docs 3.14,3.13,3.12,3.11 -r tests/requirements-docs.txt
+	docs/site/build.sh .cache/venvs/docs .cache/docs
 
 bench: .venv/test.stamp
 	$(python) tests/bench/fleet

@@ -393,12 +393,18 @@ def test_readme_and_examples(ansible: Ansible, openssl_ca: OpensslCa, tmp_path: 
     assert len(base64.b64decode(password)) == 30 and len(password) >= 20
 
 
+HOSTED = re.escape(yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["repository"])
+
+
 def test_links_lead_somewhere() -> None:
     broken = []
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            if not (document.parent / target).exists():
-                broken.append(f"{document.name}: {target}")
+        text = document.read_text(encoding="utf-8")
+        beside = [document.parent / target for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+        hosted = [ROOT / target for target in re.findall(rf"\]\({HOSTED}/(?:blob|tree)/main/([^)#]+)(?:#[^)]*)?\)", text)]
+        broken += [f"{document.name}: {target}" for target in beside + hosted if not target.exists()]
+        # Galaxy shows the README apart from the files beside it.
+        assert document.name != "README.md" or not beside
     assert broken == []
 
 

@@ -1,15 +1,19 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a timer and an execution environment need, as the guides show it."""
+"""What a timer, an execution environment and monitoring need, as the guides show it."""
 
 from __future__ import annotations
 
 import ast
 import configparser
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import yaml
+from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import OPTIONS
 from support.guides import DOCS, ROOT, blocks
 
 PLAYBOOKS = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
@@ -40,6 +44,35 @@ def test_the_execution_environment_has_what_a_controller_needs() -> None:
     assert needs["galaxy"]["collections"] == [{"name": "keyward.pki"}]
     assert needs["python"] == ["cryptography>=36"] and "openssh-clients" in needs["system"]
     assert tuple(map(int, needs["python_interpreter"]["package_system"].removeprefix("python").split("."))) >= (3, 11)
+
+
+def test_ansible_builder_takes_the_execution_environment(tmp_path: Path) -> None:
+    """As far as it goes without a container engine: its schema, and the files that an image is built from."""
+    (definition,) = blocks(DOCS / "nightly.md", "yaml")
+    (tmp_path / "execution-environment.yml").write_text(definition, encoding="utf-8")
+    command = [
+        str(Path(sys.executable).with_name("ansible-builder")),
+        "create",
+        "--context",
+        "context",
+        "--output-filename",
+        "Containerfile",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = tmp_path / "context"
+    assert "keyward.pki" in (made / "_build" / "requirements.yml").read_text(encoding="utf-8")
+    assert "cryptography" in (made / "_build" / "requirements.txt").read_text(encoding="utf-8")
+    assert (made / "Containerfile").stat().st_size > 0
+
+
+def test_the_monitoring_of_the_audit_names_what_it_writes() -> None:
+    offline, rules = map(yaml.safe_load, blocks(DOCS / "audit.md", "yaml"))
+    assert {name.removeprefix("keyward_") for name in offline} <= OPTIONS
+    template = (ROOT / "roles" / "audit" / "templates" / "audit.prom.j2").read_text(encoding="utf-8")
+    written = set(re.findall(r"^# TYPE (\w+) gauge$", template, re.MULTILINE))
+    alerts = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    assert alerts and set(re.findall(r"keyward_\w+", " ".join(alerts))) <= written
 
 
 def test_the_playbooks_that_are_shown_are_there_and_all_are_shown() -> None:
