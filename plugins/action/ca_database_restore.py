@@ -201,8 +201,9 @@ class ActionModule(DatabaseTask):
         # Whether the database would be restored is known already: in check mode it stays where it is.
         files = restoration.files(with_database=isinstance(chosen, HostStored) or not self._check)
         done = self._carried_out(replace(order, own=restoration.terms(exported)), chosen, files)
+        kept = self._file(chosen, _adcs_sets.CONFIGURATION) if restoration.loses_templates else b""
         with self.reading():
-            return restoration.judged(done, exported)
+            return restoration.judged(done, exported, kept)
 
     def _file(self, chosen: Stored, name: str) -> bytes:
         """A small file of a set."""

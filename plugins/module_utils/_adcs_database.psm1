@@ -54,6 +54,12 @@ function Get-AdcsDatabaseState {
     }
 }
 
+function Measure-AdcsRequest {
+    # How many requests a CA has issued, revoked, failed or denied. Its own certificates count as 15 and 16.
+    param([string]$What)
+    @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition>=20', '-out', 'RequestId', 'csv').Count
+}
+
 function Get-ViewRow {
     param([string[]]$ArgumentList, [string]$What)
     # In UTC: local times would change twice a year.
@@ -161,4 +167,4 @@ function Export-AdcsRegistry {
     }
 }
 
-Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Export-AdcsRegistry'
+Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Measure-AdcsRequest', 'Export-AdcsRegistry'

@@ -311,6 +311,13 @@ function Install-Role {
         if (-not (Test-AdcsTrustCode $_.Exception.Data['Code']) -or -not (Get-AdcsSetting -Name 'Active')) { throw }
     }
     $Result.changed = $true
+    # Before the set is in its place, it is to issue nothing.
+    $issued = if ((Get-AdcsServiceState) -eq 'running') { Measure-AdcsRequest -What $What } else { 0 }
+    Stop-AdcsService -What $What
+    if ($issued) {
+        $message = "between its installation and its stop the CA had $issued requests, which the restored database does not know; they are kept with the database that is set aside"
+        $null = $Result.advisories.Add(@{ code = 'issued_meanwhile'; message = $message; certificate = $null })
+    }
 }
 
 function Switch-Database {

@@ -178,7 +178,26 @@ function Install-AdcsAnswer {
         throw (New-AdcsError -What $What -Why $why -Remedy 'Look at the certificate: does it answer the request that waits, with its key?')
     }
     Remove-RenewalRecord
-    Get-Proved -Session $Session
+    $answer = Get-Proved -Session $Session
+    if ($failure) { Add-LeftUndone -Facts $answer -Failure $failure }
+    $answer
+}
+
+function Add-LeftUndone {
+    # An advisory on a certutil that failed when its work was done: what an enterprise CA publishes in the directory comes last, and SYSTEM, which is
+    # the account of the computer there, may not write it.
+    param([System.Collections.IDictionary]$Facts, [object]$Failure)
+    $code = [string]$Failure.Exception.Data['Code']
+    $message = 'certutil did not end well, though its work was done'
+    if ($code) { $message += " ($code)" }
+    if ($Facts['own']['ca_type'] -notlike 'Enterprise*') {
+        Add-AdcsAdvisory -Facts $Facts -Code 'certutil_failed' -Message "$message; whatever it publishes elsewhere may be missing"
+        return
+    }
+    $kind = if ($Facts['own']['ca_type'] -eq 'EnterpriseRootCA') { 'RootCA' } else { 'SubCA' }
+    $message += '. Active Directory may lack the new certificate. As a member of Enterprise Admins, with its file of CertEnroll: ' +
+    "certutil -f -dspublish <file> $kind; certutil -f -dspublish <file> NTAuthCA; certutil -CRL"
+    Add-AdcsAdvisory -Facts $Facts -Code 'not_published' -Message $message
 }
 
 function Add-ParentCrl {
@@ -314,11 +333,7 @@ function New-Renewal {
     else {
         $answer = Complete-Renewal -Session $Session -Facts $answer -What 'the CA has a new certificate, but the renewal is not finished'
     }
-    if ($failure) {
-        $message = 'certutil did not end well, though its work was done'
-        if ($failure.Exception.Data['Code']) { $message += " ($($failure.Exception.Data['Code']))" }
-        Add-AdcsAdvisory -Facts $answer -Code 'certutil_failed' -Message "$message; whatever it publishes elsewhere may be missing"
-    }
+    if ($failure) { Add-LeftUndone -Facts $answer -Failure $failure }
     $answer
 }
 

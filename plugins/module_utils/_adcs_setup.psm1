@@ -40,7 +40,16 @@ function Invoke-AdcsSetup {
     param([hashtable]$Parameters, [string]$What)
     $Parameters['Force'] = $true
     $command = 'Install-AdcsCertificationAuthority'
-    foreach ($result in @(Invoke-AdcsCmdlet -Command $command -Parameters $Parameters -Limit Setup -What $What)) {
+    $enterprise = $Parameters['CAType'] -like 'Enterprise*'
+    # An enterprise CA begins to issue by the default templates as soon as it is there. What it is to issue is set when it is whole.
+    $policy = if ($enterprise) { Set-NoTemplate }
+    try {
+        $results = @(Invoke-AdcsCmdlet -Command $command -Parameters $Parameters -Limit Setup -What $What)
+    }
+    finally {
+        if ($enterprise) { Restore-PolicyFile -Content $policy }
+    }
+    foreach ($result in $results) {
         $id = [long]$result.ErrorId
         if ($id -eq 0 -or $id -eq 398) { continue }  # 398: "installation is incomplete", a subordinate waits for its certificate
         if ($id -gt 0 -and $id -lt 65536) { $id = 0x80070000L + $id }
@@ -48,6 +57,27 @@ function Invoke-AdcsSetup {
         $text = Get-AdcsErrorText $code
         throw (New-AdcsError -What $What -Why $text.Why -Remedy $text.Remedy -Code $code)
     }
+}
+
+function Set-NoTemplate {
+    # Has setup load no templates, by CAPolicy.inf; its bytes as they were, nothing where there was none.
+    # https://learn.microsoft.com/windows-server/networking/core-network-guide/cncg/server-certs/prepare-the-capolicy-inf-file
+    $path = Get-AdcsPolicyPath
+    $content = if ([IO.File]::Exists($path)) { [IO.File]::ReadAllBytes($path) }
+    # As Windows reads it: by its byte order mark, otherwise in the code page of the system.
+    $lines = if ($content) { @([IO.File]::ReadAllLines($path, [Text.Encoding]::Default)) } else { '[Version]', 'Signature="$Windows NT$"' }
+    $lines = @($lines | Where-Object { $_ -notmatch '^\s*LoadDefaultTemplates\s*=' })
+    $at = 0
+    while ($at -lt $lines.Count -and $lines[$at].Trim() -ne '[certsrv_server]') { $at++ }
+    $before = @($lines | Select-Object -First $at)
+    $after = @($lines | Select-Object -Skip ($at + 1))
+    [IO.File]::WriteAllLines($path, [string[]]($before + '[certsrv_server]' + 'LoadDefaultTemplates=0' + $after), [Text.Encoding]::Default)
+    if ($content) { , $content }
+}
+
+function Restore-PolicyFile {
+    param([AllowNull()][byte[]]$Content)
+    if ($Content) { [IO.File]::WriteAllBytes((Get-AdcsPolicyPath), $Content) } else { [IO.File]::Delete((Get-AdcsPolicyPath)) }
 }
 
 function Get-AdcsTypeToInstall {

@@ -28,7 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
 
-REGISTRY, POLICY = "configuration.reg", "CAPolicy.inf"
+REGISTRY, POLICY, CONFIGURATION = "configuration.reg", "CAPolicy.inf", "configuration.json"
 DATABASE = "DataBase/"
 # RFC 5280, 5.3.1, as certutil -revoke takes them.
 REVOCATION_REASONS = {
@@ -258,6 +258,11 @@ class Restoration:
             )
         return True
 
+    @property
+    def loses_templates(self) -> bool:
+        """What an enterprise CA issues by is in no set; one that is configured keeps it."""
+        return self.takes_the_place and self._told is None and (self._ca.ca_type or "").startswith("Enterprise")
+
     def files(self, with_database: bool) -> list[SetFile]:
         """Those that the host needs."""
         whole = with_database and self.takes_the_place
@@ -284,14 +289,15 @@ class Restoration:
             "revoke": [{"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0)} for one in revoked],
         }
 
-    def judged(self, done: Restored, exported: bytes) -> Restored:
-        """What the host answered, and what it means. Raises Misshapen."""
+    def judged(self, done: Restored, exported: bytes, configuration: bytes = b"") -> Restored:
+        """What the host answered, and what it means. C(configuration): the file of the set. Raises Misshapen."""
         own = parse(_Done, done.own or {}, "own")
         following = own.database.next_crl_number if own.database else None
         advisories = list(done.advisories)
         if self.takes_the_place:
             advisories += self._newer
             advisories += for_another_host(exported, self._ca.computer, own.computer or self._ca.computer)[1]
+            advisories += _templates(configuration) if self.loses_templates else []
             last = self._published.last_crl_number
             if last is not None and (following or 0) <= last:
                 text = f"the next CRL has the number {following or 0:X}, and {last:X} is published"
@@ -318,6 +324,19 @@ class Restoration:
             reentered=tuple(revoked.get(one.serial, one) for one in done.reentered),
             advisories=tuple(advisories),
         )
+
+
+def _templates(configuration: bytes) -> list[Finding]:
+    """What the CA issued by, where it is an enterprise CA: it comes back without templates."""
+    try:
+        names = json.loads(configuration.decode("utf-8-sig"))["templates"] if configuration else []
+    except (ValueError, KeyError, TypeError):
+        names = []
+    plain = [name for name in names or () if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name)]
+    if not plain:
+        return []
+    command = f"certutil -setcatemplates {','.join(f'+{name}' for name in plain)}"
+    return [Finding("templates_to_set", f"the CA issues by no template until they are set again: {command}")]
 
 
 # --- the registry --------------------------------------------------------------------------------------------------

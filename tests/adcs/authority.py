@@ -154,8 +154,15 @@ def _installed(host: Host) -> dict[str, Any]:
     for index, sha1 in enumerate(host.generations):
         _write_certificate(host, index, host.certificate(sha1))
     host.machine(service="Stopped")
+    if host.value("CAType") < 3:
+        wanted = host.policy().get("LoadDefaultTemplates", "1").lower() not in ("0", "false")
+        host.machine(templates=["WebServer", "SubCA"] if wanted else [])
     host.start()
     publish_crls(host)
+    # Clients that enroll by themselves do not wait.
+    enrolls = host.switches()["enrolls_at_once"]
+    if enrolls == "always" or (enrolls == "by_template" and host.machine().get("templates")):
+        issue(host, "enrolled.example.com")
     return {"ErrorId": 0, "ErrorString": ""}
 
 
@@ -195,10 +202,10 @@ def _extensions(host: Host, builder: Any, key: Any, index: int, key_index: int) 
 
 def _renewal_days(host: Host) -> int:
     """What CAPolicy.inf says of it, 0 where it says nothing."""
-    policy = host.system_root / "CAPolicy.inf"
-    text = policy.read_text(encoding="ascii") if policy.exists() else ""
-    found = dict(re.findall(r"^(RenewalValidityPeriod(?:Units)?) *= *(\w+)", text, re.MULTILINE))
-    return round(DAYS[found["RenewalValidityPeriod"]] * int(found["RenewalValidityPeriodUnits"])) if found else 0
+    found = host.policy()
+    if "RenewalValidityPeriod" not in found:
+        return 0
+    return round(DAYS[found["RenewalValidityPeriod"]] * int(found["RenewalValidityPeriodUnits"]))
 
 
 def _self_signed(host: Host, container: str, index: int, key_index: int) -> bytes:
@@ -272,6 +279,7 @@ def renew(host: Host, reuse_key: bool, ignore_outstanding: bool) -> None:
         _add(host, _self_signed(host, container, index, key_index), container)
     else:
         _request(host, host.cert_enroll / f"{_file_stem(host)}({index}).req", container, index, key_index)
+    published(host)
 
 
 def install_certificate(host: Host, data: bytes, force: bool) -> None:
@@ -304,6 +312,13 @@ def install_certificate(host: Host, data: bytes, force: bool) -> None:
         raise Failure(0x80092013)
     _add(host, _der(certificate), container)
     host.configure(SetupStatus=host.value("SetupStatus") & ~PENDING, RequestFileName=None, RequestKeyContainer=None, RequestKeyIndex=None)
+    published(host)
+
+
+def published(host: Host) -> None:
+    """To Active Directory, in the end, when all else is done."""
+    if host.value("CAType") < 3 and host.switches()["directory"] == "denied":
+        raise Failure(0x80072098)
 
 
 def issue(host: Host, common_name: str) -> str:

@@ -31,6 +31,7 @@ COLUMNS = (
 MEANINGS = {"Disposition": ("Issued", "Ausgestellt"), "RevokedReason": ("Reason: Key Compromise", "Grund: Schlüsselgefährdung")}
 
 
+TEMPLATES = {"WebServer": "Web Server -- Auto-Enroll", "SubCA": "Subordinate Certification Authority"}
 FLAGS = {"CRLF_REVCHECK_IGNORE_OFFLINE": 8, "CRLF_REVCHECK_IGNORE_NOREVCHECK": 0x20000}
 
 
@@ -256,7 +257,7 @@ def _templates(host: Host, options: dict[str, str], positionals: list[str]) -> l
     if host.value("CAType") in (3, 4):
         raise Failure(0x80070002)
     host.ping()
-    return ["WebServer: Web Server -- Auto-Enroll: Access is denied.", "SubCA: Subordinate Certification Authority -- Access is denied."]
+    return [f"{name}: {TEMPLATES[name]} -- Access is denied." for name in host.machine()["templates"]]
 
 
 def _ca_info(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:

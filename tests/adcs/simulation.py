@@ -51,6 +51,12 @@ class Host(Machine):
         spaced = self.switches()["ca_cert_hash"] == "spaced"
         self.configure(CACertHash=[re.sub("(..)(?=.)", r"\1 ", sha1.lower()) if spaced else sha1.upper() for sha1 in sha1s])
 
+    def policy(self) -> dict[str, str]:
+        """What CAPolicy.inf says, whatever the section."""
+        path = self.system_root / "CAPolicy.inf"
+        text = path.read_text(encoding="ascii") if path.exists() else ""
+        return dict(re.findall(r"^(\w+) *= *(\w+)", text, re.MULTILINE))
+
     @property
     def common_name(self) -> str:
         name: str = self.value("CommonName")

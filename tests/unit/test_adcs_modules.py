@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adcs.machine import Failure
+from adcs.machine import CONFIGURATION, Failure
 from support.adcs import AdcsHost, Parent, powershell
 from support.pythons import ROOT
 
@@ -280,3 +280,44 @@ def test_a_set_of_another_type_or_place_is_refused_before_anything_stops(host: A
     fits, kind, database, log = run(host, tmp_path, "_adcs_database_restore", script)
     assert fits == "fits" and "the type StandaloneRootCA, and the set is of a EnterpriseRootCA" in kind
     assert "DBDirectory on this host is" in database and "DBLogDirectory on this host is" in log and "0x8007010B" in log
+
+
+def test_an_enterprise_ca_issues_nothing_before_it_is_whole(host: AdcsHost, tmp_path: Path) -> None:
+    """By no template, and not for long; what it issued in spite of that is told."""
+    host.install_by_hand(ca_type="EnterpriseRootCA")
+    (sha1,) = host.generations
+    host.stop()
+    host.database_file.unlink()
+    host.registry.delete(CONFIGURATION)
+    policy = host.system_root / "CAPolicy.inf"
+    text = b'[Version]\r\nSignature="$Windows NT$"\r\n[certsrv_server]\r\nLoadDefaultTemplates=1\r\nCRLPeriod=Weeks\r\n'
+    policy.write_bytes(text)
+    script = f"""
+        $result = @{{ changed = $false; reboot_required = $false }}
+        foreach ($name in 'set_aside', 'advisories') {{ $result[$name] = New-Object -TypeName System.Collections.ArrayList }}
+        $wanted = @{{ ca_type = 'EnterpriseRootCA'; certificate_id = '{sha1}'; database_directory = ''; log_directory = '' }}
+        Install-Role -Wanted $wanted -Result $result -Time '1' -What 'nothing was restored'
+        [string](Get-AdcsServiceState)
+        $result.advisories | ForEach-Object {{ $_.code + ': ' + $_.message }}"""
+    host.switch(enrolls_at_once="by_template")
+    assert run(host, tmp_path, "_adcs_database_restore", script) == ["stopped"]
+    assert host.machine()["templates"] == [] and policy.read_bytes() == text
+    host.registry.delete(CONFIGURATION)
+    policy.unlink()
+    host.switch(enrolls_at_once="always")
+    stopped, told = run(host, tmp_path, "_adcs_database_restore", script)
+    assert stopped == "stopped" and told.startswith("issued_meanwhile: ") and " had 1 requests" in told and not policy.exists()
+
+
+def test_what_active_directory_lacks_is_told(host: AdcsHost, tmp_path: Path) -> None:
+    parent = Parent()
+    host.install_by_hand(ca_type="EnterpriseSubordinateCA")
+    host.trust(parent.certificate)
+    answer = parent.sign(Path(host.value("RequestFileName")).read_bytes()).decode()
+    host.switch(directory="denied")
+    script = f"""
+        $session = [PSCustomObject]@{{ Parameters = @{{ name = $null }}; Request = @{{}} }}
+        $answer = Install-AdcsAnswer -Session $session -Text '{answer}' -Of '' -What 'the CA was not renewed'
+        $answer['advisories'] | ForEach-Object {{ $_.code + ': ' + $_.message }}"""
+    (told,) = run(host, tmp_path, "_adcs_renewal", script)
+    assert told.startswith("not_published: ") and "0x80072098" in told and "certutil -f -dspublish <file> NTAuthCA" in told

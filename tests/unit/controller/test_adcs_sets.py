@@ -253,3 +253,17 @@ def test_what_became_of_it() -> None:
 def test_a_damaged_set_is_no_set_of_this_software(own: dict[str, Any] | None) -> None:
     with pytest.raises(KeywardError, match="manifest is damaged"):
         restoration(None, known=manifest(own=own))
+
+
+def test_the_templates_of_an_enterprise_ca_are_told() -> None:
+    known = manifest(own={**kept(OWN, database()), "ca_type": "EnterpriseRootCA"})
+    lost, there = restoration(None, known=known), restoration(told(database()), known=known)
+    assert lost.loses_templates and not there.loses_templates and not restoration(None).loses_templates
+
+    def said(configuration: bytes) -> dict[str, str]:
+        registry = exported(["Windows Registry Editor Version 5.00", ""])
+        return {one.code: one.message for one in lost.judged(Restored(changed=True), registry, configuration).advisories}
+
+    (message,) = (text for code, text in said(b'{"templates": ["WebServer", "Web;calc", "SubCA"]}').items() if code == "templates_to_set")
+    assert message.endswith(": certutil -setcatemplates +WebServer,+SubCA")
+    assert "templates_to_set" not in said(b'{"templates": null}')
