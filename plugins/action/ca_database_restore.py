@@ -61,7 +61,10 @@ class ActionModule(DatabaseTask):
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
         advance, extra = self._advance(), self._extra_paths()
-        chosen = given_set(self.options["set"], self.signers) if self.options["set"] else None
+        chosen = None
+        if self.options["set"]:
+            with self._saying("compares the files of the set with its manifest"):
+                chosen = given_set(self.options["set"], self.signers)
         # Where the task does not say which CA, it is the one that the set is of.
         said = chosen is None or self.names_an_authority or self.finds_its_ca
         self._place = None if said else recorded_place(t.cast(Stored, chosen).manifest.authority)
@@ -149,7 +152,8 @@ class ActionModule(DatabaseTask):
             found += series
         whole = Chains(found, thorough=True)
         signed = whole.signed
-        newest = newest_set(whole, self._host, advisories)
+        with self._saying("compares the files of the newest set with its manifest"):
+            newest = newest_set(whole, self._host, advisories)
         self.refuse_rolled_back(signed)
         if len(ends(signed)) > 1:
             raise KeywardError(

@@ -77,7 +77,8 @@ class Chains:
                 self.whole(one)
                 break
             except KeywardError as exc:
-                found.append(Finding("set_not_whole", str(exc)))
+                own = self._fault(one)
+                found.append(Finding("digest_mismatch", f"{one.path}: {own}") if own else Finding("set_not_whole", str(exc)))
         return found
 
     def whole(self, one: Stored) -> Stored:

@@ -327,7 +327,7 @@ class DatabaseTask(HomeTask):
 
     def _fetch(self, source: str, target: str, size: int) -> None:
         """A file of the host, which ends at the size that was announced. Raises KeywardError."""
-        what = f"{self.NAME} fetches {os.path.basename(source)}"
+        what = f"{self.NAME}: fetches {os.path.basename(source)}"
         with Progress(self._host, what, so_far=written(target), of=size), file_size_limited(size):
             self._transfer(self._connection.fetch_file, source, target)
         if os.stat(target).st_size != size:
@@ -337,9 +337,13 @@ class DatabaseTask(HomeTask):
                 "Check the connection; if it is sound, look into that host",
             )
 
+    def _saying(self, what: str) -> Progress:
+        """What this machine does, where it takes long."""
+        return Progress(self._host, f"{self.NAME}: {what}")
+
     def _send_file(self, source: str, target: str) -> None:
         """A file of the controller. Raises KeywardError."""
-        what, size = f"{self.NAME} sends {os.path.basename(source)}", os.path.getsize(source)
+        what, size = f"{self.NAME}: sends {os.path.basename(source)}", os.path.getsize(source)
         with Progress(self._host, what, so_far=read(source), of=size):
             self._transfer(self._connection.put_file, source, target)
 

@@ -50,6 +50,14 @@ Answer = t.TypeVar("Answer")
 COLLECTION_VERSION = "0.1.0"
 _MOST_WARNINGS, _LONGEST_WARNING = 10, 1000  # that a host may have shown; characters
 _MOST_ADVISORIES = 20  # of one task that become warnings
+# What is said of an order that takes long.
+_WORKS = {
+    "database.state": "looks at its database",
+    "database.copy": "copies its database",
+    "database.restore": "puts its database back",
+    "host_store.read": "reads its store",
+    "host_store.commit": "stores the set",
+}
 
 
 class NothingOnHost(KeywardError):
@@ -237,7 +245,8 @@ class Task(ActionBase):  # type: ignore[misc]
 
         C(module): another than that of the task, for one that not every platform has. C(last): how many seconds it took the last time.
         """
-        with Progress(self._host, f"{self.NAME} on the host ({order.NAME})", last=last), self.room_for(answers):
+        works = _WORKS.get(order.NAME, "works")
+        with Progress(self._host, f"{self.NAME}: the host {works}", last=last), self.room_for(answers):
             answer = self._executed(order, place, module or self.NAME)
         self._pass_on(answer)
         with self.reading():

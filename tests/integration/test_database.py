@@ -60,7 +60,7 @@ def test_a_set_is_stored_when_it_is_due(ansible: Ansible, openssl_ca: OpensslCa,
         env={"KEYWARD_PROGRESS": "0.05"},
         cfg={"defaults": {"log_path": tmp_path / "log"}},
     )
-    progress = "[testhost] ca_database_backup on the host (database.copy):"
+    progress = "[testhost] ca_database_backup: the host copies its database:"
     assert progress in result.stderr and progress not in result.stdout and progress not in (tmp_path / "log").read_text()
     assert looked(result, "untouched") == looked(result, "after check")
     changed = {name: result.task(name)["changed"] for name in ("predicted", "first", "again", "again, predicted", "second", "copied")}

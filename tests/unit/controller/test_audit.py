@@ -191,3 +191,17 @@ def test_the_cas_of_an_inventory() -> None:
     assert (one["place"], one["offline"], one["label"]) == ({"config_file": "/a.cnf"}, True, "/a.cnf")
     assert (other["place"], other["failure"], other["key_stores"]) == ({"directory": "/b", "backend": "easyrsa"}, "no", ["/k"])
     assert "secret" not in str([one, other]) and cas_of("no-ca", {"keyward_key_stores": ["/k"]}) == []
+
+
+def test_what_only_digests_show_of_a_set(estate: Estate) -> None:
+    """Each night looks at sizes alone."""
+    estate.back_up()
+    estate.prove()
+    estate.ca.issue("second.example.com")
+    again = {**estate.which, "stores": [estate.databases], "key_stores": [estate.keys]}
+    assert estate.host.run(CaDatabaseBackup, again)["set"]["kind"] == "increment"
+    assert estate.asked()["audit"]["level"] == "fine"
+    issued = sorted(Path(estate.databases).glob("*/*/0*/issued.tar.gz"))[0]
+    issued.write_bytes(issued.read_bytes()[:-1] + b"x")
+    assert "digest_mismatch" not in [one["code"] for one in estate.host.run(CaDatabaseBackup, again)["advisories"]]
+    assert codes(estate.asked(), "red") == ["digest_mismatch", "set_not_whole"]

@@ -200,6 +200,20 @@ def test_a_signer_who_was_removed_makes_the_next_set_a_full_one(ca: OpensslCa, p
     assert result["set"]["kind"] == "full" and {"unknown_signer", "set_not_whole"} <= {*codes(result)}
 
 
+def test_a_newest_set_that_nobody_vouches_for_any_more_is_followed_by_a_full_one(ca: OpensslCa, place: Place, home: Path) -> None:
+    first, *_more = made(ca, place, 2)
+    mine, other = (folder / ".config" / "keyward" for folder in (home, make_home(home.parent / "other", "other")))
+    own = {name: (mine / name).read_bytes() for name in ("signing_key", "allowed_signers")}
+    (mine / "signing_key").write_bytes((other / "signing_key").read_bytes())
+    (mine / "allowed_signers").write_bytes(own["allowed_signers"] + (other / "allowed_signers").read_bytes())
+    back_up(ca, place)
+    for name, content in own.items():
+        (mine / name).write_bytes(content)
+    ca.issue("more.example.com")
+    assert "hold less than before" in back_up(ca, place)["msg"]
+    assert back_up(ca, place, accept=[first["authority"]["id"]])["set"]["full_because"] == "unvouched"
+
+
 # --- chains that are not whole ---------------------------------------------------------------------------------------
 
 
@@ -274,6 +288,14 @@ def test_a_link_may_come_from_any_store(ca: OpensslCa, tmp_path: Path) -> None:
     assert differing(before, contents(ca)) <= NUMBERS
 
 
+def test_a_link_that_one_store_lacks_makes_the_next_set_a_full_one_in_each(ca: OpensslCa, tmp_path: Path) -> None:
+    both = {"stores": [new_store(tmp_path / "one"), new_store(tmp_path / "two")]}
+    made(ca, both, 3)
+    injure(sets({"stores": both["stores"][1:]})[1], "missing")
+    result = back_up(ca, both)
+    assert result["set"]["full_because"] == "chain_broken" and len(result["set"]["paths"]) == 2
+
+
 def test_a_store_that_is_new_gets_the_whole_chain(ca: OpensslCa, tmp_path: Path) -> None:
     one = {"stores": [new_store(tmp_path / "one")]}
     made(ca, one, 2)
@@ -346,8 +368,10 @@ def test_a_chain_of_which_one_set_holds_more_stays(ca: OpensslCa, place: Place) 
     extra.write_text("nothing else\n")
     back_up(ca, place)
     extra.unlink()
+    back_up(ca, place)
+    ca.issue("more.example.com")
     result = back_up(ca, place, full_after={"sets": 0}, **keeping)
-    assert result["removed"] == [] and "older_sets_kept" in codes(result) and len(sets(place)) == 3
+    assert result["removed"] == [] and "older_sets_kept" in codes(result) and len(sets(place)) == 4
 
 
 def test_a_damaged_newest_chain_holds_no_other(ca: OpensslCa, place: Place) -> None:

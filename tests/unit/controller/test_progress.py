@@ -45,7 +45,7 @@ def test_a_backup_says_how_far_it_is(tmp_path: Path, shown: list[Any]) -> None:
     ours = [(text, how) for text, how in shown if text.startswith("[ca1] ")]
     assert first["changed"] and ours and all(how == {"stderr": True, "screen_only": True} for _text, how in ours)
     lines = [text for text, _how in ours]
-    assert any(re.fullmatch(r"\[ca1\] ca_database_backup on the host \(database\.copy\): \d s", line) for line in lines), lines
+    assert any(re.fullmatch(r"\[ca1\] ca_database_backup: the host copies its database: \d s", line) for line in lines), lines
     shown.clear()
     host.run(CaDatabaseBackup, {**arguments, "full": True})
     (ca.directory / "certs" / "more.pem").write_text("more\n")
