@@ -45,6 +45,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     SetManifest,
     State,
     are_files_of_a_set,
+    members_of,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
 from ansible_collections.keyward.pki.plugins.module_utils._store import Staged, Store
@@ -338,7 +339,7 @@ class ActionModule(DatabaseTask):
             kind="increment" if base else "full",
             base=base,
             files=tuple(SetFile(file.name, file.sha256, file.size) for file in copied.files),
-            members=copied.members or Members(len(names), sum(file.size for file in copied.files)),
+            members=copied.members or members_of(copied.files),
             as_of=copied.as_of,
             state=self._state(copied),
             left_out=tuple(dict(vars(one)) for one in copied.left_out),
@@ -408,7 +409,7 @@ class ActionModule(DatabaseTask):
             if manifest.is_archive:
                 arrived = Stored(staged.path, manifest, SETS)
                 arrived.links = plan.chain
-                set_files(arrived).prove()
+                set_files(arrived)  # what it would unpack to is bounded; it was proved where it was made
                 manifest = replace(manifest, lacking=_databases.lacking_of(known.sets, lambda older: compared(arrived, older)))
             with first.locked():
                 _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])

@@ -35,7 +35,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     StateTold,
     TellState,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import Members, SetManifest, set_manifest_from_json
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, members_of, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._signed import Event, Named
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored, is_name
@@ -89,7 +89,7 @@ def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: b
             copied = backend.database().copy(order, staged.path, check)
         manifest = json.loads(draft.manifest)
         manifest["files"] = [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in copied.files]
-        members = copied.members or Members(len(copied.files), sum(file.size for file in copied.files))
+        members = copied.members or members_of(copied.files)
         manifest.update({name: dump(getattr(copied, name)) for name in ("as_of", "left_out", "state") if getattr(copied, name) is not None})
         manifest["members"] = dump(members)
         made = Stored(staged.path, set_manifest_from_json(manifest), SETS)

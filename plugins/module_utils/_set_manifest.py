@@ -43,7 +43,8 @@ class SetFile:
 class State:
     """What a database is: digests of its contents, of its configuration, and its numbers. Times are no part of it.
 
-    C(entries), C(revoked): how many certificates it has, and how many of them are revoked.
+    C(entries), C(revoked): how many certificates it has, and how many of them are revoked. C(stamps): a digest of what tells that a file
+    of what was issued was touched; where it differs, that alone decides nothing.
     """
 
     database: str
@@ -52,6 +53,7 @@ class State:
     next_serial: t.Optional[str]
     next_crl_number: t.Optional[str]
     revoked: int = 0
+    stamps: t.Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class Members:
     sha256: t.Optional[str] = None
     held: int = 0
     held_size: int = 0
+
+
+def members_of(files: t.Collection[t.Any]) -> Members:
+    """Of files as the software of a CA wrote them."""
+    size = sum(file.size for file in files)
+    return Members(len(files), size, None, len(files), size)
 
 
 @dataclass(frozen=True)

@@ -220,8 +220,8 @@ database:
       type: str
 
 left_out:
-  description: Files that the newest set leaves out, because they hold a private key, can't be searched for one, are larger than 1 GiB
-    or nothing but repetition.
+  description: Files that the newest set leaves out, because they hold a private key, can't be searched for one, are sparse,
+    larger than 64 GiB or nothing but repetition.
   returned: success
   type: list
   elements: dict

@@ -28,7 +28,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._execute import perform
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import archive_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import archive_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (

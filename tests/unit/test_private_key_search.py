@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import OVERLAP, WINDOW, key_material, private_key_in
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import (
+    OVERLAP,
+    WINDOW,
+    key_material,
+    private_key_in,
+    private_key_in_file,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import (
@@ -31,6 +37,14 @@ from cryptography.hazmat.primitives.serialization import (
 from support import pfx
 from support.openssl_ca import OpensslCa, openssl
 from tools import require_tool
+
+
+def found_in(data: bytes, known: list[bytes] | None = None) -> str | None:
+    """Read piece by piece and as a whole, of which what is public is told quickly: both find it, or neither does."""
+    found, whole = private_key_in(io.BytesIO(data), known or []), private_key_in_file(data, known or [])
+    assert bool(found) is bool(whole), (found, whole, data[:80])
+    return found
+
 
 KINDS = ["rsa-2048", "ec-secp256r1", "ec-secp521r1", "ed25519", "ed448"]
 
@@ -55,17 +69,17 @@ def test_the_text_that_openssl_prints(kind: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     text = openssl("pkey", "-in", tmp_path / "key", "-noout", "-text").stdout
     for shown in (text, text.upper(), text.replace(":", "").replace("\n", "\r\n")):
-        assert private_key_in(io.BytesIO(shown.encode()), key_material(key)), shown
+        assert found_in((shown.encode()), key_material(key)), shown
     public = openssl("pkey", "-in", tmp_path / "key", "-noout", "-text_pub").stdout
-    assert private_key_in(io.BytesIO(public.encode()), key_material(key)) is None
+    assert found_in((public.encode()), key_material(key)) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_form_in_every_place(kind: str) -> None:
     key = pfx.key(kind)
     certificate = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(pfx.certificate(key, "Some CA", 1)) + b"-----END CERTIFICATE-----\n"
-    assert private_key_in(io.BytesIO(certificate)) is None
-    assert private_key_in(io.BytesIO(pfx.certificate(key, "Some CA", 1)), key_material(key)) is None
+    assert found_in(certificate) is None
+    assert found_in((pfx.certificate(key, "Some CA", 1)), key_material(key)) is None
     for name, data in forms(key).items():
         inside = os.urandom(3000).replace(b"\n", b"x")
         far = certificate * ((WINDOW - 300) // len(certificate)) + b"\n"
@@ -81,10 +95,10 @@ def test_every_form_in_every_place(kind: str) -> None:
         for place, content in places.items():
             if "DER" not in name and place == "base64 without armour" and "PKCS#12" not in name:
                 continue
-            assert private_key_in(io.BytesIO(content)), (name, place)
+            assert found_in(content), (name, place)
     for number in key_material(key):
         for content in (os.urandom(50) + number + os.urandom(50), base64.b64encode(b"xy" + number)):
-            assert private_key_in(io.BytesIO(content), [number]), "its bare numbers"
+            assert found_in((content), [number]), "its bare numbers"
     assert len(max(forms(key).values(), key=len)) * 4 < OVERLAP
 
 
@@ -105,8 +119,8 @@ def test_what_a_ca_keeps_is_no_private_key(tmp_path: Path) -> None:
 def test_random_bytes_are_no_private_key() -> None:
     for _number in range(20):
         data = os.urandom(200_000)
-        assert private_key_in(io.BytesIO(data)) is None
-        assert private_key_in(io.BytesIO(base64.encodebytes(data))) is None
+        assert found_in(data) is None
+        assert found_in(base64.encodebytes(data)) is None
 
 
 def test_less_usual_forms(tmp_path: Path) -> None:
@@ -148,11 +162,11 @@ def test_less_usual_forms(tmp_path: Path) -> None:
         "openssl enc -a": base64.encodebytes(b"Salted__12345678" + os.urandom(40)),
         "PGP": b"-----BEGIN PGP MESSAGE-----\n",
     }
-    missed = [name for name, data in found.items() if private_key_in(io.BytesIO(data)) is None]
+    missed = [name for name, data in found.items() if found_in(data) is None]
     assert missed == []
     for number in key_material(key):
         for content in (number[::-1], base64.urlsafe_b64encode(number), number.hex().encode(), number.hex(":").upper().encode()):
-            assert private_key_in(io.BytesIO(b"x " + content), [number]), content
+            assert found_in((b"x " + content), [number]), content
 
 
 def armoured(der: bytes, label: str = "CERTIFICATE") -> bytes:
@@ -176,7 +190,7 @@ def test_what_looks_like_a_certificate_is_searched(kind: str) -> None:
         b"Certificate:\n    " + base64.b64encode(der) + b"\n" + armoured(certificate),
         armoured(der, "X509 CRL"),
     ):
-        assert private_key_in(io.BytesIO(content)), content[:80]
+        assert found_in(content), content[:80]
     for number in numbers:
         unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), number)
         for content in (
@@ -184,6 +198,48 @@ def test_what_looks_like_a_certificate_is_searched(kind: str) -> None:
             number.hex(":").encode() + b"\n" + armoured(certificate),
             armoured(certificate) + base64.urlsafe_b64encode(number),
         ):
-            assert private_key_in(io.BytesIO(content)) is None or kind == "ed25519"
-            assert private_key_in(io.BytesIO(content), numbers)
-    assert private_key_in(io.BytesIO(armoured(certificate) * 3), numbers) is None
+            assert found_in(content) is None or kind == "ed25519"
+            assert found_in((content), numbers)
+    assert found_in((armoured(certificate) * 3), numbers) is None
+
+
+def test_a_key_behind_the_text_of_a_certificate_is_found(tmp_path: Path) -> None:
+    """In the text that openssl prints before it: as its own lines, spelt as digits, in its words, and between its lines of digits."""
+    ca, key = OpensslCa(tmp_path / "ca", algorithm="rsa:2048"), pfx.key("ed25519")
+    issued = openssl("x509", "-in", ca.issue("some.example.com"), "-text").stdout.encode()
+    (number,) = key_material(key)
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    digits = b"                " + number.hex(":").encode() + b"\n"
+    assert issued.startswith(b"Certificate:\n") and found_in(issued, [number]) is None
+    places = [b"        Validity\n", b"        X509v3 extensions:\n", b"Certificate:\n", b"-----BEGIN CERTIFICATE-----\n"]
+    for place in places:
+        for planted in (digits, digits.upper(), b"x: " + base64.b64encode(der) + b"\n", base64.b64encode(number) + b"\n"):
+            content = issued.replace(place, planted + place)
+            assert content != issued and found_in(content, [number]), (place, planted)
+        assert found_in(issued.replace(place, base64.b64encode(der) + b"\n" + place)), "a key of others"
+    words = issued.replace(b"sha256WithRSAEncryption\n", base64.b64encode(number)[:43] + b"\n", 1)
+    assert words != issued and found_in(words, [number])
+    for behind in (
+        der,
+        base64.b64encode(der),
+        b"\n" + base64.b64encode(der) + b"\n",
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    ):
+        assert found_in(issued + behind)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, datetime.datetime(2026, 1, 1), datetime.datetime(2027, 1, 1))
+    for inside in (b"xyz" + der, base64.b64encode(der)):
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), inside)
+        made = builder.add_extension(extension, False).sign(pfx.key("ed25519"), None)
+        assert found_in(made.public_bytes(Encoding.DER)) and private_key_in_file(made.public_bytes(Encoding.PEM)), inside
+
+
+def test_an_index_is_searched(tmp_path: Path) -> None:
+    """Of a row all but the subject is told quickly."""
+    (number,) = key_material(pfx.key("ed25519"))
+    rows = [b"V\t271128200415Z\t\t%040X\tunknown\t/O=Example/CN=host-%d.example.com\n" % (n << 100, n) for n in range(50)]
+    revoked = b"R\t271128200415Z\t261128200415Z,keyCompromise\t0A\tunknown\t/CN=gone\n"
+    assert found_in(b"".join(rows) + revoked, [number]) is None
+    for planted in (base64.b64encode(number), number.hex().encode(), number.hex(":").encode()):
+        assert found_in(rows[0] + b"V\t271128200415Z\t\t01\tunknown\t/CN=" + planted + b"\n" + rows[1], [number])
+        assert found_in(rows[0] + b"#" + planted + b"\n" + rows[1], [number])

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import json
 import os
 import typing as t
@@ -14,11 +14,12 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, complete_lines
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import complete
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, State, set_manifest_from_json
@@ -52,16 +53,7 @@ class FileDatabase:
     def copy(self, order: Copy, folder: str, check: bool) -> Copied:
         """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
-        base = None
-        if order.base:
-            base = {path: line for path, line, _number in complete_lines(order.base)}
-            digest = hashlib.sha256()
-            for line in base.values():
-                digest.update(line)
-            if digest.hexdigest() != order.base_list:
-                raise KeywardError(
-                    "the database was not backed up", "the lists of the set that it builds on are damaged", "Make a full set"
-                )
+        base = functools.partial(complete, order.base, order.base_list or "") if order.base else None
         return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base)
 
     def compare(self, newer: Stored, older: Stored) -> Lacks:

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what the database of a CA of files is, and a copy of it as the files of a set; may change in any release.
 
-openssl locks nothing. A copy is consistent because every file is looked at before and after it (inode, size, times), and the
-copy is made again where anything has changed meanwhile. openssl writes a certificate before the row that names it.
+openssl locks nothing. It writes a certificate before the row that names it, and puts index and numbers in place by renaming whole files.
+So a copy takes these first, in one moment (C(Moment)), and then what was issued: it has the file of each row. What is issued meanwhile
+may be in it, too, without a row, or not: both are right. So a CA that never stops issuing gets a consistent set as well.
 """
 
 from __future__ import annotations
@@ -18,15 +19,9 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
-    CHANGED,
-    LARGEST_MEMBER,
-    SetFiles,
-    signature_of,
-    write_set,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import LARGEST_MEMBER, Held, Reader, Vanished
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     crl_path,
     older_files,
@@ -34,7 +29,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import owner_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
@@ -43,11 +40,70 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
-ATTEMPTS, PAUSE = 8, 0.5  # seconds
+# To find a moment in which no openssl puts files in place. It does so for milliseconds at a time, however much a CA issues.
+ATTEMPTS, PAUSE = 80, 0.05  # seconds
+TIMES = 3  # a copy is made, where files are moved meanwhile
 WHAT = "the database was not backed up"
 REQUESTS = ("requests", "csr", "csrs", "req", "reqs")
 MOST_NAMED = 100  # files of one folder that a set leaves out
 MOST_EXTRA = 100_000  # files of one of extra_paths
+
+
+_ONE_MOMENT = ("configuration", "index", "serial", "crl_number", "attributes", "companion")
+
+
+class _Opened:
+    """A file of a moment."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # gone, or nothing that can be read: who reads it next says so
+            self._descriptor = -1
+            return
+        self._status = os.fstat(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor != -1:
+            os.close(self._descriptor)
+
+    @property
+    def is_file(self) -> bool:
+        return self._descriptor != -1 and stat.S_ISREG(self._status.st_mode)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it still has its name."""
+        try:
+            return not self.is_file or os.path.samestat(os.stat(self._path), self._status)
+        except OSError:
+            return False
+
+    def read(self) -> t.Optional[t.Tuple[os.stat_result, bytes]]:
+        """None where somebody writes into it."""
+        size = self._status.st_size
+        if size > LARGEST_INDEX:
+            why = f"it is larger than {LARGEST_INDEX} bytes"
+            raise KeywardError(f"{self._path} can't be read", why, "Check that this is the right file")
+        pieces, at = [], 0
+        while at < size + 1:
+            piece = os.pread(self._descriptor, min(size + 1 - at, 1 << 24), at)
+            if not piece:
+                break
+            pieces.append(piece)
+            at += len(piece)
+        now = os.fstat(self._descriptor)
+        if at != size or (now.st_size, now.st_mtime_ns) != (size, self._status.st_mtime_ns):
+            return None
+        return now, b"".join(pieces)
+
+
+class Moment(t.NamedTuple):
+    """The files that openssl puts in place together, as they were at one time. C(half_written): though it was at work, or stopped then."""
+
+    held: Held
+    half_written: bool
 
 
 class Survey:
@@ -92,8 +148,8 @@ class Survey:
     def known(self) -> t.List[bytes]:
         return [number for key in self._reading.private_keys.values() for number in key_material(key)]
 
-    def wanted(self) -> t.Dict[str, str]:
-        """Path -> part, in the order in which they are to be restored."""
+    def _named(self) -> t.Dict[str, str]:
+        """Path -> part of what the configuration names."""
         files = self._files
         found: t.Dict[str, str] = {}
         index = t.cast(str, files.database)
@@ -108,6 +164,41 @@ class Survey:
         for named in (index, index + ".attr", files.serial, files.crl_number):
             if named:
                 found.setdefault(named + ".old", "companion")
+        return found
+
+    def moment(self) -> Moment:
+        """An open file stays as it is when another takes its name: it is enough that all of them are opened while none does."""
+        paths = [path for path, part in self._named().items() if part in _ONE_MOMENT]
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE)
+            last = attempt == ATTEMPTS - 1
+            half_written = self._is_at_work()
+            if half_written and not last:
+                continue
+            with contextlib.ExitStack() as stack:
+                opened = {path: stack.enter_context(contextlib.closing(_Opened(path))) for path in paths if os.path.lexists(path)}
+                same = all(one.is_there for one in opened.values()) and not any(os.path.lexists(p) for p in paths if p not in opened)
+                if not same or (self._is_at_work() and not last):
+                    continue
+                held = {path: one.read() for path, one in opened.items() if one.is_file}
+                if all(found is not None for found in held.values()):
+                    return Moment(t.cast(Held, held), half_written)
+        why = f"the CA changed it each of {ATTEMPTS} times that its files were opened, in {ATTEMPTS * PAUSE:.0f} seconds"
+        raise KeywardError(WHAT, why, "Run the task when the CA issues less, or stop issuing for a moment")
+
+    def _is_at_work(self) -> bool:
+        """Whether what lies there while the CA issues is there. It lies there for good where it was stopped then."""
+        half_written = [path + ".new" for path, part in self._named().items() if part in ("index", "serial")]
+        return any(map(os.path.lexists, [*half_written, *([self._files.lock] if self._files.lock else [])]))
+
+    def reader(self, wanted: t.Mapping[str, str], held: Held) -> Reader:
+        return Reader(wanted, self.key_files, self.known, self.owners, held)
+
+    def wanted(self) -> t.Dict[str, str]:
+        """Path -> part, in the order in which they are to be restored."""
+        files = self._files
+        found = self._named()
         found.setdefault(files.certificate, "certificate")
         for _number, path in older_files(files.certificate):
             found.setdefault(path, "certificate")
@@ -117,9 +208,9 @@ class Survey:
         for path, part in files.more:
             if os.path.isdir(path):
                 self._add_tree(found, path, part)
-            else:
+            elif part not in ISSUED_PARTS or os.path.lexists(path):
                 found.setdefault(path, part)
-        beside = files.new_certificates or index
+        beside = files.new_certificates or files.database or ""
         requests = [os.path.join(os.path.dirname(beside), name) for name in REQUESTS]
         trees = [(files.new_certificates, "issued"), (files.certificates, "issued"), (files.crl_directory, "crl")]
         for tree, part in [*trees, *((path, "request") for path in requests)]:
@@ -168,11 +259,6 @@ class Survey:
                 why = f"{path}, named in extra_paths, has more than {MOST_EXTRA} files"
                 raise KeywardError("the database was not backed up", why, "Name what the CA needs, and no more")
 
-    def at_work(self, wanted: t.Mapping[str, str]) -> t.List[str]:
-        """What lies there while the CA issues, or where it was stopped then."""
-        half_written = [path + ".new" for path, part in wanted.items() if part in ("index", "serial")]
-        return [*half_written, *([self._files.lock] if self._files.lock else [])]
-
     def finish(self) -> t.List[Finding]:
         """What openssl left undone is put in place, so that the set has it."""
         if not DatabaseFiles(self._backend, self._files).waiting:
@@ -180,25 +266,31 @@ class Survey:
         with self._backend.alone(self._files, WHAT, False):
             return DatabaseFiles(self._backend, self._files).finish(WHAT)
 
-    def state(self, wanted: t.Mapping[str, str]) -> State:
-        """Raises KeywardError where the database can't be read."""
+    def state(self, wanted: t.Mapping[str, str], held: t.Optional[Held] = None) -> State:
+        """Raises KeywardError where the database can't be read. C(held): what was read of it before."""
+        data = {path: content for path, (_status, content) in (held or {}).items()}
+
+        def digest(path: str) -> t.Optional[str]:
+            return hashlib.sha256(data[path]).hexdigest() if path in data else digest_or_none(path)
+
         whole = {"index", "serial", "crl_number", "attributes", "certificate"}
-        contents, configuration = hashlib.sha256(), hashlib.sha256()
+        contents, configuration, stamps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         for path, part in sorted(wanted.items()):
             if part == "extra" and not os.path.isdir(path):
                 configuration.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "configuration":
-                configuration.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+                configuration.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
             elif part in whole and not os.path.isdir(path):
-                contents.update(f"{path} {digest_or_none(path)}\n".encode("utf-8", "surrogateescape"))
+                contents.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "crl":
                 contents.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part in ("issued", "request", "movable"):
+            elif part in ISSUED_PARTS:
                 with contextlib.suppress(OSError):
                     status = os.lstat(path)
                     if not stat.S_ISDIR(status.st_mode):
                         contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
-        numbers = DatabaseFiles(self._backend, self._files).numbers(WHAT)
+                        stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        numbers = DatabaseFiles(self._backend, self._files, data).numbers(WHAT)
         return State(
             contents.hexdigest(),
             configuration.hexdigest(),
@@ -206,6 +298,7 @@ class Survey:
             hex_or_none(numbers.next_serial),
             hex_or_none(numbers.next_crl_number),
             sum(1 for row in numbers.rows.values() if row.state == "R"),
+            stamps.hexdigest(),
         )
 
 
@@ -251,47 +344,40 @@ def _in_few_words(left_out: t.Sequence[LeftOut]) -> t.Iterator[LeftOut]:
             yield LeftOut(folder, f"{len(found) - MOST_NAMED} further files in it: {further.why}", further.count)
 
 
-def make_files(survey: Survey, folder: str, base: t.Optional[t.Dict[str, bytes]] = None) -> Copied:
-    """The archives and the list of their members, proved, in a directory. Raises KeywardError, OSError."""
+def make_files(survey: Survey, folder: str, base: Base = None) -> Copied:
+    """The archives and the list of their members in a directory. C(base): the complete list of the set that this one adds to.
+
+    Raises KeywardError, OSError.
+    """
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
     finished = survey.finish()
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE)
+    for _attempt in range(TIMES):
+        as_of = now_text()
+        moment = survey.moment()
+        wanted = survey.wanted()
+        try:
+            written = SetWriter(folder, survey.reader(wanted, moment.held), base).write(wanted)
+            break
+        except Vanished:
             for path in made:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-        as_of = now_text()
-        wanted = survey.wanted()
-        half_written = [path for path in survey.at_work(wanted) if os.path.lexists(path)]
-        if half_written and attempt < ATTEMPTS - 1:
-            continue
-        before = signature_of(wanted)
-        try:
-            state = survey.state(wanted)
-            members, left_out, changes = write_set(folder, wanted, survey.key_files, survey.known, survey.owners, base)
-        except CHANGED:
-            continue
-        if survey.wanted() == wanted and signature_of(wanted) == before:
-            break
     else:
-        raise KeywardError(
-            WHAT,
-            f"the CA changed it each of {ATTEMPTS} times while it was copied",
-            "Run the task when the CA issues less, or stop issuing for a moment",
-        )
-    if base is None:
-        SetFiles(folder, members).prove(survey.known)
+        why = f"certificates went away or were moved each of {TIMES} times while they were copied"
+        raise KeywardError(WHAT, why, "Find out what moves them, and run the task again when it has ended")
     advisories = finished
-    if half_written:
+    if moment.half_written:
         text = "openssl ca was stopped while it issued, or still does: files that end in .new, or a lock, lie beside the database"
         advisories.append(Finding("unfinished_issue", text))
     return Copied(
-        files=tuple(CopiedFile(os.path.basename(path), digest_of(path), os.path.getsize(path)) for path in made),
+        files=tuple(
+            CopiedFile(os.path.basename(path), written.digests.get(os.path.basename(path)) or digest_of(path), os.path.getsize(path))
+            for path in made
+        ),
         as_of=as_of,
-        members=members,
-        changes=changes,
-        state=state,
-        left_out=(*_in_few_words(left_out), *survey.left_out()),
+        members=written.members,
+        state=survey.state(wanted, moment.held),
+        left_out=(*_in_few_words(written.left_out), *survey.left_out()),
         advisories=tuple(advisories),
+        changes=written.changes,
     )

@@ -33,10 +33,11 @@ OLD_ENOUGH = 60  # seconds since a .new was written
 class DatabaseFiles:
     """What lies there now. Where openssl left a whole .new behind, that is read."""
 
-    def __init__(self, ca: FileCa, files: Files) -> None:
-        self._ca, self.files = ca, files
+    def __init__(self, ca: FileCa, files: Files, held: t.Optional[t.Mapping[str, bytes]] = None) -> None:
+        """C(held): what was read of them in one moment."""
+        self._ca, self.files, self._held = ca, files, held or {}
         self.path, self.directory = files.database or "", ca.directory
-        self.waiting = self._waiting()
+        self.waiting = [] if held else self._waiting()
         self._index: t.Optional[Index] = None
 
     # --- what they say ---
@@ -45,7 +46,8 @@ class DatabaseFiles:
     def index(self) -> Index:
         """Raises KeywardError where it can't be read; one that does not exist has no rows."""
         if self._index is None:
-            data = read_if_there(self.place_of(self.path), "the database", LARGEST_INDEX) or b""
+            path = self.place_of(self.path)
+            data = self._held.get(path) or read_if_there(path, "the database", LARGEST_INDEX) or b""
             self._index = read_index(data, self.unique_subject)
         return self._index
 
@@ -101,6 +103,8 @@ class DatabaseFiles:
         return Numbers({}, *found)
 
     def _number(self, path: t.Optional[str]) -> t.Optional[int]:
+        if path and self.place_of(path) in self._held:
+            return parse_number(self._held[self.place_of(path)], path)
         return _number_in(self.place_of(path)) if path else None
 
     def place_of(self, path: str) -> str:

@@ -15,11 +15,7 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import (
-    LinkFiles,
-    Member,
-    SetFiles,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
     digest_or_none,
@@ -40,6 +36,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import files_here, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory

@@ -9,10 +9,11 @@ import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import attributes_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import LARGEST_CONFIG
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -31,7 +32,7 @@ class Configurations:
         self._lines: t.Dict[str, t.List[t.Tuple[str, str]]] = {}  # by the path here
         self._kept: t.List[str] = []
 
-    def compare(self, member: Member, path: str, stream: t.IO[bytes], there: str) -> str:
+    def compare(self, member: Member, path: str, stream: Contents, there: str) -> str:
         """C(there), or moved where what is here still names the former place, or kept where the host has its own of the moved CA."""
         data = stream.read(LARGEST_CONFIG + 1)
         self.loads[path] = self._backend.loaded_by(path, data[:LARGEST_CONFIG])

@@ -10,7 +10,8 @@ import os
 import stat
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._protection import (
     Protection,
     acl_from_text,
@@ -22,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedF
 _CHUNK = 1024 * 1024
 
 
-def staged_member(path: str, stream: t.Optional[t.IO[bytes]], member: Member, recorded: Protection, data: t.Optional[bytes]) -> StagedFile:
+def staged_member(path: str, stream: t.Optional[Contents], member: Member, recorded: Protection, data: t.Optional[bytes]) -> StagedFile:
     """A file whole on the file system of its place: C(data), or what the set holds; protected as what lies there, else as recorded."""
     protection = protection_of(path) if os.path.exists(path) else recorded
     if data is not None or stream is None:

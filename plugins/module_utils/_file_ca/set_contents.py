@@ -11,9 +11,10 @@ import typing as t
 from datetime import datetime
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import NEVER, Lacks
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import ISSUED_PARTS, LinkFiles, SetFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, read_index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now

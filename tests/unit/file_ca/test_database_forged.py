@@ -34,7 +34,7 @@ def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_pa
     for damaged, why in (
         ([one for one in members if one["part"] != "configuration"], "is not what the list of members says"),
         (members[:-1], "is not what the list of members says"),
-        ([*members, {**members[0], "path": "/zzz"}], "is missing in core.tar.gz"),
+        ([*members, {**members[0], "path": "/zzz"}], "/zzz is missing in "),
         ([{**one, "sha256": "0" * 64} if number == file else one for number, one in enumerate(members)], "does not have the digest"),
         ([{**members[0], "path": "/a/../b"}, *members[1:]], "is damaged"),
         ([*members[:issued], *reversed(members[issued : issued + 2]), *members[issued + 2 :]], "is damaged"),

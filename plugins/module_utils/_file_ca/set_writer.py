@@ -1,0 +1,238 @@
+# Copyright: Contributors to the keyward.pki project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Private to keyward.pki: the archives of a set and the list of their members, as they are made; may change in any release.
+
+What was issued is read by one process for each core; all else, and whatever becomes of it, is written here. With the lists of an earlier
+set it is an increment: what was not touched since is not read, and what is the same is not packed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+import tempfile
+import typing as t
+
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import Archive, Reader, Vanished, status_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
+    ISSUED_PARTS,
+    Listed,
+    ListWriter,
+    Member,
+    Sums,
+    line_of,
+    parsed,
+    removed_line,
+    touched_line,
+)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import END, packer
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Changes, Members
+
+_SLICE = 512  # files that a process reads before its work is taken
+_LARGEST_SLICE = 16 << 20  # bytes, packed, that it holds in memory
+_PIECE = 4 << 20
+
+
+Base = t.Optional[t.Callable[[], t.Iterator[Listed]]]
+
+
+class Written(t.NamedTuple):
+    members: Members
+    left_out: t.List[LeftOut]
+    digests: t.Dict[str, str]  # of the archives
+    changes: t.Optional[Changes]
+
+
+class _Line(t.NamedTuple):
+    """What the complete list, and the list of this set, get of one path."""
+
+    path: str
+    complete: bytes
+    size: int
+    listed: bytes
+
+
+class _Read(t.NamedTuple):
+    """What became of a file that was read. C(what): added, changed, touched, removed, or nothing of it that is in a set."""
+
+    number: int
+    what: str
+    line: bytes
+    size: int
+
+
+class _Slice(t.NamedTuple):
+    read: t.List[_Read]
+    packed: bytes
+    left_out: t.List[LeftOut]
+
+
+class _File:
+    """A new file, and the digest of what is written into it. As a context."""
+
+    def __init__(self, path: str) -> None:
+        self._raw, self._digest = open(path, "xb"), hashlib.sha256()  # noqa: SIM115 - it is closed with this context
+        os.fchmod(self._raw.fileno(), 0o600)
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._raw.write(data)
+
+    def __enter__(self) -> _File:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        self._raw.close()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+class SetWriter:
+    """The archives and the list of a set, new in a folder. C(base): the complete list of the set that this one adds to."""
+
+    def __init__(self, folder: str, reader: Reader, base: Base = None) -> None:
+        self._folder, self._reader, self._base = folder, reader, base
+        self._complete, self._own, self._left_out = Sums(), Sums(), t.cast(t.List[LeftOut], [])
+        self._digests: t.Dict[str, str] = {}
+        self._counts = {"added": 0, "changed": 0, "removed": 0}
+
+    def write(self, wanted: t.Mapping[str, str]) -> Written:
+        """Raises KeywardError, Vanished, OSError."""
+        core = self._core(sorted((path, part) for path, part in wanted.items() if part not in ISSUED_PARTS))
+        issued = sorted(path for path, part in wanted.items() if part in ISSUED_PARTS)
+        with ListWriter(os.path.join(self._folder, MEMBERS)) as listed, _File(os.path.join(self._folder, ISSUED)) as file:
+            for line in heapq.merge(core, self._issued(file, issued, wanted, core), key=lambda one: one.path):
+                if line.complete:
+                    self._complete.add(line.complete, line.size)
+                if line.listed:
+                    listed.write(line.listed)
+            file.write(_end())
+        self._digests[ISSUED] = file.sha256
+        members = Members(self._complete.count, self._complete.size, self._complete.sha256, self._own.count, self._own.size)
+        return Written(members, self._left_out, self._digests, Changes(**self._counts) if self._base else None)
+
+    def _core(self, core: t.Sequence[t.Tuple[str, str]]) -> t.List[_Line]:
+        """Whole in every set."""
+        found = []
+        with _File(os.path.join(self._folder, CORE)) as file:
+            archive = Archive(file.write)
+            for path, part in core:
+                status = self._reader.look(path, part)
+                member = self._reader.add(archive, path, part, status) if status else None
+                if member:
+                    self._own.add(b"", member.size)
+                    found.append(_Line(path, line_of(member), member.size, line_of(member)))
+            archive.flush()
+            file.write(_end())
+        self._left_out += self._reader.left_out()
+        self._digests[CORE] = file.sha256
+        return found
+
+    def _issued(self, file: _File, issued: t.Sequence[str], wanted: t.Mapping[str, str], core: t.Sequence[_Line]) -> t.Iterator[_Line]:
+        if self._base is None:
+            yield from self._read(file, issued, wanted, {})
+            return
+        whole = {line.path for line in core}
+        known: t.Dict[str, t.Optional[Member]] = {}  # of what is to be read
+        gone: t.Set[str] = set()
+        for path, member in _side_by_side(issued, (one.member for one in self._base())):
+            if path in whole:
+                continue
+            if wanted.get(path) not in ISSUED_PARTS:
+                gone.add(path)
+                self._counts["removed"] += member is not None and member.part in ISSUED_PARTS
+                continue
+            status = status_of(path, follow=False)
+            if status is None:
+                raise Vanished
+            if member is None or member.type != "file" or member.part != wanted[path] or not member.is_untouched(status):
+                known[path] = member
+        kept = (one for one in self._base() if not (one.member.path in known or one.member.path in gone or one.member.path in whole))
+        yield from heapq.merge(
+            (_Line(one.member.path, one.line, one.member.size, b"") for one in kept),
+            self._read(file, sorted(known), wanted, known),
+            (_Line(path, b"", 0, removed_line(path)) for path in sorted(gone)),
+            key=lambda one: one.path,
+        )
+
+    def _read(
+        self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: t.Mapping[str, t.Optional[Member]]
+    ) -> t.Iterator[_Line]:
+        def work(number: int) -> t.Iterator[_Slice]:
+            numbers = range(number * _SLICE, min((number + 1) * _SLICE, len(paths)))
+            return _read_slice(self._folder, self._reader, numbers, paths, wanted, known)
+
+        for part in parallel.in_order(-(-len(paths) // _SLICE), work):
+            file.write(part.packed)
+            self._left_out += part.left_out
+            for number, what, line, size in part.read:
+                if what in self._counts:
+                    self._counts[what] += 1
+                if what in ("added", "changed"):
+                    self._own.add(b"", size)
+                if what == "touched":
+                    yield _Line(paths[number], line, size, touched_line(parsed(json.loads(line))))
+                elif what == "removed":
+                    yield _Line(paths[number], b"", 0, removed_line(paths[number]))
+                else:
+                    yield _Line(paths[number], line, size, line)
+
+
+def _end() -> bytes:
+    packing = packer()
+    return t.cast(bytes, packing.compress(END) + packing.flush())
+
+
+def _side_by_side(paths: t.Iterable[str], members: t.Iterable[Member]) -> t.Iterator[t.Tuple[str, t.Optional[Member]]]:
+    """Each path of either, and what the earlier set has of it. Both are sorted."""
+    members = iter(members)
+    member = next(members, None)
+    for path in paths:
+        while member is not None and member.path < path:
+            yield member.path, member
+            member = next(members, None)
+        if member is not None and member.path == path:
+            yield path, member
+            member = next(members, None)
+        else:
+            yield path, None
+    while member is not None:
+        yield member.path, member
+        member = next(members, None)
+
+
+def _read_slice(
+    folder: str,
+    reader: Reader,
+    numbers: t.Iterable[int],
+    paths: t.Sequence[str],
+    wanted: t.Mapping[str, str],
+    known: t.Mapping[str, t.Optional[Member]],
+) -> t.Iterator[_Slice]:
+    """What comes of some files; in one of several processes."""
+    read: t.List[_Read] = []
+    with tempfile.SpooledTemporaryFile(max_size=_LARGEST_SLICE, dir=folder) as packed:
+        archive = Archive(packed.write)
+        for number in numbers:
+            path, before = paths[number], known.get(paths[number])
+            status = reader.look(path, wanted[path])
+            member = reader.add(archive, path, wanted[path], status, before) if status else None
+            if member is None:
+                read += [_Read(number, "removed", b"", 0)] if before else []
+            else:
+                what = "added" if before is None else "touched" if before.says_the_same(member) else "changed"
+                read.append(_Read(number, what, line_of(member), member.size))
+        archive.flush()
+        packed.seek(0)
+        for piece in iter(lambda: packed.read(_PIECE), b""):
+            yield _Slice([], piece, [])
+    yield _Slice(read, b"", reader.left_out())
