@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import Series,
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
-from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records, sets_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, RED, WARNING, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import FINE
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
@@ -72,6 +72,15 @@ class Audit:
     ) -> None:
         self._holdings, self._signers, self._now, self._remembered = holdings, signers, at, remembered
         self._records = records(holdings.backups, holdings.sets)
+        self._sets_by_trait: dict[tuple[str, str], KnownDatabases] = {}
+        for one in holdings.sets:
+            for trait in [("id", one.id), *(("key", key) for key in one.public_keys)]:
+                self._sets_by_trait.setdefault(trait, one)
+        self._by_trait: dict[tuple[str, str], list[Record]] = {}
+        for record in self._records:
+            traits = [("host", home.host) for home in record.homes] + [("key", key) for key in record.public_keys]
+            for trait in dict.fromkeys([*traits, ("id", record.id), ("subject", record.subject)]):
+                self._by_trait.setdefault(trait, []).append(record)
 
     def document(self, inventory: t.Sequence[Seen], controller: str) -> Result:
         authorities = [self._authority(record, seen) for record, seen in self._joined(inventory)]
@@ -109,17 +118,29 @@ class Audit:
                 unknown.append((None, [seen]))
         return [*((record, of_record[id(record)]) for record in self._records), *unknown]
 
+    def _candidates(self, seen: Seen) -> list[Record]:
+        """Those that can have to do with a CA: whoever shares a host, a key, a certificate or the subject with it."""
+        traits = [("host", seen.home.host)]
+        for one in seen.told or ():
+            traits += [("key", one.public_key_sha256), ("id", one.sha256), ("subject", one.subject)]
+        found = {id(record): record for trait in traits for record in self._by_trait.get(trait, ())}
+        return list(found.values())
+
     def _record_of(self, seen: Seen) -> Record | None:
         if seen.told:
-            return standing(seen.home, seen.told, self._records).known
-        found = at_home(seen.home, self._records)
+            return standing(seen.home, seen.told, self._candidates(seen)).known
+        found = at_home(seen.home, self._candidates(seen))
         return max(found, key=_newest_time, default=None)
+
+    def _sets_of(self, record: Record | None) -> KnownDatabases | None:
+        traits = [("id", record.id), *(("key", key) for key in record.public_keys)] if record else []
+        return next((self._sets_by_trait[trait] for trait in traits if trait in self._sets_by_trait), None)
 
     # --- one authority ---
 
     def _authority(self, record: Record | None, seen: t.Sequence[Seen]) -> Result:
         known = record if isinstance(record, KnownAuthority) else None
-        sets = sets_of(record, self._holdings.sets)
+        sets = self._sets_of(record)
         told = [one for one in seen if one.told]
         recorded = known.generations if known else [g for one in sets.latest for g in one.manifest.generations] if sets else []
         generations = merge_generations(recorded, [])
@@ -252,7 +273,7 @@ class Audit:
         if seen.told is None:
             why = "it is offline" if seen.offline else "its host was not asked"
             return [Finding("host_not_asked", f"{here} is judged by what is stored: {why}")]
-        standing_there = standing(seen.home, seen.told, self._records)
+        standing_there = standing(seen.home, seen.told, self._candidates(seen))
         if standing_there.elsewhere:
             return [Finding("not_at_home", f"{here} is not at home there: {standing_there.elsewhere}")]
         return list(standing_there.advisories)

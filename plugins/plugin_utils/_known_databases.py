@@ -115,7 +115,9 @@ def known_databases(stores: t.Sequence[SetStore], authorities: t.Collection[str]
 
 def records(backups: t.Sequence[KnownAuthority], sets: t.Sequence[KnownDatabases]) -> list[Record]:
     """What counts of each authority: where backups of its keys tell, they do, else the newest set."""
-    return [*backups, *(each for each in sets if not any(_is_one(each, backup) for backup in backups))]
+    ids = {backup.id for backup in backups}
+    keys = {key for backup in backups for key in backup.public_keys}
+    return [*backups, *(each for each in sets if each.id not in ids and not each.public_keys & keys)]
 
 
 def sets_of(record: Record | None, sets: t.Sequence[KnownDatabases]) -> KnownDatabases | None:
