@@ -24,8 +24,10 @@ Compare = t.Callable[[Stored, Stored], Lacks]  # what the newer set lacks that t
 
 
 def of_home(series: t.Iterable[Series], home: Home, moved_from: t.Sequence[Home] = ()) -> t.Optional[Series]:
-    """The database that lives there: the very place before one that only can be the same. Else the one that was moved there: it keeps
-    its id, and its next set says where it is now."""
+    """The database that lives at this home. An equal place counts before one that merely fits.
+
+    Otherwise the database that a person moved here: it keeps its id, and its next set records the new home.
+    """
     series = list(series)
     for where in (home, *moved_from):
         found = [(one, one.latest) for one in series if one.latest and one.latest.manifest.made_at.fits(where)]
@@ -35,7 +37,7 @@ def of_home(series: t.Iterable[Series], home: Home, moved_from: t.Sequence[Home]
 
 
 def refuse_second(store: Store, name: str, sequence: int, home: Home, seen: t.Collection[str] = ()) -> None:
-    """Under the lock: of two runs at once, only one stores a set, and only one gives a database its id. C(seen): what was there before."""
+    """Refuse where another run has stored a set, or named a database, since C(seen) was read. The caller holds the lock."""
     own = store.one(name)
     others = [one for one in store.series([own.authority]) if one.name not in (name, *seen)]
     if any(sequence <= sequence_of(each) < sequence + FAR for each in own.names) or (not own.names and of_home(others, home)):
@@ -49,12 +51,12 @@ def new_id() -> str:
 
 
 def directory_of(database: str, authority: Authority) -> str:
-    """The name of a new database's directory: where it is, for people, and its id."""
+    """The directory name of a new database: its host and place, so that people recognise it, and its id."""
     return f"{slug(f'{authority.host} {authority.name}')}-{database[:16]}"
 
 
 def copies(series: t.Iterable[Series], home: Home) -> t.List[Finding]:
-    """The same CA on other hosts, such as a clone or a standby: what one issues, the others do not have."""
+    """Databases of the same CA on other hosts (a clone, a standby). Each holds only what its own host issued."""
     others = sorted({one.latest.manifest.made_at.host for one in series if one.latest} - {home.host})
     text = "the store also holds a database of this CA from the host {}: a copy of the CA, such as a clone or a standby, has its own sets"
     return [Finding("other_copy", text.format(host)) for host in others]
@@ -74,7 +76,7 @@ def lacking_of(sets: Chains, lacks: t.Callable[[Stored], Lacks]) -> t.Tuple[Lack
         if one.flaw is None:
             try:
                 lost = lacking(one.name, one.manifest.as_of, lacks(one))
-            except KeywardError as exc:  # its bytes are not those that were recorded: what counts is the one before it
+            except KeywardError as exc:  # its files are damaged: compare with the set before it
                 one.flaw = str(exc)
                 return lacking_of(sets, lacks)
             found += [lost] if lost else []
@@ -90,8 +92,8 @@ def prune(store: Store, name: str, keep: t.Optional[int], may_go: t.Callable[[St
     """Remove the chains of a database beyond its newest C(keep) intact ones, whole; the paths of their sets. C(may_go): whether one is old
     enough.
 
-    Only where a newer intact one holds all of it: after a snapshot was brought back, the good set is an old
-    one. A damaged one stays, since nobody can tell what only it holds.
+    A chain goes only where a newer intact one holds everything in it: after a snapshot was brought back, the good set is an
+    old one. A damaged one stays, because nobody can tell what it alone holds.
     """
     removed: t.List[str] = []
     kept: t.List[str] = []
@@ -109,7 +111,8 @@ def prune(store: Store, name: str, keep: t.Optional[int], may_go: t.Callable[[St
             continue
         why = next((why for why in (_held(one, (intact[0], intact[-1]), compare) for one in whole) if why is not None), None)
         if why is None:
-            removed += [store.remove(one) for one in whole]  # the newest first: what a killed run leaves is a shorter chain
+            # Newest first: a run that is killed here leaves a shorter chain, which is still good.
+            removed += [store.remove(one) for one in whole]
         else:
             intact.append(whole[0])
             kept.append(f"{whole[0].name} ({why})")
@@ -125,7 +128,7 @@ def _all_whole(chain: t.Sequence[Stored], sets: Chains) -> t.Optional[t.List[Sto
 
 
 def _held(older: Stored, newer: t.Iterable[Stored], compare: Compare) -> t.Optional[str]:
-    """None where one of the newer sets holds all of it; else what the last one lacks."""
+    """What the last of the newer sets lacks of this one; None where one of them holds all of it."""
     why = ""
     for one in newer:
         try:

@@ -13,8 +13,8 @@ import typing as t
 from contextvars import ContextVar
 
 MAX_DEPTH = 32
-MAX_ELEMENTS = 100_000  # values that follow each other, or lie in one of indefinite length
-MAX_LOOKS = 600_000  # at values of one document, each time that one is looked at
+MAX_ELEMENTS = 100_000  # values side by side, or inside one of indefinite length
+MAX_LOOKS = 600_000  # visits to values of one document, repeated visits included
 
 INTEGER, BITS, OCTETS, NULL, OID, UTF8, BMP, SEQUENCE, SET = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0C, 0x1E, 0x30, 0x31
 CONTEXT_0, CONSTRUCTED_0, CONSTRUCTED = 0x80, 0xA0, 0x20
@@ -25,7 +25,7 @@ class Damaged(ValueError):
 
 
 class LimitExceeded(ValueError):
-    """It has more than `value` of what `limit` names."""
+    """The document exceeds a bound: `limit` names it, `value` is its size."""
 
     def __init__(self, limit: str, value: int) -> None:
         super().__init__(f"it exceeds the limit of {value} {limit}")
@@ -43,7 +43,7 @@ _looks: ContextVar[t.Optional[t.List[int]]] = ContextVar("looks", default=None)
 
 @contextlib.contextmanager
 def one_document() -> t.Iterator[None]:
-    """Bounds the work on one document as a whole: values may lie in each other, and each pass looks at all of them again."""
+    """Bounds the total work on one document: values nest, and every pass visits all of them again."""
     token = _looks.set([MAX_LOOKS])
     try:
         yield

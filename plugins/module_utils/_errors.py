@@ -59,7 +59,7 @@ class KeywardError(Exception):
 
     @classmethod
     def quoted(cls, message: str, findings: t.Sequence[Finding] = ()) -> KeywardError:
-        """An error that was composed on the other side already."""
+        """An error whose three parts were put together on the host: its text is passed on unchanged."""
         error = cls.__new__(cls)
         Exception.__init__(error, printable(message))
         error.findings = tuple(findings)
@@ -67,7 +67,7 @@ class KeywardError(Exception):
 
 
 def unforeseen(exc: OSError, where: str) -> KeywardError:
-    """What the operating system refused at a step that has no words of its own for it. Raises C(exc) where it did not refuse anything."""
+    """An error for what the operating system refused, where the step has no message of its own. Raises C(exc) for any other cause."""
     if exc.errno is None:
         raise exc
     file = f"{exc.filename}: " if isinstance(exc.filename, str) else ""

@@ -38,7 +38,7 @@ def read_file(path: str, what: str, limit: int = LARGEST_FILE) -> bytes:
         raise KeywardError(f"{what} {path} can't be read", "it is not a regular file", "Give the path of a file")
     with os.fdopen(descriptor, "rb") as stream:
         try:
-            # Not at once: that would take the memory of the whole limit.
+            # In pieces: one read would reserve memory for the whole limit.
             data = b"".join(itertools.islice(iter(lambda: stream.read(_PIECE), b""), limit // _PIECE + 1))
         except OSError as exc:
             raise KeywardError(f"{what} {path} can't be read", os_cause(exc), "Check the file system it is on") from exc
@@ -67,7 +67,7 @@ def sync_directory(path: str) -> None:
 
 
 def beside(path: str) -> str:
-    """Where a file waits to take a place in one step."""
+    """Where a new file is written before one rename puts it in place."""
     return f"{path}.new"
 
 
@@ -112,7 +112,7 @@ def make_directories(path: str, protection: Protection) -> t.List[str]:
 
 
 def make_directory(path: str, mode: int) -> None:
-    """A directory and those above it, where they are missing. Raises KeywardError."""
+    """Create a directory and its parents where they are missing. Raises KeywardError."""
     try:
         make_directories(path, Protection(mode))
     except OSError as exc:
@@ -120,7 +120,7 @@ def make_directory(path: str, mode: int) -> None:
 
 
 def add_line(path: str, line: str, mode: t.Optional[int]) -> None:
-    """Append to a file, which is made where it is not there. Raises OSError."""
+    """Append to a file; create it where it is missing. Raises OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):

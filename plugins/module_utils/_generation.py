@@ -39,7 +39,7 @@ ID_DIGITS = 16  # of an id, at the end of the name of a directory
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file lies on its host, and as what. For a private key also how it is kept at rest."""
+    """Where a file lies on its host, its format and its protection; for a private key also whether it is encrypted at rest."""
 
     path: str
     owner: t.Optional[str] = None
@@ -85,7 +85,7 @@ class Generation:
     key_storage: t.Optional[t.Mapping[str, t.Any]] = None  # on Windows: provider, provider_type, container, key_spec, machine_key
 
     def as_json(self) -> dict[str, t.Any]:
-        """With its places, as manifests and the answers of hosts carry it. The certificate is PEM."""
+        """As manifests and the answers of hosts carry it: with its places, the certificate in PEM."""
         shape = self.as_result()
         del shape["covered"]
         for name in ("certificate_place", "key_place"):
@@ -96,7 +96,7 @@ class Generation:
 
     @classmethod
     def from_json(cls, shape: t.Mapping[str, t.Any]) -> Generation:
-        """The other way. The facts are read from the certificate, not believed. Raises ValueError, KeyError, TypeError."""
+        """From what C(as_json) gave. All facts are read from the certificate itself. Raises ValueError, KeyError, TypeError."""
         import base64
 
         body = "".join(line for line in shape["certificate"].splitlines() if not line.startswith("-----"))
@@ -138,7 +138,7 @@ class Generation:
 def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generation:
     """The generation that a DER certificate begins; C(known) are further fields. Raises ValueError where it is no certificate.
 
-    A name or a key that the library does not know is told as it stands there: such a CA has generations like any other.
+    A name or a key that the library can't decode is reported as it stands: such a CA has generations, too.
     """
     try:
         parsed = x509.load_der_x509_certificate(certificate)
@@ -193,18 +193,18 @@ def generation_advisories(generations: t.Sequence[Generation], now: str) -> t.Li
 
 
 def _in_its_last_tenth(generation: Generation, now: str) -> bool:
-    """Of a life of ten years, the last one."""
+    """Such as the last of ten years."""
     start, end = parse_time(generation.not_before), parse_time(generation.not_after)
     return parse_time(now) > end - (end - start) / 10
 
 
-# What a host says of a key that it can't use: where it is the newest generation's, and where it is an older one's.
+# The codes for a key that the host can't use: of the newest generation, and of an older one.
 KEY_MISSING = ("key_missing_on_host", "older_key_missing_on_host")
 KEY_INACCESSIBLE = ("key_inaccessible", "older_key_inaccessible")
 
 
 def keys_not_in_hand(generations: t.Sequence[Generation], told: t.Iterable[Finding]) -> t.List[Finding]:
-    """The keys that are not on the host, or can't be used there, and of which nothing is C(told) yet."""
+    """Findings for keys that are missing or unusable on the host; those in C(told) are not repeated."""
     known = {advisory.certificate for advisory in told if advisory.code in KEY_MISSING + KEY_INACCESSIBLE}
     found = []
     for generation in generations:
@@ -229,7 +229,7 @@ def oldest_first(generations: t.Iterable[Generation]) -> t.List[Generation]:
 
 
 def why_inaccessible(generation: Generation, told: t.Iterable[Finding]) -> t.Optional[str]:
-    """What was C(told) of a key that is there and can't be used; it ends with what to do."""
+    """What the host C(told) of a key that it has but can't use; the message ends with what to do."""
     found = (one.message for one in told if one.code in KEY_INACCESSIBLE and one.certificate == generation.sha256)
     return next(found, None)
 
@@ -325,7 +325,7 @@ class Authority:
 
     @property
     def home(self) -> Home:
-        """Where it was seen. Its host is known."""
+        """The home where it was seen; its host must be known."""
         return Home(self.host or "", {"backend": self.backend, **self.place})
 
     def as_json(self) -> dict[str, t.Any]:
@@ -358,12 +358,12 @@ def slug(text: str) -> str:
 
 
 def directory_name(authority: Authority) -> str:
-    """Lower-case ASCII slug and 16 hex digits of the id: two CAs of one name never meet."""
+    """The directory name: the slug and 16 hex digits of the id, so that two CAs of one name have two directories."""
     return f"{slug(authority.sanitized_name)}-{(authority.id or '')[:ID_DIGITS]}"
 
 
 def same_place(one: t.Mapping[str, str], other: t.Mapping[str, str]) -> bool:
-    """Whether two places can be the same one: part by part; a part that one of them lacks fits. Links in paths stay unresolved."""
+    """Whether two places can be the same, compared part by part. A part that one of them lacks fits; links in paths are not resolved."""
     return all(_plain(other.get(part, value)) == _plain(value) for part, value in one.items())
 
 

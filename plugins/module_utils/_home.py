@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import MOST_HOMES, Generation, Home, homes_from_json
 
-MOVED, TWIN = "moved", "twin"  # what a person says of a home, as events have it
+MOVED, TWIN = "moved", "twin"  # what a person states about a home, in the words of events
 LEAST_DIGITS = 8  # of an id that a person gives
 
 
 class Known(t.Protocol):
-    """An authority as its newest record has it. C(public_keys): those whose private keys its backups hold."""
+    """An authority, from its newest record. C(public_keys): of the private keys in its backups."""
 
     @property
     def id(self) -> str: ...
@@ -40,9 +40,9 @@ K = t.TypeVar("K", bound=Known)
 
 @dataclass(frozen=True)
 class Standing(t.Generic[K]):
-    """C(known): the authority that a host shows; None where no record has it. C(elsewhere): why it is not at home, None where it is.
+    """What a host is. C(known): the authority that it shows, None where no record has it. C(elsewhere): why it is not at home, or None.
 
-    C(mixed): that is because it shows a certificate of yet another one.
+    C(mixed): it also shows a certificate of yet another authority.
     """
 
     known: t.Optional[K]
@@ -52,11 +52,11 @@ class Standing(t.Generic[K]):
 
 
 def standing(here: Home, generations: t.Sequence[Generation], known: t.Sequence[K]) -> Standing[K]:
-    """Whose the CA is that a host shows C(here). What it shows are generations; the last one is its newest."""
+    """Which authority a host shows C(here), by the generations that it has; the last one is its newest."""
     newest = generations[-1]
     owners = [each for each in known if shown_of(each, generations)]
     if not owners:
-        # Renewed by hand, with a new key and in place.
+        # It was renewed by hand, in place and with a new key.
         same = [each for each in known if each.subject == newest.subject and lives(each.homes, here)]
         if len(same) > 1:
             return Standing(same[0], "it can be " + " or ".join(each.name for each in same))
@@ -90,7 +90,7 @@ def _has_one(here: Home) -> bool:
 
 
 def shown_of(known: Known, generations: t.Iterable[Generation]) -> t.List[Generation]:
-    """What a host shows of an authority: by its keys, or by the certificate that is its id."""
+    """The generations of an authority that a host shows: those with its keys, and the certificate that its id is made of."""
     return [each for each in generations if each.public_key_sha256 in known.public_keys or each.sha256 == known.id]
 
 
@@ -108,7 +108,7 @@ def place_text(home: Home) -> str:
 
 
 def at_home(here: Home, known: t.Sequence[K]) -> t.List[K]:
-    """Those that live where nothing of a CA is left. C(here): the place as far as it is stated."""
+    """The authorities whose home is a place where no CA is left. C(here): the place as far as it is stated."""
     return [each for each in known if lives(each.homes, here)]
 
 
@@ -158,7 +158,7 @@ class HomeChange:
 
 
 def homes_after(recorded: t.Tuple[Home, ...], digest: str, changes: t.Iterable[HomeChange]) -> t.Tuple[Home, ...]:
-    """The homes of a manifest of that digest, after what a person said since."""
+    """The homes that a manifest records, with what persons stated since. C(digest): the manifest's."""
     last = max((change for change in changes if digest in change.follows), key=lambda change: change.number, default=None)
     return last.homes if last else recorded
 

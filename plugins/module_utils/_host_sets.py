@@ -1,9 +1,9 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: orders on databases, and where a set goes on its host or comes from; may change in any release.
+"""Private to keyward.pki: orders on databases, and where a set lies on its host; may change in any release.
 
-That is a folder of the login user, or a store of the host. A backend knows neither: it fills one folder, or reads one.
+A set lies in a folder of the login user, or in a store of the host. A backend knows neither: it fills or reads one folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, S
 
 
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:
-    """The authority, and what its database is. Raises KeywardError."""
+    """The authority and its database, as they are. Raises KeywardError."""
     facts, database = backend.facts(), backend.database()
     found = replace(facts, advisories=(*facts.advisories, *database.findings()))
     return t.cast(StateTold, told(backend, found, StateTold, state=database.state(order)))
@@ -126,12 +126,12 @@ def _chain_below(folder: str, chain: t.Sequence[ChainLink]) -> t.Tuple[ChainLink
 
 
 def commit(backend: Backend, order: Commit, check: bool) -> Committed:
-    """What a copy left in a store of this host, with its signed manifest and in its place. Raises KeywardError."""
+    """Commit a copy that waits in a store of this host: with its signed manifest, in its place. Raises KeywardError."""
     store = Store(order.host_store, SETS, Named(order.counting))
     with store.stage(order.staged) as staged, store.locked():
         name = _series(order.directory, order.database, order.name)
         manifest = set_manifest_from_json(json.loads(order.manifest))
-        # What another run stored meanwhile was not named.
+        # Another run stored a set meanwhile: the controller has not judged it.
         _databases.refuse_second(Store(order.host_store, SETS, None), name, manifest.sequence, manifest.made_at)
         path = staged.commit(order.manifest.encode("utf-8"), order.signature.encode("utf-8"), name, order.name)
         pruned = _databases.prune(store, name, order.keep, lambda one: one.name in order.may_go, backend.database().compare)
@@ -147,7 +147,7 @@ def _event(event: SignedEvent) -> Event:
 
 
 def restore(backend: Backend, order: Restore, check: bool) -> Restored:
-    """What this host lacks of a set, put back. Raises KeywardError."""
+    """Put back what this host lacks of a set. Raises KeywardError."""
     if not order.host_store:
         folder = t.cast(str, order.folder)
         return backend.database().restore(replace(order, chain=_chain_below(folder, order.chain)), folder, check)
@@ -169,7 +169,7 @@ def read(backend: Backend, order: ReadStore, check: bool) -> Held:
     held: t.List[HeldSet] = []
     for series in store.series():
         latest = series.latest
-        # One in which no manifest reads takes numbers all the same.
+        # Sets without a readable manifest take numbers as well.
         if latest is None or _can_be_meant(latest.manifest, order):
             held += _held(series, order.digests)
     return Held(store.id, tuple(held))
@@ -182,7 +182,7 @@ def _can_be_meant(known: SetManifest, order: ReadStore) -> bool:
 
 
 def _held(series: Series, digests: bool) -> t.Iterator[HeldSet]:
-    """C(digests): of the newest whole set, and of those before it, the digests are compared as well."""
+    """The state of a series. C(digests): also compare the digests of the files, from the newest whole set downwards."""
     directory, database = series.name.split("/")
     looked: t.Set[str] = set()
     sets = Chains([series], thorough=True)

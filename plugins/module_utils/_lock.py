@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: locks of directories, which only those who may write there can hold; may change in any release.
 
-A lock is held on a file that is there only while it is held or waited for: whoever may merely read the directory can't open it.
+The lock file exists only while somebody holds the lock or waits for it, so a user who may only read the directory can't block anybody.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 
 LOCK = ".keyward.lock"
 LONGEST_WAIT = 60  # seconds, for a lock
-# What file systems without locks answer.
+# The errors by which a file system says that it has no locks.
 _CAN_T_LOCK = (errno.EBADF, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 _LONGEST_HOLDER = 200
 
@@ -37,7 +37,7 @@ def locked(directories: t.Iterable[str], what: str, may_lack_locks: bool = False
     held: t.List[t.Tuple[str, int]] = []
     deadline = time.monotonic() + LONGEST_WAIT
     try:
-        # Each once, in one order for all runs: none waits for a lock while it holds one that the other waits for.
+        # Each once, in the same order in all runs: no deadlock.
         for directory in sorted({os.path.realpath(directory) for directory in directories}):
             descriptor = _lock(directory, what, deadline, may_lack_locks)
             if descriptor is not None:
@@ -60,9 +60,9 @@ def _lock(directory: str, what: str, deadline: float, may_lack_locks: bool) -> t
             descriptor = _opened(directory)
         except OSError as exc:
             if not os.access(directory, os.W_OK | os.X_OK):
-                return None  # then nothing there is changed by this run either
-            # That of another user is gone when its holder is done, or gets the group's rights in a moment. On a Windows share one that is
-            # being removed is for a moment neither there nor not.
+                return None  # this run can't change anything there either
+            # Another user's lock file disappears when its holder is done, or gets the group's rights in a moment. On a Windows share a file
+            # that is being removed can for a moment neither be opened nor created.
             if exc.errno not in (errno.EACCES, errno.ENOENT) or time.monotonic() > deadline:
                 remedy = "Take that file away if no task is at work there"
                 raise KeywardError(what, f"{path} can't be locked: {os_cause(exc)}", remedy) from exc
@@ -71,7 +71,7 @@ def _lock(directory: str, what: str, deadline: float, may_lack_locks: bool) -> t
         holder = None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it before has taken the file away.
+            # The holder before us has removed the file: lock the new one.
             if _is(descriptor, path):
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, 0)
@@ -100,10 +100,10 @@ def _lock(directory: str, what: str, deadline: float, may_lack_locks: bool) -> t
 
 
 def _opened(directory: str) -> int:
-    """The lock file, made where it is not there: of the directory's owner, and its group's where that may write. Raises OSError."""
+    """The lock file, created where it is missing: of the directory's owner, and of its group where that may write. Raises OSError."""
     path = os.path.join(directory, LOCK)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    with contextlib.suppress(OSError):  # where it is not ours, who made it has done that
+    with contextlib.suppress(OSError):  # not ours: whoever created it has done this
         status = os.stat(directory)
         os.fchown(descriptor, status.st_uid if os.geteuid() == 0 else -1, status.st_gid)
         if status.st_mode & stat.S_IWGRP:

@@ -32,9 +32,9 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies beside the bundles of one backup. No secret in it. C(homes): where the authority lives; C(made_at): of this copy.
+    """The manifest of one backup; it holds no secret. C(homes): where the authority lives; C(made_at): where this copy was made.
 
-    C(own): what only the judgement of its backend reads.
+    C(own): what only its backend's judgement reads.
     """
 
     id: str
@@ -106,5 +106,5 @@ def manifest_from_json(shape: t.Mapping[str, t.Any]) -> Manifest:
 
 
 def whose(shape: t.Mapping[str, t.Any]) -> Authority:
-    """A manifest names all that there is to say of its authority."""
+    """The authority of a manifest, which must be complete."""
     return Authority.from_json({name: shape["authority"][name] for name in Authority.__dataclass_fields__})

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the manifests of database sets, and their JSON; may change in any release.
 
-A set of files is core.tar.gz (configuration, index, numbers, CA certificates, CRLs: always whole), issued.tar.gz
-(what was issued; in an increment, what is new of it) and members.gz (one JSON line a member, sorted by path; in an increment those that
-were added, changed or removed). Software that writes its database itself has its own files, and full sets only.
+A set of files is core.tar.gz (configuration, index, numbers, CA certificates, CRLs: always whole), issued.tar.gz (what was issued;
+in an increment only what is new) and members.gz (one JSON line for each member, sorted by path; in an increment those that were added,
+changed or removed). Software that writes its database itself has files of its own, and full sets only.
 No files and no Ansible here.
 """
 
@@ -22,8 +22,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import parse_tim
 
 FORMAT, FORMAT_VERSION = "keyward.pki database set", 1
 CORE, ISSUED, MEMBERS = "core.tar.gz", "issued.tar.gz", "members.gz"
-LARGEST_SET_MANIFEST = 64 << 20  # bytes; of AD CS it names each revocation
-MOST_LINKS = 1000  # sets that one builds on
+LARGEST_SET_MANIFEST = 64 << 20  # bytes; that of an AD CS set names each revocation
+MOST_LINKS = 1000  # the sets that one increment builds on
 _FILE_OF_A_SET = re.compile(r"[^\x00-\x1f\x7f\\/:*?\"<>|]{1,200}\Z")
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -41,7 +41,7 @@ class SetFile:
 
 @dataclass(frozen=True)
 class State:
-    """What a database is: digests of its contents, of its configuration, and its numbers. Times are no part of it.
+    """What is compared to see whether a database changed: digests of its contents and configuration, and its numbers; no times.
 
     C(entries), C(revoked): how many certificates it has, and how many of them are revoked. C(stamps): a digest of what tells that a file
     of what was issued was touched; where it differs, that alone decides nothing.
@@ -58,10 +58,10 @@ class State:
 
 @dataclass(frozen=True)
 class Members:
-    """What a database consists of: how many files, directories and links, and how many bytes these are in all.
+    """How many files, directories and links a database consists of, and their bytes in all.
 
-    C(sha256): of the complete list; None of software that writes its sets itself. C(held), C(held_size): those that lie in the set itself;
-    in an increment, the others lie in the sets that it builds on.
+    C(sha256): of the complete list, None for software that writes its sets itself. C(held), C(held_size): what lies in this set; in an
+    increment, the rest lies in the sets that it builds on.
     """
 
     count: int
@@ -96,10 +96,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Base:
-    """The set that an increment adds to, the last of its links. C(sha256): of its manifest.
-
-    C(links): all that it builds on, the full one first.
-    """
+    """The set that an increment adds to. C(sha256): of its manifest. C(links): all sets that the increment builds on, the full one first."""
 
     id: str
     sha256: str
@@ -167,7 +164,7 @@ class SetManifest:
 
     @property
     def is_archive(self) -> bool:
-        """Otherwise its files are as the software of its CA wrote them."""
+        """Whether it consists of our archives; otherwise its files are as the CA's software wrote them."""
         return are_files_of_a_set([file.name for file in self.files], archive=True)
 
     def as_json(self) -> t.Dict[str, t.Any]:
@@ -258,7 +255,7 @@ def _base(shape: t.Mapping[str, t.Any]) -> Base:
     if not 0 < len(links) <= MOST_LINKS or not all(_DIGEST.match(link.sha256) for link in links) or links[-1].sha256 != base.sha256:
         raise ValueError("links that can't be")
     if len(numbers) != len(links) or any(one >= other for one, other in zip(numbers, numbers[1:])):
-        raise ValueError("links that lead nowhere")  # numbers grow, so that no chain is a loop
+        raise ValueError("links that lead nowhere")  # each builds on lower numbers, so no chain is a loop
     return base
 
 
@@ -269,7 +266,7 @@ def _lacking(shape: t.Mapping[str, t.Any]) -> Lacking:
 
 
 def are_files_of_a_set(names: t.Sequence[str], archive: bool) -> bool:
-    """Whether these can be the files of a set: archives and their list, or files of which no name leads elsewhere."""
+    """Whether these can be the files of a set: our archives and their list, or others whose names stay inside its folder."""
     if archive:
         return sorted(names) == [CORE, ISSUED, MEMBERS]
     return 0 < len(names) == len(set(names)) and all(_leads_nowhere_else(name) for name in names)

@@ -30,7 +30,7 @@ try:
 except ImportError:  # the modules say which library is missing
     pass
 
-# Extensions by the names that people know; what is missing here is told by its number.
+# The names by which people know extensions; any other is called by its number.
 _NAMES = {
     "2.5.29.30": "name constraints",
     "2.5.29.31": "CRL distribution points",
@@ -45,7 +45,7 @@ _NAMES = {
     "1.3.6.1.5.5.7.1.1": "authority information access",
     "2.5.29.15": "key usage",
 }
-# What each certificate has its own of; the rest is judged by its meaning.
+# Extensions whose value is new in each certificate; the others are compared by meaning.
 _OWN = {"2.5.29.14", "2.5.29.35", "2.5.29.19", "2.5.29.15"}
 _NARROWING = {"2.5.29.30", "2.5.29.37", "2.5.29.36", "2.5.29.54"}
 _USE_NAMES = {"key_cert_sign": "keyCertSign", "crl_sign": "cRLSign", "digital_signature": "digitalSignature"}
@@ -119,7 +119,7 @@ def differences(new: Generation, asked: Asked) -> t.List[Finding]:
 
 
 def _added(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.Set[str]:
-    """Where clients find something, and what they must know of it; what forbids something is told as such."""
+    """Known extensions that the request does not ask for; restrictions are reported on their own."""
     asked = {each.oid.dotted_string for each in request.extensions}
     return {_NAMES[each.oid] for each in raw_extensions(new) if each.oid in set(_NAMES) - _OWN - _NARROWING - asked}
 
@@ -130,7 +130,7 @@ def lost_extensions(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
 
 
 def _other_places(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
-    """Software counts its certificates in extensions of its own: only those that clients look at matter."""
+    """Extensions of the CA software itself, such as counters, don't matter: only those that clients look at do."""
     before = {each.oid: each.value for each in raw_extensions(old) if each.oid in _NAMES and each.oid not in _OWN}
     return {_NAMES[each.oid] for each in raw_extensions(new) if each.value != before.get(each.oid, each.value)}
 
@@ -153,7 +153,7 @@ def narrower(new: x509.Certificate, asked: Asked) -> t.List[str]:
 
 
 def more_than_asked(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.List[x509.ExtensionType]:
-    """What would have to stand in a certificate, so that it allows no more than its request asks for; none where it does not."""
+    """The limits that the certificate lacks and its request asks for."""
     found: t.List[x509.ExtensionType] = []
     asked, length = path_length(request), path_length(new)
     if asked is not None and (length is None or length > asked):
@@ -199,7 +199,7 @@ def _longer(new: x509.Certificate, old: x509.Certificate) -> bool:
 def leaning(
     issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation
 ) -> t.Tuple[t.List[Finding], t.Optional[str]]:
-    """What issued certificates name of their issuer, held against a new generation: what must be said, and why it can't take its place.
+    """Compare what issued certificates say about their issuer with a new generation: what to report, and why it can't take its place.
 
     C(issued): a sample of what earlier generations issued and what has not expired.
     """

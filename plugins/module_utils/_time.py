@@ -12,7 +12,7 @@ _FORM = "%Y-%m-%dT%H:%M:%SZ"  # ISO 8601
 
 
 def now() -> datetime:
-    """Without fractions, as certificates have it."""
+    """This moment in whole seconds, as in certificates."""
     return datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
 
 
@@ -23,18 +23,20 @@ def after(begin: datetime, span: timedelta) -> datetime:
 
 
 def format_time(moment: datetime) -> str:
-    """As results, manifests and events have it."""
+    """A time as results, manifests and events write it."""
     return f"{moment.year:04d}{moment.strftime(_FORM[2:])}"
 
 
 def parse_time(text: str) -> datetime:
-    """The other way. Raises ValueError, TypeError."""
+    """The time that C(format_time) wrote. Raises ValueError, TypeError."""
     return datetime.strptime(text, _FORM)
 
 
 def at_most_now(text: str, moment: datetime) -> datetime:
-    """A time that was stored, judged at a moment. One that has not come counts as infinitely old: a clock was ahead, or somebody wants
-    what is old to look new. Raises ValueError, TypeError."""
+    """A stored time, but one in the future counts as infinitely old: a clock was wrong, or somebody wants old things to look new.
+
+    Raises ValueError, TypeError.
+    """
     stored = parse_time(text)
     return datetime.min if stored - moment > _CLOCKS_DIFFER else min(stored, moment)
 

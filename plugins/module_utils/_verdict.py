@@ -101,7 +101,7 @@ def open_bundle(
             return Bundle(name, fault=reason("limit_exceeded", name, str(exc)))
         except Malformed as exc:
             return Bundle(name, fault=reason("malformed", name, str(exc)))
-    # Windows has written backups under no password at all where one was asked for: say that, it is worse than a wrong one.
+    # Windows has written backups under no password though one was asked for. That is worse than a wrong password: say it.
     if any(passwords):
         try:
             return Bundle(name, _pkcs12_reader.read(data, ""), password_used="")
@@ -223,14 +223,14 @@ def judge(bundles: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> Verd
     return Verdict(tuple(reasons), tuple(advisories))
 
 
-# How the files are protected that this collection writes, on either side.
+# The protection of every file that this collection writes, on controller and host.
 _WRITTEN = ("AES-256-CBC, PBKDF2-HMAC-SHA256", "HMAC-SHA256, PKCS12-KDF-SHA256")
 
 
 def weaker_than_asked(bundle: Bundle, iterations: int) -> t.Optional[str]:
-    """How a file that was to be written as ours are is protected less than that; None where it is not."""
+    """Why a file is protected less than we asked the host to protect it; None where it isn't."""
     if bundle.contents is None:
-        return None  # judge says why
+        return None  # the verdict says why
     encryption = bundle.contents.encryption
     if not bundle.password_used or any(not entry.encrypted for entry in bundle.contents.private_keys):
         return "it opens without a password"

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: whose a signed document is, by the library, and where that refuses by openssl; may change in any release.
 
-The library verifies no MD5, and none of its releases every curve. A machine whose policy forbids a hash (RHEL 9: SHA-1) lets neither.
+The library verifies no MD5, and no release of it every curve. Where the machine's policy forbids a hash (RHEL 9: SHA-1), neither the
+library nor openssl verifies it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signature import Whos
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, first_certificate
 
 _TIMEOUT = 60  # seconds
-_REFUSED: t.Set[t.Tuple[bytes, bytes]] = set()  # (algorithm, public key) that openssl can't verify: not asked for each certificate
+_REFUSED: t.Set[t.Tuple[bytes, bytes]] = set()  # (algorithm, public key) that openssl failed on: it is not asked again for each certificate
 
 
 def whose_crl(data: bytes, certificate: bytes) -> Whose:
@@ -115,9 +116,9 @@ class Issued(t.NamedTuple):
 
 
 def issued_in(data: bytes, generations: t.Sequence[Generation]) -> t.Optional[Issued]:
-    """The certificate of a PEM or DER file, where the CA issued it or may have: not another CA's, nor one of the CA itself.
+    """The certificate of a PEM or DER file, if this CA issued it or may have; None for another CA's, and for the CA's own.
 
-    Raises ValueError where it says that it is a certificate, and is none that can be read.
+    Raises ValueError where the file claims to hold a certificate and it can't be read.
     """
     der = first_certificate(data)
     if der is None:

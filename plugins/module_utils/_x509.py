@@ -72,7 +72,7 @@ def _camel_case(constant: str) -> str:
 
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
-    """Whether its own key signed it. Where that can't be told here, equal names count."""
+    """Whether its own key signed it. Where nothing here can verify that, equal names decide."""
     own = _outline.certificate(certificate.public_bytes(serialization.Encoding.DER))
     return own.self_issued and by_library(own, own.public_key) is not Whose.NOT_OURS
 
@@ -236,7 +236,7 @@ def pem_content(block: bytes) -> bytes:
 
 
 def first_element(data: bytes) -> bytes:
-    """The first DER element: what a TRUSTED CERTIFICATE or a file adds behind the certificate is no part of it."""
+    """The first DER element; a TRUSTED CERTIFICATE, and some files, add more behind it."""
     try:
         return _der.first(data).whole
     except ValueError:
@@ -253,7 +253,7 @@ def load_crl(data: bytes) -> t.Any:
 
 
 def crl_der(data: bytes) -> bytes:
-    """The DER of a CRL in PEM or DER bytes; what can't be one where there is none."""
+    """The DER of a CRL in PEM or DER bytes; empty, which no parser takes, where there is none."""
     if b"-----BEGIN" not in data[:4096]:
         return data
     return next((pem_content(block) for label, block in pem_blocks(data) if label == "X509 CRL"), b"")
