@@ -239,6 +239,7 @@ class Ansible:
 
 CALLBACKS: dict[str, Callable[[Ansible], object]] = {
     "keyward_results": lambda _ansible: True,
+    "keyward_cut": lambda _ansible: True,
     "keyward_kept": lambda ansible: ansible.modules,
     "keyward_quick": lambda ansible: ansible.playbooks,
 }

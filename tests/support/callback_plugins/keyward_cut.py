@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 name: keyward_cut
 type: aggregate
 short_description: Kills ansible-playbook after a task
-description: For the tests.
+description: Kills ansible-playbook with all its workers after the task that E(KEYWARD_TEST_CUT) names, if it names one.
 """
 
 import os
