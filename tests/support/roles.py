@@ -14,7 +14,7 @@ from typing import Any
 
 from support.ansible_run import Ansible, Result, TaskResult
 from support.openssl_ca import openssl
-from support.plays import PASSWORD, check, fingerprint, new_store, play, step
+from support.plays import PASSWORD, authorities, check, fingerprint, new_store, play, step
 
 
 def now() -> str:
@@ -86,15 +86,14 @@ def issued(directory: Path) -> list[tuple[str, ...]]:
 
 def newest_manifest(store: Path, number: int = 0) -> dict[str, Any]:
     """The newest manifest of the n-th authority in a store."""
-    authority = sorted(path for path in store.iterdir() if path.is_dir())[number]
-    newest = max((path.parent for path in authority.rglob("manifest.json")), key=lambda path: path.name)
+    newest = max((path.parent for path in authorities(store)[number].rglob("manifest.json")), key=lambda path: path.name)
     content: dict[str, Any] = json.loads((newest / "manifest.json").read_text())
     return content
 
 
 def covered(store: Path, directory: Path) -> set[str]:
     """The certificates that the newest backup of the CA in a directory covers."""
-    newest = [newest_manifest(store, number) for number in range(sum(path.is_dir() for path in store.iterdir()))]
+    newest = [newest_manifest(store, number) for number in range(len(authorities(store)))]
     (of_it,) = [manifest for manifest in newest if manifest["authority"]["directory"] == str(directory)]
     return {generation["fingerprints"]["sha256"] for generation in of_it["generations"]}
 
