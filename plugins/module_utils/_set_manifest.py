@@ -96,7 +96,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Base:
-    """The set that an increment adds to. C(sha256): of its manifest. C(links): all sets that the increment builds on, the full one first."""
+    """The set that an increment adds to. C(sha256): of its manifest. C(links): all that the increment builds on, the full one first."""
 
     id: str
     sha256: str
