@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what only AD CS needs, judged on the controller; may change in any release.
 
-Nothing else reads C(own) of what a host tells.
+No other code reads the field C(own) of a host's answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if t.TYPE_CHECKING:
 
 
 def backdated(told: Told) -> timedelta:
-    """By how much the CA lets its certificates begin before the moment when they are made."""
+    """How far the CA dates the start of its certificates back."""
     return timedelta(minutes=int((told.own or {}).get("clock_skew_minutes") or 0))
 
 
@@ -70,7 +70,7 @@ def no_issued_before() -> KeywardError:
 
 
 def refuse_endless(still: t.Sequence[Finding]) -> None:
-    """The CA alone decides for how long its certificate is valid: that it left the condition true is seen only afterwards."""
+    """Report a renewal that left its condition true: AD CS alone chooses the validity, so this shows only afterwards."""
     if still:
         raise KeywardError(
             "the CA was renewed, and would be again by the next run",
@@ -100,7 +100,7 @@ def no_terms_of_crls() -> KeywardError:
 
 _CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
 _CA_TYPES = ("EnterpriseRootCA", "EnterpriseSubordinateCA", "StandaloneRootCA", "StandaloneSubordinateCA")
-# As CertStrToName names them; anything else goes by its number.
+# The names that CertStrToName knows; any other attribute is written by its object identifier.
 _ATTRIBUTES = {
     "2.5.4.6": "C",
     "2.5.4.8": "ST",
@@ -124,7 +124,7 @@ def directory_name(name: x509.Name) -> str:
 
 
 def terms_of_installation(asked: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The same CA in the words of Install-AdcsCertificationAuthority."""
+    """The CA that the task asks for, as parameters of Install-AdcsCertificationAuthority."""
     provider = {"RSA": "RSA", "EC": "ECDSA_" + _CURVES[asked["curve"]][0]}.get(asked["key_type"])
     why = None
     if provider is None:
@@ -162,7 +162,7 @@ def known_type(ca_type: object) -> str | None:
 
 
 def kept_with_keys(told: Told) -> dict[str, t.Any] | None:
-    """What the manifest of a key backup keeps of the CA beyond what every manifest has."""
+    """What the manifest of an AD CS key backup holds in addition."""
     names = ("ca_type", "provider", "provider_type")
     return {name: told.own.get(name) for name in names} if told.own is not None else None
 
@@ -203,7 +203,7 @@ class CrlDraft:
             digest = hashes.SHA384() if public_key.curve.key_size <= 384 else hashes.SHA512()
         start = now()
         builder = x509.CertificateRevocationListBuilder(certificate.subject, start, start + timedelta(days=1))
-        # The builder signs what it builds; the signature of this key of a moment is thrown away.
+        # The builder can't leave out the signature: sign with a throwaway key and drop that signature.
         unsigned = builder.sign(_stand_in(public_key.curve.name if isinstance(public_key, ec.EllipticCurvePublicKey) else None), digest)
         body, algorithm, _signature = _der.members(_der.first(unsigned.public_bytes(serialization.Encoding.DER)), 3)
         return cls(generation, body.whole, algorithm.whole, digest.name.upper())
@@ -283,7 +283,7 @@ def sealed(
 
 
 def _named(files: t.Sequence[File], taken: int = 0) -> dict[str, bytes]:
-    """Windows names its files after the CA, with whatever characters that has; a store names them itself."""
+    """Names for the files in a store: Windows names them after the CA, which may have any characters."""
     names = (BUNDLE_NAME if number == 0 else f"authority-{number}.p12" for number in itertools.count(taken))
     return dict(zip(names, (file.content for file in files)))
 
@@ -317,7 +317,7 @@ def _carried_over(
 def _refuse_stuck(
     not_exported: t.Sequence[Generation], codes: t.Mapping[str, str], bundles: t.Sequence[Bundle], anything_new: bool
 ) -> None:
-    """Keys that can't leave their provider, and no file has them."""
+    """The findings for keys that can't leave their provider and are in no file."""
     unsaved = [
         reason("not_exportable", g.label, f"its provider answers {codes[g.sha256]}", g.sha256)
         for g in not_exported

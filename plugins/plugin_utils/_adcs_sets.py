@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what only AD CS needs of database sets, judged on the controller; may change in any release.
 
-A Windows host says what there is, and does what it is told. Here stands what its database is, whether a set may take its place, and
-what of an exported registry another host may have.
+A Windows host tells and does. The controller decides here how its database is compared, whether a set may replace it, and which parts
+of an exported registry may go to another host.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ REVOCATION_REASONS = {
     "cessationOfOperation": 5,
     "certificateHold": 6,
 }
-# What belongs to a host and its installation (Microsoft: "Migrate the Certification Authority", "Restore the registry settings"), and what
-# changes by itself. On the host that is restored its own values stay.
+# Values that belong to a host and its installation (Microsoft: "Migrate the Certification Authority", "Restore the registry settings"), or
+# that change by themselves. A restored host keeps its own.
 _OF_THE_HOST = {
     name.lower()
     for name in (
@@ -81,11 +81,11 @@ _DECIDING = {
     "security": "who may manage the CA",
 }
 _LONGEST_SHOWN = 100
-# No end of a line that any reader knows, and nothing that is no text.
+# One line, whatever a reader takes for a line end, and text only.
 _ODD = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _TEXT = rf'"((?:[^"\\{_ODD}]|\\[^{_ODD}])*)"'
 _VALUE = re.compile(_TEXT + "=")
-# What reg.exe export writes below its heading, and nothing else: whatever else a file says, reg.exe would carry out.
+# Only what reg.exe export writes below its heading: reg.exe import would carry out anything else, too.
 _KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"" + rf"(?:\\(?!\.+[\\\]])[^\\\[\]{_ODD}]+)*\]\Z", re.IGNORECASE)
 _CONTENT = re.compile(rf"(?:{_TEXT}|@)=(?:{_TEXT}|dword:[0-9a-f]{{8}}|hex(?:\([0-9a-f]+\))?:[0-9a-f, ]*)\Z", re.IGNORECASE)
 
@@ -122,7 +122,7 @@ class _Contents:
     next_crl_number: t.Optional[int]
 
     def covers(self, other: _Contents) -> bool:
-        """Whether a database has all that the other has. A revocation that was lifted counts as one that is lacking."""
+        """Whether a database has everything that the other one has. A lifted revocation counts as missing."""
         issued_there = {each for each in _ids(self.unissued) - _ids(other.unissued) if each <= other.last_request_id}
         return self.last_request_id >= other.last_request_id and not self.lacks_revocations_of(other) and not issued_there
 
@@ -192,7 +192,7 @@ def lacks(own: t.Any, older: SetManifest) -> Lacks:
 
 
 def compared(newer: Stored, older: Stored) -> Lacks:
-    """The same of two sets. Raises KeywardError."""
+    """What one set lacks that an older one has. Raises KeywardError."""
     try:
         return lacks(newer.manifest.own, older.manifest)
     except Misshapen as exc:
@@ -264,14 +264,14 @@ class Restoration:
         return self.takes_the_place and self._told is None and (self._ca.ca_type or "").startswith("Enterprise")
 
     def files(self, with_database: bool) -> list[SetFile]:
-        """Those that the host needs."""
+        """The files that the host needs."""
         whole = with_database and self.takes_the_place
         return [file for file in self._manifest.files if file.name == POLICY or (whole and file.name.startswith(DATABASE))]
 
     def terms(self, exported: bytes) -> dict[str, t.Any]:
         """What the order says besides. C(exported): the registry of the set, where the set takes the place."""
         generations = self._manifest.generations
-        # A CA that was renewed since the set was made must not forget the generation that it has now.
+        # The CA was renewed after the set was made: keep the values that name its present generations.
         known = {generation.sha256 for generation in generations}
         grown = self._told is not None and any(generation.sha256 not in known for generation in self._told.generations)
         registry = for_another_host(exported, "", "", ["CACertHash"] if grown else [])[0] if self.takes_the_place else None
@@ -391,7 +391,7 @@ def for_another_host(
 
 
 def _logical_lines(text: str) -> t.Iterator[str]:
-    """Lines, those that a backslash continues as one."""
+    """The lines; those continued by a backslash are joined."""
     waiting = ""
     for line in text.split("\r\n") if "\r\n" in text else text.split("\n"):
         if line.endswith("\\") and (waiting or "=hex" in line):
@@ -407,7 +407,7 @@ def _readable(data: str) -> str:
     if not match:
         return data
     octets = bytes(int(octet, 16) for octet in match.group(2).replace(" ", "").split(",") if octet)
-    # hex alone is binary; its length and its digest are what can be compared.
+    # "hex:" is binary: compare its length and digest.
     if not match.group(1):
         return f"{len(octets)} bytes, SHA-256 {hashlib.sha256(octets).hexdigest()[:16]}"
     return octets.decode("utf-16-le", "replace").rstrip("\0").replace("\0", " ")

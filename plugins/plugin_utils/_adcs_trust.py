@@ -40,7 +40,7 @@ def without_distribution_point(sha256: str | None) -> Finding:
 
 
 def of_answer(answer: Generation, abilities: Abilities) -> list[Finding]:
-    """What is to be known of a certificate before it is put in place."""
+    """What a person should know before AD CS gets this certificate."""
     if not abilities.checks_its_certificate or has_distribution_point(_x509.load(answer.certificate)):
         return []
     return [without_distribution_point(answer.sha256)]

@@ -30,8 +30,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 FORMAT, FORMAT_VERSION = "keyward.pki audit", 1
 PROOF_LASTS = timedelta(days=200)  # a person proves backups twice a year
-_SET_LAGS = timedelta(days=2)  # what changed since should be in a set by then
-_MOST_LINES = 30  # they fit a screen
+_SET_LAGS = timedelta(days=2)  # by then a change should be in a set
+_MOST_LINES = 30  # so that the summary fits a screen
 _WORST_FIRST = (RED, WARNING, FINE)
 
 
@@ -227,7 +227,7 @@ class Audit:
         }
 
     def _age(self, time: str) -> int | None:
-        """Seconds. None of a time in the future: that counts as infinitely old."""
+        """The age in seconds; None for a time in the future, which counts as infinitely old."""
         age = int((self._now - parse_time(time)).total_seconds())
         return age if age >= 0 else None
 
@@ -346,7 +346,7 @@ def seen_generations(info: t.Mapping[str, t.Any]) -> tuple[Generation, ...]:
 
 
 def lines(document: Result) -> list[str]:
-    """What an audit says in short: its counts, and a line for each authority that needs a person, worst first."""
+    """The summary of an audit: counts, and one line for each authority that needs a person, worst first."""
     counts = document["counts"]
     numbers = ", ".join(f"{counts[level]} {'with warnings' if level == WARNING else level}" for level in _WORST_FIRST)
     noun = "authority" if counts["authorities"] == 1 else "authorities"
@@ -387,7 +387,7 @@ def _newest_time(record: Record) -> str:
 
 
 def _unsound(sets: KnownDatabases) -> t.Iterator[Finding]:
-    """By digests, which nobody compares each night."""
+    """Compare the files' digests, which is too slow for each night."""
     databases: dict[str, list[Series]] = {}
     for series in sets.every:
         databases.setdefault(series.name, []).append(series)

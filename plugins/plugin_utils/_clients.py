@@ -156,7 +156,7 @@ class Clients:
 
 
 def _wanted(told: Crled) -> t.Iterator[_Wanted]:
-    """What issued certificates name, and those of the CA itself; each URL once."""
+    """The URLs that issued certificates and the CA's own certificates name, each once."""
     by_sha256 = {each.sha256: each.public_key_sha256 for each in told.generations}
     found: dict[tuple[str, str, bool], _Wanted] = {}
 
@@ -178,7 +178,7 @@ def _wanted(told: Crled) -> t.Iterator[_Wanted]:
 
 
 def _certificates(data: bytes) -> list[bytes]:
-    """Of a certificate (DER, PEM) or a certs-only CMS message."""
+    """The certificates in what a URL serves: DER, PEM, or a certs-only CMS message."""
     if _PEM in data:
         return pem_certificates(data)
     try:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the CRL and the certificate of each key as files that a web server can serve; may change in any release.
 
-RFC 5280 wants DER behind a URL, and one CRL: so each key has files of its own, whose names stay when it is no longer the current one.
+RFC 5280 wants DER behind a URL, and a single CRL. So each key has files of its own, and keeps their names when another key is current.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def der_files(told: Told, crls: t.Sequence[Known], folder: str, check: bool) -> 
     first = {one.public_key_sha256: one.index for one in reversed(told.generations)}
     newest = {one.public_key_sha256: one.certificate for one in told.generations}
     wanted = {f"{name}-{first[key]}.crt": certificate for key, certificate in newest.items()}
-    # Where the CRLs of a key name its certificates, the newest certificate's is the one that most clients need: it comes last.
+    # A key may have a CRL for each of its certificates. The newest certificate's comes last, and counts: most clients need it.
     wanted.update({f"{name}-{first[crl.generation.public_key_sha256]}.crl": crl.parsed.public_bytes(Encoding.DER) for crl in crls})
     for file, content in sorted(wanted.items()):
         path = os.path.join(folder, file)

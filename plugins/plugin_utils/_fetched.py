@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what lies behind the URLs that certificates name, as the controller gets it; may change in any release.
 
-Whoever runs a CA decides what its certificates name. So nothing but http and https is asked, also where it leads on to; size, number and
-time are bounded, and of what comes only whose CRL or certificate it is gets any further.
+Whoever runs a CA decides which URLs its certificates name. So only http and https are fetched, redirects included; size, number and time
+are bounded; and of the content only the CRLs and certificates in it are used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMES = ("http", "https")
 MOST_URLS = 50
 TIMEOUT = 10.0  # seconds that a server may be silent
 DEADLINE = 30.0  # seconds for all URLs together
-MOST_BYTES = 128 * 1024 * 1024  # of all of them together, each its part
+MOST_BYTES = 128 * 1024 * 1024  # for all URLs together, shared equally
 _AT_ONCE, _MOST_REDIRECTS, _CHUNK = 8, 3, 64 * 1024
 
 
@@ -67,7 +67,7 @@ def _why_not(url: str) -> str:
 
 
 class _Round:
-    """All at once, each in a thread that nobody waits for beyond the deadline."""
+    """Fetch all at once, each in a thread of its own; nobody waits for one beyond the deadline."""
 
     def __init__(self, urls: t.Sequence[str]) -> None:
         self._urls, self._most = urls, MOST_BYTES // max(len(urls), 2)
@@ -105,7 +105,7 @@ class _Round:
             return Fetched(UNREACHABLE, why=f"it leads on more than {_MOST_REDIRECTS} times")
         except _TooMuch:
             return Fetched(UNREACHABLE, why=f"it serves more than {self._most} bytes")
-        except OSError as exc:  # an URLError is one
+        except OSError as exc:  # URLError is one, too
             return Fetched(UNREACHABLE, why=_why(getattr(exc, "reason", exc)))
         except (http.client.HTTPException, ValueError):
             return Fetched(UNREACHABLE, why="what answers there is no web server, or the URL is none")

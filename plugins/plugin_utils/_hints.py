@@ -20,13 +20,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import ID_
 from ansible_collections.keyward.pki.plugins.module_utils._store import BY_HOST, BY_KEY, Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import folders
 
-MOST = 1000  # of one key or host that are followed
+MOST = 1000  # the most that are followed for one key or host
 _KEY = re.compile(r"[0-9a-f]{64}\Z")
 _AUTHORITY = re.compile(rf"[a-z0-9-]{{1,40}}-[0-9a-f]{{{ID_DIGITS}}}\Z")
 
 
 def hinted(stores: t.Iterable[Store], hosts: t.Iterable[str], keys: t.Iterable[str]) -> set[str]:
-    """The directories of authorities that hints of any of the stores name. Hints that don't read are none."""
+    """The directories of authorities that hints in any of the stores name. Unreadable hints are ignored."""
     found, places = set[str](), _places(hosts, keys)
     for store in stores:
         for place in places:
@@ -36,13 +36,13 @@ def hinted(stores: t.Iterable[Store], hosts: t.Iterable[str], keys: t.Iterable[s
 
 
 def with_id(stores: t.Iterable[Store], beginning: str) -> set[str]:
-    """The directories of the authorities whose id begins so. Their names end with it; what is of another id there counts for nothing."""
+    """The directories of authorities whose id begins so: their names end with it. The manifests in them decide."""
     wanted = beginning[:ID_DIGITS]
     return {name for store in stores for name in folders(store.path) if name.rpartition("-")[2].startswith(wanted)}
 
 
 def leave(store: Store, authority: str, hosts: t.Iterable[str], keys: t.Iterable[str]) -> None:
-    """Put those in place that are missing. Where that fails, nothing is lost but time."""
+    """Write the missing hints. Where that fails, looking takes longer, nothing else."""
     for place in _places(hosts, keys):
         path = os.path.join(store.path, place, authority)
         if os.path.lexists(path):

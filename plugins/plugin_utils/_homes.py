@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: what a task makes of who a host is, and of what a person says of it; may change in any release."""
+"""Private to keyward.pki: whether the host of a task is a CA's home, and what a person states of that; may change in any release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_DIGITS = 16  # of an id, as in the name of its directory
 
 
 class HomeTask(StoreTask):
-    """A task that stores something of a CA, or sends something out to one."""
+    """A task that stores something of a CA, or sends something to its host."""
 
     ROLE: t.ClassVar[str]  # the playbook in which a person says where a CA lives
 

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: whether the next set of a database is full or an increment, and on what it builds; may change in any release."""
+"""Private to keyward.pki: whether the next set of a database is full or an increment, and of which base; may change in any release."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def planned(own: t.Mapping[str, Series], newest: Stored | None, told: Told, full
         return Plan(why="forked")
     chain = (*newest.links, newest)
     if any(_doubtful_since(series, chain[0]) for series in own.values()):
-        return Plan(why="unvouched")  # by a signer who was removed, say
+        return Plan(why="unvouched")  # for example by a signer who was removed since
     why = full_reason([one.manifest for one in chain], told.authority.home, told.generations, after, now())
     return Plan(None if why else newest, why)
 
@@ -81,7 +81,7 @@ def _is_whole_in(series: Series, one: Stored) -> bool:
 
 
 def lists_are_sound(chain: t.Sequence[Stored]) -> bool:
-    """Of a set and those that it builds on."""
+    """Whether the member lists of a set, and of those that it builds on, are sound."""
     for one in chain:
         one.flaw = one.flaw or list_fault(one)
     return not any(one.flaw for one in chain)

@@ -73,7 +73,7 @@ class GivenBackup:
                     raise KeywardError(f"the backup {path} can't be read", "it does not exist", "Is the share mounted?") from None
             beside = os.path.join(os.path.dirname(os.path.abspath(path)), MANIFEST)
             if FILE_NAME.match(os.path.basename(path)) and os.path.exists(beside):
-                # Without a list of signers, or by an unknown one, the file stands for itself.
+                # No list of signers, or an unknown signer: judge the file by itself.
                 with contextlib.suppress(KeywardError):
                     stored = judged(os.path.dirname(beside), BACKUPS, signers)
                     if not stored.doubt and [file.name for file in stored.manifest.files] == list(self.files):
@@ -123,7 +123,7 @@ def recorded_place(authority: Authority) -> Result:
 
 
 def one_time_password() -> str:
-    """What keys travel under, once: the password of a backup stays on the controller."""
+    """A one-time password for keys on their way: the backup's own password stays on the controller."""
     return secrets.token_urlsafe(32)
 
 
@@ -150,13 +150,13 @@ def hollow(backup: Stored, password: str) -> frozenset[str] | None:
                 f"the password can't be proved with {backup.path}", bundle.fault.message, "Judge this backup with ca_key_verify"
             )
     if any(bundle.fault for bundle in bundles):
-        return frozenset()  # some of it opens with the password of an earlier backup
+        return frozenset()  # some files open with the password of an earlier backup
     expected = [replace(generation, exportable=None) for generation in backup.manifest.generations]
     return frozenset(fault.certificate for fault in judge(bundles, expected).reasons if fault.certificate)
 
 
 def opens(backup: Stored, password: str) -> bool:
-    """Whether a password opens all that was sealed with this backup: its digests stand for the MAC, one derivation is enough."""
+    """Whether a password opens every file encrypted with this backup. The digests were checked, so one key derivation is enough."""
     files = backup.files()
     own = [file for file in backup.manifest.files if file.opened_by == backup.manifest.id]
     try:
@@ -176,7 +176,7 @@ def bundles_with(known: KnownAuthority, keys: t.Collection[str], passwords: t.Se
 
 
 def brings_back(bundles: t.Sequence[Bundle], generation: Generation) -> bool:
-    """Whether files, those that open, hold a generation whole, wherever its key is kept now."""
+    """Whether the files that open hold a generation's certificate and key."""
     return bool(bundles) and judge([each for each in bundles if not each.fault], [replace(generation, exportable=None)]).restorable
 
 
@@ -207,7 +207,7 @@ FROM_AN_OPEN_ONE = (
 
 
 def unprotected(verdict: Verdict) -> bool:
-    """Whether nothing is wrong with a backup but that it opens without a password."""
+    """Whether the only fault of a backup is that it opens without a password."""
     return bool(verdict.reasons) and all(fault.code == "opens_without_password" for fault in verdict.reasons)
 
 
@@ -250,7 +250,7 @@ class ChosenBackup(t.NamedTuple):
         )
 
     def given(self, keys: t.Collection[str], in_hand: bool) -> tuple[GivenFile, ...]:
-        """What brings a host these keys: one file under a one-time password, or those that its software must read itself, as they are."""
+        """The files that bring a host these keys: one under a one-time password, or unchanged those that its software reads itself."""
         wanted = [generation for generation in self.generations if generation.public_key_sha256 in keys]
         if in_hand and wanted:
             private = {e.public_key_sha256: e.key for bundle in self.bundles if bundle.contents for e in bundle.contents.private_keys}

@@ -28,7 +28,7 @@ class KnownAuthority:
 
     @functools.cached_property
     def series(self) -> list[Series]:
-        """Those of each store that has one."""
+        """Its series in each store that has one."""
         found = list(self.holdings.values())
         if self._memory and len(found) == self._stores:
             self._memory.spare_older(BACKUPS.name, self.id, found)
@@ -119,7 +119,7 @@ class KnownAuthority:
         return [other.path for directory in self.series for other in directory.all if other.manifest.id == backup.manifest.id]
 
     def copies(self, stores: t.Sequence[Store]) -> list[tuple[Stored, Store]]:
-        """Which store lacks a backup, or has a damaged one, that another has: oldest first."""
+        """The copies to make, oldest first: a store lacks a backup, or has a damaged one, that another store has intact."""
         lacking = []
         for store in stores:
             there = self.holdings[store.path].all if store.path in self.holdings else []
@@ -184,7 +184,7 @@ class Authorities:
                     identity = latest.manifest.authority.id or ""
                     authority = known.setdefault(identity, KnownAuthority(latest, len(self._stores), self._memory))
                     there = authority.holdings.setdefault(store.path, directory)
-                    if there.latest and latest.rank > there.latest.rank:  # somebody copied its directory
+                    if there.latest and latest.rank > there.latest.rank:  # its directory was copied by somebody
                         authority.holdings[store.path] = directory
                     authority.latest = max(authority.latest, latest, key=lambda backup: backup.rank)
                 else:

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: authorities as the sets of their databases know them; may change in any release."""
+"""Private to keyward.pki: authorities, as far as sets of their databases tell; may change in any release."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class KnownDatabases:
 
     @property
     def public_keys(self) -> frozenset[str]:
-        """A certificate alone makes nobody its owner."""
+        """The keys that the CA had when the sets were made: a certificate without its key makes nobody its owner."""
         generations = [generation for one in self.latest for generation in one.manifest.generations]
         return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key != "missing")
 
@@ -80,7 +80,7 @@ class KnownDatabases:
         return [home for one in self.latest for home in one.manifest.homes]
 
     def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
-        """As of a C(KnownAuthority)."""
+        """Same as in C(KnownAuthority)."""
         return change_home(kind, self.homes, here, [one.digest for one in self.latest], self.home_changes) if kind else None
 
     def database_at(self, path: str, here: Home, homes: t.Sequence[Home], former: t.Callable[[], t.Sequence[Home]]) -> Series | None:
@@ -108,7 +108,7 @@ def known_databases(stores: t.Sequence[SetStore], authorities: t.Collection[str]
     known: dict[str, KnownDatabases] = {}
     for store in stores:
         for one in store.series(authorities):
-            # By its id: somebody may have copied its directory.
+            # By id: a directory may have been copied.
             known.setdefault(one.authority.rpartition("-")[2], KnownDatabases(one.authority)).series.setdefault(store.path, []).append(one)
     return [each for each in known.values() if each.latest]
 

@@ -162,5 +162,5 @@ _OF_CODE = {code: level for level, codes in LEVELS.items() for code in codes}
 
 
 def level_of(code: str) -> str:
-    """What nobody knows, such as a code that only a host made up, is for a person to look at."""
+    """The level of a code. An unknown one, which a host may have made up, needs a person."""
     return _OF_CODE.get(code, RED)

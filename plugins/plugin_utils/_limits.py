@@ -1,10 +1,10 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: what a host can use up of the controller by what it sends; may change in any release.
+"""Private to keyward.pki: limits on the disk space and memory that a host's data takes on the controller; may change in any release.
 
-Connection plugins write what they fetch until the host ends it, and gather all that a module prints before anybody may look at it.
-Each task is a process of its own, whose limits hold for the programs that it starts, too.
+Connection plugins fetch a file for as long as the host sends, and collect everything that a module prints. Each task is a process of its
+own, so limits of the process stop that; they hold for the programs that it starts as well.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import typing as t
 
 
 def file_size_limited(most: int) -> t.ContextManager[None]:
-    """Nothing is written beyond so many bytes of a file: the writer gets EFBIG, or its program is ended."""
+    """Limit the size of files: whoever writes more gets EFBIG, or its program is ended."""
     return _limited(resource.RLIMIT_FSIZE, most)
 
 
 def memory_limited(more: int) -> t.ContextManager[None]:
-    """So many bytes of memory more than now, where the system tells how much that is. Raises MemoryError."""
+    """Limit memory to so many bytes more than now, where the system tells how much is in use. Raises MemoryError."""
     used = _in_use()
     return contextlib.nullcontext() if used is None else _limited(resource.RLIMIT_DATA, used + more)
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what a controller remembers of stores, so that an older state of them is seen; may change in any release.
 
-Signatures say who made what, not that it is the newest: whoever may write into a store can put back what was there last year.
+A signature says who made something, not that it is the newest: whoever may write into a store can put last year's content back.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Memory:
         return None
 
     def unknown(self, kind: str, authority: str, database: str = "") -> list[Finding]:
-        """What is said where nothing was remembered: the newest that is signed was taken."""
+        """The finding where nothing was remembered yet: the newest signed one is believed."""
         if _name(kind, authority, database) in self._shape["newest"]:
             return []
         text = f"{self.path} remembers nothing of this authority: what is signed was taken, whether or not a newer one was there"
@@ -134,7 +134,7 @@ class Memory:
                 each.spared = frozenset()
 
     def authorities(self, kind: str) -> set[str]:
-        """The ids of those of which something was there."""
+        """The ids of the authorities that were seen before."""
         return {name.split("/")[1] for name in self._shape["newest"] if name.startswith(f"{kind}/")}
 
     # --- what is there now ---
@@ -169,7 +169,7 @@ class Memory:
         folder, what = os.path.dirname(self.path), f"the memory {self.path}"
         make_directory(folder, 0o700)
         with locked([folder], f"{what} was not written"):
-            shape = self._read()  # others have written meanwhile
+            shape = self._read()  # another run has written it meanwhile
             known = shape["newest"].get(name)
             if known is None or known["sequence"] <= entry["sequence"] or authority in self._accept:
                 shape["newest"][name] = entry
@@ -183,7 +183,7 @@ def _digest_of_names(names: t.Iterable[str], last: int) -> str:
 
 
 def _in_turn(names: t.Sequence[str]) -> frozenset[str]:
-    """Some of them, and in so many days each: what has been damaged since is found."""
+    """Today's share of the older ones: within some days each is looked at again, so that later damage is found."""
     begin = now().toordinal() * IN_TURN % len(names) if names else 0
     return frozenset([*names[begin:], *names[:begin]][:IN_TURN])
 

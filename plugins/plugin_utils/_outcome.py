@@ -11,7 +11,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 FINE = "fine"
-_MOST_LINES = 30  # of CAs that need no person, or that do: a summary fits a screen
+_MOST_LINES = 30  # lines for CAs that need no person, and for those that do: the summary fits a screen
 
 
 class Words(t.NamedTuple):
@@ -77,7 +77,7 @@ def _stored(result: Result) -> str:
 
 
 def _parts(ran: t.Sequence[tuple[str, Result]], check: bool) -> dict[str, str]:
-    """For each subject what became of it: a failure counts before a change, and a change before nothing."""
+    """What became of each subject: a failure counts more than a change, a change more than nothing to do."""
     parts: dict[str, str] = {}
     ranks: dict[str, int] = {}
     for module, result in ran:
@@ -94,7 +94,7 @@ def _parts(ran: t.Sequence[tuple[str, Result]], check: bool) -> dict[str, str]:
 
 
 def _failures(ran: t.Sequence[tuple[str, Result]], failure: str | None) -> list[str]:
-    """The first cause in full, and why a backup failed; of what else failed behind it only what it is."""
+    """The first cause and failures of backups in full; of later failures only their names."""
     found: list[str] = []
     for module, result in ran:
         if result.get("failed"):

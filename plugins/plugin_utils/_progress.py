@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what a long task says while it runs; may change in any release.
 
-A line every few seconds, by Ansible's display on stderr, where neither a log nor what a callback prints has it. A worker's display hands
-it to the main process, so that lines of several hosts don't mix. Nothing is said of what takes no longer than the first interval.
+One line every few seconds through Ansible's display, on stderr only: not in the log, nor in a callback's output. A worker's display passes
+it to the main process, so that lines of several hosts don't mix. A task that ends within the first interval says nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Progress:
 
     def _run(self) -> None:
         while not self._over.wait(_interval()):
-            with contextlib.suppress(OSError):  # a terminal that has gone stops no backup
+            with contextlib.suppress(OSError):  # the terminal may be gone: that must not stop a backup
                 Display().display(self._line(), stderr=True, screen_only=True)
 
     def _line(self) -> str:

@@ -52,7 +52,7 @@ class Issued(t.NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What is out there, as far as a task was shown it. C(compared): whether it was shown anything."""
+    """What the task was given of published CRLs and certificates. C(compared): whether it was given anything."""
 
     crls: t.Sequence[Crl]
     issued: t.Sequence[Issued]
@@ -86,7 +86,7 @@ class Seen:
         return list({one.serial: one for crl in self.crls for one in crl.revoked if one.at > as_of}.values())
 
     def newer_than(self, manifest: SetManifest, backdated: timedelta) -> list[Finding]:
-        """By dates, for a database that can't be looked into. C(backdated): by so much the CA lets certificates begin earlier."""
+        """Compare by dates, where the set's rows can't be read here. C(backdated): how far the CA dates certificates back."""
         as_of = at_most_now(manifest.as_of, now())
         following = int(manifest.state.next_crl_number, 16) if manifest.state.next_crl_number else None
         newer = []

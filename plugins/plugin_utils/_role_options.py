@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: the options of a CA in the inventory, and which of them nobody knows; may change in any release."""
+"""Private to keyward.pki: the options of a CA in the inventory, and misspelt ones; may change in any release."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"C
 }
 PARENT = frozenset(set(_arguments.WHICH_AUTHORITY) | {"host", "days", "extensions"})
 _PLAIN = OPTIONS | {"ask_hosts", "audit_directory", "audit_template", "audit_textfile", "authorities", "hosts", "serial"}
-_LIKE = 0.8  # a variable of one's own may begin with keyward_, one that is misspelt may not
+_LIKE = 0.8  # users may have keyward_ variables of their own: refuse only what looks misspelt
 
 
 def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
@@ -50,7 +50,7 @@ def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
 
 
 def nearest(name: t.Any, known: t.Collection[str], prefix: str = "") -> str:
-    """A question that names what may be meant."""
+    """A question that names the option that was probably meant."""
     close = difflib.get_close_matches(str(name), sorted(known), 1, 0.5)
     return f" (did you mean {prefix}{close[0]}?)" if close else ""
 

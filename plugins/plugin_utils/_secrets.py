@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: secrets are the text that was typed, or they are refused; may change in any release.
 
-YAML reads 0123, 1_000, 12e4, 2026-01-01 and yes as numbers, a date and a boolean. As text again they are another password than the one
-on paper, and a backup under it opens for nobody.
+YAML reads 0123, 1_000, 12e4, 2026-01-01 and yes as numbers, a date and a boolean. Turned back into text they differ from the password on
+paper, and nobody could open the backup.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def refuse_other_than_text(task: str, given: Options, before: Options, variables
 
 
 def newline_at_the_end(given: Options) -> str | None:
-    """What is to be said of a failed task whose password ends in a newline: one of a file made elsewhere may end so."""
+    """A hint for a failed task whose password ends in a newline, which few real passwords do."""
     named = [name for name, value in _secrets_in(given) if isinstance(value, str) and value.endswith(_NEWLINES)]
     return f"{named[0]} ends in a newline: is that so on paper? {_WITHOUT_NEWLINE}." if named else None
 
@@ -56,7 +56,7 @@ def _secrets_in(given: Options) -> t.Iterator[tuple[str, t.Any]]:
 
 
 def _kind(value: t.Any) -> str | None:
-    """What is no text; what a vault encrypted is a class of its own."""
+    """What a value is that is no text, in words; None for text. Vault-encrypted text has a class of its own."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):

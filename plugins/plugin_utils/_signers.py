@@ -30,7 +30,7 @@ OF_THE_MACHINE, OF_THE_USER = "/etc/keyward", "~/.config/keyward"
 SIGNING_KEY, ALLOWED_SIGNERS = "signing_key", "allowed_signers"
 PRINCIPAL = "keyward"  # what ssh-keygen -Y verify -I takes
 _LARGEST = 1 << 20  # bytes of a list of signers
-_AGENT_TIMEOUT = 60  # seconds, in which a person may have to touch a security key
+_AGENT_TIMEOUT = 60  # seconds: a person may have to touch a security key
 # Principals, options, type of the key, key. Lines without options say no namespace.
 _LINE = re.compile(r"""("[^"]*"|[^\s"#][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+(\S+)\s+(\S+)""")
 _OPTION = re.compile(r"""(?:[^,"]|"[^"]*")+""")
@@ -40,7 +40,7 @@ _TIME = re.compile(r"([0-9]{8}(?:[0-9]{4}(?:[0-9]{2})?)?)(Z?)\Z")
 def user_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may give any number
+    except (KeyError, OSError):  # a container may run under a user id without a name
         return str(os.geteuid())
 
 
@@ -52,7 +52,7 @@ def default_folder() -> str:
 
 
 class Allowed(t.NamedTuple):
-    """A key whose signatures count for documents of a time. Both ends are in it."""
+    """A key whose signatures count for documents from C(after) to C(before), both included."""
 
     blob: bytes
     after: datetime | None = None
@@ -91,7 +91,7 @@ def read_allowed_signers(path: str) -> list[Allowed]:
 
 
 def _allowed(line: str) -> Allowed | None:
-    """None where the line is not about us. Raises Fault."""
+    """The signer of a line; None where it does not name our namespace. Raises Fault."""
     match = _LINE.match(line.strip())
     if not match or "namespaces=" not in match.group(2).lower():
         return None
@@ -245,12 +245,12 @@ def _signed_by_agent(path: str, blob: bytes, data: bytes) -> bytes:
 
 
 def line_of_a_signer(blob: bytes) -> str:
-    """As it stands in a list of allowed signers."""
+    """The line for a list of allowed signers."""
     return f'{PRINCIPAL} namespaces="{_sshsig.NAMESPACE}" {_sshsig.line_of(blob)}'
 
 
 def in_a_container() -> bool:
-    """Whether what is written to an unmounted path is gone with the run. /.dockerenv says nothing: installed machines have it, too."""
+    """Whether this is a container, whose files are gone after the run unless mounted. /.dockerenv proves nothing: machines have it, too."""
     if os.environ.get("container") or os.path.exists("/run/.containerenv"):  # noqa: SIM112 - podman writes it so
         return True
     mounts = (read_if_there("/proc/self/mounts", "the list of mounts") or b"").decode("utf-8", "replace")
@@ -279,7 +279,7 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
         staged = StagedFile(signers.key_path, _sshsig.private_bytes(key), Protection(0o600))
         try:
             staged.commit()
-        except FileExistsError:  # another run makes it at this moment
+        except FileExistsError:  # another run is making it right now
             return None
         finally:
             staged.discard()

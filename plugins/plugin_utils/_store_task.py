@@ -34,7 +34,7 @@ class StoreTask(Task):
         return Memory(self.options.get("memory"), self.options.get("accept") or ())
 
     def remember_or_warn(self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "") -> list[Finding]:
-        """What is said where nothing was remembered until now. For a task that needs no memory that can be written."""
+        """What to say where nothing was remembered so far; the memory need not be writable."""
         said = self.memory.unknown(kind, newest.manifest.authority.id or "", database)
         try:
             if not self._check:
@@ -54,7 +54,7 @@ class StoreTask(Task):
         return Event(event_name(shape), content, self.signers.sign(content))
 
     def record_or_warn(self, kind: str, about: Stored, places: t.Iterable[tuple[Store, str]], **details: t.Any) -> None:
-        """For what needs neither a signing key nor a store that can be written. C(places): store, and the authority's directory."""
+        """Record an event where that is possible; otherwise warn: it needs a key and a writable store. C(places): (store, directory)."""
         try:
             event = self.event(kind, about, **details)
             for store, directory in places:
