@@ -21,7 +21,7 @@ import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._signed import SIGNATURE, Event, Judge, vouching
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
@@ -95,6 +95,8 @@ class Store:
         """Each store keeps a copy of the public halves, which is believed only where the paper says the same. Raises KeywardError."""
         path = os.path.join(self.path, SIGNERS)
         try:
+            if line.encode() in (read_if_there(path, "the copy of the signers") or b"").splitlines():
+                return  # it may lie on media that can't be rewritten
             add_line(path, line, self.directory.file_mode)
         except OSError as exc:
             raise KeywardError(f"{path} was not written", os_cause(exc), "Look at what lies there, and run the task again") from exc

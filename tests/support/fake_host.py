@@ -35,6 +35,7 @@ class FakeHost:
         self.name, self.windows = name, windows
         self.sent: list[tuple[str, dict[str, Any], bool]] = []
         self.forge: Forge | None = None
+        self.fetch_file: Callable[[str, str], Any] = shutil.copyfile
         self.answer: Forge | None = None  # (order's name, its document) -> an answer, instead of the module
 
     def run(self, task: type, arguments: Mapping[str, Any], *, check: bool = False, diff: bool = False) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class FakeHost:
         action = task(given, connection, MagicMock(), MagicMock(), MagicMock(), MagicMock())
         action._refuse_unguarded_transport = lambda: None
         action._execute_module = lambda module_name, module_args, task_vars: self._module(module_name, module_args, check)
-        connection.put_file = connection.fetch_file = shutil.copyfile
+        connection.put_file, connection.fetch_file = shutil.copyfile, self.fetch_file
         connection._shell.join_path = os.path.join
         action._make_tmp_path, action._fixup_perms2 = tempfile.mkdtemp, lambda _paths: None
         action._remove_tmp_path = lambda path, force: shutil.rmtree(path, ignore_errors=True)

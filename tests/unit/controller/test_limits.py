@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +86,34 @@ def test_a_host_that_sends_another_file_than_it_said(ca: OpensslCa, tmp_path: Pa
     host.forge = another
     result = host.run(CaDatabaseBackup, {"config_file": str(ca.config_file), "stores": [str(tmp_path / "sets")]})
     assert result["failed"] and said in result["msg"]
+    assert [path.name for path in (tmp_path / "sets").iterdir()] == ["keyward-store.json"]
+
+
+class TimedOut(BaseException):
+    """As core raises it."""
+
+
+def test_a_slow_host_is_ended_by_the_timeout_of_its_task(ca: OpensslCa, tmp_path: Path) -> None:
+    """And by nothing else; nothing stays behind."""
+    initialise(str(tmp_path / "sets"), "databases")
+    host = FakeHost()
+
+    def slow(_source: str, target: str) -> None:
+        with Path(target).open("wb") as stream:
+            while True:
+                stream.write(b"x")
+                time.sleep(0.01)
+
+    def ended(_number: int, _frame: Any) -> None:
+        raise TimedOut
+
+    host.fetch_file = slow
+    before = signal.signal(signal.SIGALRM, ended)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        with pytest.raises(TimedOut):
+            host.run(CaDatabaseBackup, {"config_file": str(ca.config_file), "stores": [str(tmp_path / "sets")]})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     assert [path.name for path in (tmp_path / "sets").iterdir()] == ["keyward-store.json"]

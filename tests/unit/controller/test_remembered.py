@@ -5,16 +5,25 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.action import ca_key_backup
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup_info import ActionModule as CaKeyBackupInfo
+from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer, _staged
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now
-from support.estate import Fleet, codes
-from support.signers import MEMORY
+from ansible_collections.keyward.pki.plugins.plugin_utils import _memory, _signers
+from support.estate import Estate, Fleet, codes, said
+from support.signers import ALLOWED, MEMORY, key_of, make_home, verify
 
 
 @pytest.fixture
@@ -62,6 +71,98 @@ def test_key_stores_that_hold_more_than_before_are_read(fleet: Fleet) -> None:
     renewed(fleet)
     memory.write_bytes(before)
     assert unread(fleet.back_up("ca1", fleet.a)) == []
+
+
+@pytest.fixture
+def estate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Estate:
+    monkeypatch.setattr(_pkcs12_writer, "WRITE_ITERATIONS", 10)
+    return Estate(tmp_path, monkeypatch)
+
+
+def test_cron_as_root_a_person_and_an_execution_environment_on_the_same_stores(
+    estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with a key, a list and a memory of its own; what one stores the others take, and each remembers it by itself."""
+    machine, mounted = tmp_path / "etc", tmp_path / "mounted"
+    for each, name in ((machine, "root"), (mounted, "environment")):
+        made = make_home(tmp_path / f"made for {name}", name)
+        shutil.copytree(made / ".config/keyward", each)
+    person = make_home(tmp_path / "person", "person")
+    everybody = "".join(key_of(name)[1] for name in ("root", "person", "environment"))
+    for path in (machine / "allowed_signers", mounted / "allowed_signers", person / ALLOWED):
+        path.write_text(everybody)
+    (tmp_path / "nobody").mkdir()
+    paths = {name: str(mounted / name) for name in ("store_signing_key", "allowed_signers", "memory")}
+    (mounted / "signing_key").rename(paths["store_signing_key"])
+
+    def cron(**options: Any) -> dict[str, Any]:
+        estate.at(tmp_path / "nobody")
+        with monkeypatch.context() as there:
+            there.setattr(_signers, "OF_THE_MACHINE", str(machine))
+            there.setattr(_memory, "OF_THE_MACHINE", str(tmp_path / "var" / "memory.json"))
+            return estate.back_up(**options)
+
+    def by_a_person(**options: Any) -> dict[str, Any]:
+        estate.at(person)
+        return estate.back_up(**options)
+
+    def environment(**options: Any) -> dict[str, Any]:
+        estate.at(tmp_path / "nobody")
+        return estate.back_up(**options, **paths)
+
+    for number, run in enumerate((cron, by_a_person, environment, cron), start=1):
+        if number > 1:
+            estate.ca.renew_keeping()
+        result = run()
+        assert result.get("changed") and result["due"] and len(estate.backups(estate.stores[1])) == number, result
+        assert run(password=None)["advisories"] == []
+    for run in (by_a_person, environment):
+        assert not run()["changed"]
+    everyone = tmp_path / "var" / "memory.json", person / MEMORY, mounted / "memory"
+    assert {json.loads(path.read_text())["newest"].popitem()[1]["sequence"] for path in everyone} == {4}
+    assert list((tmp_path / "nobody").iterdir()) == []
+    assert {len(path.read_text().splitlines()) for path in tmp_path.glob("*/allowed_signers") if path.parent in estate.stores} == {3}
+    assert len(verify(estate.stores[0], person / ALLOWED)) == 8
+
+
+def test_a_controller_whose_clock_is_ahead(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its backup counts, by its number; it is infinitely old, and the next one follows it. With a key that has run out it signs nothing."""
+    with monkeypatch.context() as there:
+        for module in (ca_key_backup, _signers):
+            there.setattr(module, "now_text", lambda: "2999-01-01T00:00:00Z")
+        assert estate.back_up()["backup"]["created"] == "2999-01-01T00:00:00Z"
+        allowed = (estate.home / ALLOWED).read_text()
+        (estate.home / ALLOWED).write_text(allowed.replace('"keyward" ', '"keyward",valid-before="20900101Z" '))
+        assert "does not name the signing key" in said(estate.back_up())
+        (estate.home / ALLOWED).write_text(allowed)
+    assert not estate.back_up()["due"] and estate.run(CaKeyBackupInfo)["age"] > 10**10
+    newer = estate.renewed()
+    assert Path(newer["backup"]["paths"][0]).name.startswith("000002-") and estate.run(CaKeyBackupInfo)["age"] < 600
+
+
+def test_a_memory_that_can_not_be_read_or_written(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged, it is an error with a way out. What needs none to be written goes on, and that is said."""
+    estate.back_up()
+    memory = estate.home / MEMORY
+    sound = memory.read_text()
+    for damaged in ("", "{", sound[:-10], "[]", sound.replace('"sequence": 1', '"sequence": "x"'), '{"format": "another"}', "\0" * 9):
+        memory.write_text(damaged)
+        if damaged:
+            for task in (CaKeyBackup, CaKeyBackupInfo, CaKeyVerify):
+                assert "move it aside: what is signed is taken then, and said" in said(estate.run(task)), damaged
+        else:
+            assert "not_remembered" in codes(estate.run(CaKeyBackupInfo)["advisories"])
+    memory.unlink()
+    os.mkfifo(memory)
+    assert "regular file" in said(estate.back_up())
+    memory.unlink()
+
+    def refused(_staged: Any) -> None:
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(_staged.StagedFile, "replace", refused)
+    assert "memory.json was not written: the file system is read-only" in said(estate.back_up())
+    assert estate.run(CaKeyVerify)["restorable"]
 
 
 @pytest.mark.parametrize(
