@@ -77,13 +77,14 @@ def test_all_stores_rolled_back_where_nothing_remembers(tmp_path: Path) -> None:
     for name in ("keys", "sets"):
         shutil.rmtree(tmp_path / name)
         shutil.copytree(tmp_path / f"{name} of last year", tmp_path / name)
-    (fleet.a.directory / "index.txt").unlink()
-    for path in (*fleet.a.directory.rglob("more*"), fleet.a.directory / "newcerts" / "1002.pem"):
-        path.unlink(missing_ok=True)
+    gone = ("index.txt*", "serial*", "crlnumber*", "crl.pem", "more*", "1002.pem")
+    for path in [path for pattern in gone for path in fleet.a.directory.rglob(pattern)]:
+        path.unlink()
     assert "they hold less than before" in said(fleet.restore("ca1", fleet.a)), "a controller that remembers stops"
     (tmp_path / "home" / MEMORY).unlink()
     shown = fleet.restore("ca1", fleet.a, published_crl=[str(published)])
     assert shown["failed"] and codes(shown) == ["published_crl_newer"], shown["msg"]
+    (tmp_path / "home" / MEMORY).unlink()
     taken = fleet.restore("ca1", fleet.a)
     assert taken["changed"] and "not_remembered" in codes(taken, "advisories"), taken
 
