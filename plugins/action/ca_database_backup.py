@@ -409,18 +409,21 @@ class ActionModule(DatabaseTask):
             if manifest.is_archive:
                 arrived = Stored(staged.path, manifest, SETS)
                 arrived.links = plan.chain
-                set_files(arrived)  # what it would unpack to is bounded; it was proved where it was made
-                manifest = replace(manifest, lacking=_databases.lacking_of(known.sets, lambda older: compared(arrived, older)))
+                with self._saying("compares the set with those before it"):
+                    for _member in set_files(arrived).list():
+                        pass  # it was proved where it was made; here, that its lists and those of its chain are what its manifest says
+                    lacking = _databases.lacking_of(known.sets, lambda older: compared(arrived, older, files=False))
+                manifest = replace(manifest, lacking=lacking)
             with first.locked():
                 _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
                 stored = self._signed(manifest, staged.path)
                 stored.path = staged.commit(stored.document, stored.signature, known.name, new_name(manifest.sequence))
-        paths = [stored.path, *(store.copy(stored, known.name) for store in others)]
-        removed, advisories, event = list[str](), list[Finding](), self.event("set", stored)
+        with self._saying("brings every store up to date"):
+            paths = [stored.path, *(store.copy(stored, known.name) for store in others)]
+            pruned = [_databases.prune(store, known.name, self.options["keep_full_sets"], self._is_old, compare) for store in stores]
+        removed, event = [path for one in pruned for path in one.removed], self.event("set", stored)
+        advisories = [finding for one in pruned for finding in one.advisories]
         for store in stores:
-            pruned = _databases.prune(store, known.name, self.options["keep_full_sets"], self._is_old, compare)
-            removed += pruned.removed
-            advisories += pruned.advisories
             store.record(known.name.split("/")[0], event)
             if known.change:
                 store.record(known.name.split("/")[0], self.event(known.change.kind, stored, **known.change.as_json()))

@@ -136,8 +136,8 @@ class Database(t.Protocol):
     def copy(self, order: database.Copy, folder: str, check: bool) -> database.Copied:
         """The files of a full set, proved, in a folder. Refuses as C(Backend.renew). Raises OSError where the folder can't be written."""
 
-    def compare(self, newer: Stored, older: Stored) -> Lacks:
-        """What a set lacks that an older one of the same database has. Raises OSError as well."""
+    def compare(self, newer: Stored, older: Stored, files: bool = True) -> Lacks:
+        """What a set lacks that an older one of the same database has; its files only where C(files). Raises OSError as well."""
 
     def restore(self, order: database.Restore, folder: str, check: bool) -> database.Restored:
         """What is missing of the set in a folder, put back. Refuses as C(Backend.renew)."""

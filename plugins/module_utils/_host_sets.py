@@ -95,7 +95,7 @@ def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: b
         made = Stored(staged.path, set_manifest_from_json(manifest), SETS)
         if links:  # its manifest names the base only once the controller has seen what changed
             made.links = links
-        lacking = _databases.lacking_of(sets, lambda older: compare(made, older))
+        lacking = _databases.lacking_of(sets, lambda older: compare(made, older, files=False))
         return replace(copied, staged=staged.leave(), lacking=lacking)
 
 

@@ -216,7 +216,7 @@ reasons:
   description:
     - Why the task failed, in the shape of RV(keyward.pki.ca_key_verify#module:reasons).
     - The codes are V(conflict), V(foreign_authority), V(not_at_home), V(published_crl_newer), V(published_certificates_newer),
-      V(rolled_back) and V(index_refused).
+      V(rolled_back), V(set_not_whole) (a set that the newest one builds on is missing or damaged) and V(index_refused).
   returned: always
   type: list
   elements: dict
@@ -226,7 +226,7 @@ advisories:
     - What is worth knowing and stops nothing, as in RV(keyward.pki.ca_info#module:advisories).
     - Codes are, among others, V(crl_expires_soon), V(configuration_differs), V(database_newer), V(numbers_advanced),
       V(serial_used_twice), V(published_not_compared), V(moved), V(revocation_not_checked), V(extra_paths_not_restored) and
-      V(set_not_whole) (the newest set can't be used, and an older one was taken).
+      V(digest_mismatch) (the newest set is damaged, and the one before it was taken).
     - V(configuration_loads_code) and V(configuration_decides) say what a configuration from the set has the CA load or allow. They are
       in the diff, too.
   returned: success

@@ -170,10 +170,17 @@ def only_database(series: t.Sequence[Series], host: str) -> None:
 
 
 def newest_set(sets: Chains, host: str, others: t.Sequence[Finding] = ()) -> Stored:
-    """The newest intact set of a database. C(others): what is said of those that don't count. Raises KeywardError."""
-    newest = sets.newest
+    """The newest intact set of a database. C(others): what is said of those that don't count. Raises KeywardError.
+
+    In place of an increment that can't be used none is taken that a person did not name: it may be weeks older.
+    """
+    newest, faults = sets.newest, sets.faults
+    if newest and any(one.manifest.kind == "increment" for one in sets.signed if one.rank > newest.rank):
+        way = "take the newer ones out of the store" if isinstance(newest, HostStored) else f"name it: {newest.path} (set)"
+        why = "; ".join(fault.message.rstrip(".") for fault in faults)
+        raise KeywardError("nothing was restored", why, f"Mount the store that has it. To go on with an older one, {way}", faults)
     if newest is None:
-        told = [*others, *sets.faults]
+        told = [*others, *faults]
         raise KeywardError(
             "nothing was restored",
             "; ".join([f"no intact set of this database on {host} is stored", *(other.message for other in told)]),

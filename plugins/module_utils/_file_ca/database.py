@@ -56,10 +56,10 @@ class FileDatabase:
         base = functools.partial(complete, order.base, order.base_list or "") if order.base else None
         return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base)
 
-    def compare(self, newer: Stored, older: Stored) -> Lacks:
+    def compare(self, newer: Stored, older: Stored, files: bool = True) -> Lacks:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared
 
-        return compared(newer, older)
+        return compared(newer, older, files)
 
     def restore(self, order: Restore, folder: str, check: bool) -> Restored:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_restore import Restoration

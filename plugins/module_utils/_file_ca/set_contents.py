@@ -50,8 +50,8 @@ class SetContents:
                 yield bytes.fromhex(member.sha256), member.path
 
 
-def compared(newer: Stored, older: Stored) -> Lacks:
-    """What a set lacks of an older one's rows and issued files. Raises KeywardError, OSError.
+def compared(newer: Stored, older: Stored, files: bool = True) -> Lacks:
+    """What a set lacks of an older one's rows and issued files. C(files): these as well. Raises KeywardError, OSError.
 
     Lost is a row that is gone, or no longer revoked; one that says less of its certificate, as a restore enters it, only keeps the older
     set from going.
@@ -60,7 +60,7 @@ def compared(newer: Stored, older: Stored) -> Lacks:
     changed = [(ours.rows.get(number), row) for number, row in theirs.rows.items() if ours.rows.get(number) != row]
     changed = [(our, row) for our, row in changed if not (our and our.covers(row))]
     example = f"the entry {changed[0][1].serial}" if changed else ""
-    for digest, path in theirs.issued() if not changed else ():
+    for digest, path in theirs.issued() if files and not changed else ():
         if digest not in ours.digests:
             example = path
             break

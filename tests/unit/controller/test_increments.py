@@ -220,15 +220,16 @@ def test_a_newest_set_that_nobody_vouches_for_any_more_is_followed_by_a_full_one
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
 def test_a_chain_that_lacks_a_link_is_not_restored_and_the_link_is_named(ca: OpensslCa, place: Place, damage: str) -> None:
     made(ca, place, 3)
-    full, second, _newest = sets(place)
+    full, second, newest = sets(place)
     injure(second, damage)
     lose_all_but_keys(ca)
     before = contents(ca)
-    at_newest = put_back(ca, {"set": str(_newest)})
-    assert second.name in at_newest["msg"] and ("missing" if damage == "missing" else "damaged") in at_newest["msg"]
-    assert contents(ca) == before, "nothing was touched"
-    result = put_back(ca, place)
-    assert result["set"]["paths"] == [str(full)] and "set_not_whole" in codes(result), "an older one is whole, and that is said"
+    for chosen in (place, {"set": str(newest)}):
+        said = put_back(ca, chosen)["msg"]
+        assert second.name in said and ("missing" if damage == "missing" else "damaged") in said and contents(ca) == before
+    if "stores" in place:
+        assert f"name it: {full} (set)" in put_back(ca, place)["msg"]
+    assert put_back(ca, {"set": str(full)})["changed"], "an older one is whole"
 
 
 def injure(path: Path, damage: str) -> None:
@@ -273,6 +274,20 @@ def test_a_list_that_is_not_the_one_that_was_signed_brings_nothing_back(ca: Open
     lose_all_but_keys(ca)
     before = contents(ca)
     assert "list of members" in put_back(ca, place)["msg"] and contents(ca) == before
+
+
+def test_a_set_whose_lists_are_not_what_the_host_says_is_not_stored(ca: OpensslCa, tmp_path: Path) -> None:
+    """Nobody could restore it."""
+    place = {"stores": [new_store(tmp_path / "databases")]}
+    made(ca, place, 2)
+    host = FakeHost("ca1")
+
+    def lying(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        return {**answer, "members": {**answer["members"], "sha256": "0" * 64}} if order == "database.copy" else answer
+
+    host.forge = lying
+    result = host.run(CaDatabaseBackup, {"config_file": str(ca.config_file), **place})
+    assert "list of members" in result["msg"] and len(sets(place)) == 2
 
 
 def test_a_link_may_come_from_any_store(ca: OpensslCa, tmp_path: Path) -> None:
