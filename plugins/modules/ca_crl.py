@@ -73,7 +73,7 @@ notes:
   - A generation that has expired gets no CRL, nor does an older key of which everything that it signed has expired.
     One whose key is in a token is reported and left to the token.
   - On Windows the CA publishes its CRLs itself (C(certutil -CRL)), one for each key. With O(scratch) its keys sign in memory. O(days) and
-    O(published_crl) can not be given there.
+    O(published_crl) can not be given there, and O(fetch) knows the URLs that the CA's own certificates name.
 author:
   - keyward.pki contributors (@keyward)
 """

@@ -146,12 +146,8 @@ class Clients:
 
     @staticmethod
     def _of_former_host(one: dict[str, t.Any]) -> Finding:
-        said = "serves what it should" if one["state"] == "good" else one["message"]
-        text = (
-            f"certificates name {one['url']} on a host where the CA was: it {said}"
-            if one["state"] == "good"
-            else f"of a former host: {said}"
-        )
+        said = f"{one['url']} serves what it should" if one["state"] == "good" else one["message"]
+        text = f"certificates name a URL on a host where the CA was: {said}"
         return Finding("url_of_former_host", f"{text}. Publish there for as long as they are valid, or let that name lead to the new host")
 
 

@@ -14,6 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 _RUN = ("INSTALL", "RENEW", "KEY_BACKUP", "KEY_VERIFY", "KEY_RESTORE", "DATABASE_BACKUP", "DATABASE_RESTORE")
 _NOT_OF_A_CA = {"controller", "stores", "force", "part"}
 OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"CA_{module}")} - _NOT_OF_A_CA) | {
+    "der_directory",
     "label",
     "new_password",
     "offline",

@@ -23,6 +23,13 @@ PUBLISH = """\
     content: "{{ (renewal_certificates + renewal_crls) | join('') }}"
     dest: "{{ published }}"
     mode: "0644"
+
+- name: Publish what the web server serves
+  ansible.builtin.copy:
+    src: "{{ item }}"
+    dest: "{{ published | dirname }}/www/"
+    mode: "0644"
+  loop: "{{ renewal_files }}"
 """
 
 
@@ -64,7 +71,12 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     (tmp_path / "publish.yml").write_text(PUBLISH)
     hosts = one_host(
         ansible,
-        {**variables, "keyward_issued_before": now(), "keyward_publish_tasks": str(tmp_path / "publish.yml")},
+        {
+            **variables,
+            "keyward_issued_before": now(),
+            "keyward_publish_tasks": str(tmp_path / "publish.yml"),
+            "keyward_der_directory": str(tmp_path / "der"),
+        },
         published=str(tmp_path / "published.pem"),
     )
     predicted = playbook(ansible, "renewal", hosts, check=True)
@@ -74,6 +86,9 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     assert covered(keys, ca) == certificates(ca) and len(certificates(ca)) == 2
     published = (tmp_path / "published.pem").read_text()
     assert (published.count("BEGIN CERTIFICATE"), published.count("BEGIN X509 CRL")) == (2, 2)
+    served = sorted(path.name for path in (tmp_path / "www").iterdir())
+    assert served == [f"example-root-ca-{key}.{kind}" for key in (0, 1) for kind in ("crl", "crt")]
+    assert ran(renewed, "ca_crl") == [True, False] and changed(playbook(ansible, "crl", hosts)) == []
     assert changed(playbook(ansible, "renewal", hosts)) == []
     second = issue(ca, "second")
     openssl("verify", "-CAfile", ca / "cacert.0.pem", tmp_path / "ca-first.pem")

@@ -185,3 +185,19 @@ def test_a_certificate_without_a_row_is_named(ca: EasyrsaPki) -> None:
     told: Told = sent(which(ca), Look(database=True))
     said = [one.message for one in told.advisories if one.code == "certificate_without_row"]
     assert len(said) == 1 and f"certs_by_serial/{lines[-1].split(chr(9))[3]}.pem has no row" in said[0]
+
+
+def test_a_pki_in_another_place_names_that_one(ca: EasyrsaPki, tmp_path: Path) -> None:
+    said = (ca.directory / "vars").read_text() + f'set_var EASYRSA_PKI "{ca.directory}" # not {ca.directory}2\n# {ca.directory}\n'
+    (ca.directory / "vars").write_text(said)
+    manifest, _members, _left_out = make(ca, tmp_path / "set")
+    ca.directory.rename(tmp_path / "gone")
+    moved = EasyrsaPki.__new__(EasyrsaPki)
+    moved.directory, moved.version, moved.passphrase = tmp_path / "vpn" / "pki", ca.version, ca.passphrase
+    answer = restore(moved, tmp_path / "set", manifest)
+    assert [(one.path, one.after) for one in answer.rewritten] == [
+        (str(moved.directory / "vars"), f'set_var EASYRSA_PKI "{moved.directory}" # not {ca.directory}2')
+    ]
+    assert (moved.directory / "vars").read_text() == said.replace(f'"{ca.directory}"', f'"{moved.directory}"')
+    assert (moved.directory / "index.txt").read_bytes() == (tmp_path / "gone" / "index.txt").read_bytes() and not ca.directory.exists()
+    assert not restore(moved, tmp_path / "set", manifest).changed

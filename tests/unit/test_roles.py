@@ -38,8 +38,8 @@ def specification(role: str) -> dict[str, Any]:
 def tasks(role: str) -> list[Any]:
     """What a role runs: its own tasks, those that it shares, and the ones of the role that it includes."""
     own = [path.read_text(encoding="utf-8") for path in sorted((ROLES / role / "tasks").iterdir())]
-    signs = any("tasks_from: sign\n" in text for text in own)
-    shared = [path.read_text(encoding="utf-8") for path in sorted((ROLES / SHARED / "tasks").iterdir()) if signs or path.stem != "sign"]
+    some = {name for name in ("sign", "publish") if not any(f"tasks_from: {name}\n" in text for text in own)}
+    shared = [path.read_text(encoding="utf-8") for path in sorted((ROLES / SHARED / "tasks").iterdir()) if path.stem not in some]
     restores = role != "restore" and any("keyward.pki.restore" in text for text in own)
     return [yaml.safe_load(text) for text in [*own, *shared]] + (tasks("restore") if restores else [])
 

@@ -90,6 +90,8 @@ PROOFS = {
     "Published CRLs": "test_all_stores_rolled_back_where_nothing_remembers",
     "Who may write": "test_whoever_may_write_can_delete",
     "Keep one": "test_nothing_in_a_store_of_keys_is_written_again test_whoever_may_write_can_delete",
+    "The controller asks": "test_a_server_can_do_nothing_but_fail",
+    "It learns": "test_a_server_can_do_nothing_but_fail",
 }
 
 
