@@ -91,7 +91,7 @@ class Restoration:
         self._crls = KnownCrls(stored.manifest.generations)
         self._places = places_here(backend)
         self._ways: t.Optional[t.Set[str]] = set()  # folders that were looked at; None: each time anew
-        self._move = move_of(backend, stored.manifest.authority)
+        self._move = move_of(backend, stored.manifest.authority, stored.manifest.generations[-1])
         self._files: t.Optional[Files] = None
         self._extra, self._unnamed = ExtraPaths(order.extra_paths), 0
         self._database: t.Optional[str] = None  # where the configuration on this host has it as yet

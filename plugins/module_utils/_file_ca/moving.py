@@ -15,7 +15,7 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import without_comment
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -90,15 +90,37 @@ class Move:
         return new
 
 
-def move_of(ca: FileCa, recorded: Authority) -> Move:
-    """From the place that a set or a backup records to that of C(ca)."""
-    old, pairs = recorded.directory, []
-    if old and ca.directory:
-        pairs = [*zip(ca.beside(old), ca.beside(ca.directory)), (old, ca.directory)]
+def move_of(ca: FileCa, recorded: Authority, newest: Generation) -> Move:
+    """From the place that a set records to that of C(ca). C(newest): the generation that was the current one then."""
+    pairs = [*pairs_of(ca, recorded.directory, newest)]
+    if recorded.directory and ca.directory:
+        pairs += zip(ca.beside(recorded.directory), ca.beside(ca.directory))
     config = recorded.place.get("config_file")
     if config and ca.config_file:
         pairs.append((config, ca.config_file))
     return Move(pairs)
+
+
+def pairs_of(ca: FileCa, directory: t.Optional[str], newest: Generation) -> t.Iterator[t.Tuple[str, str]]:
+    """The CA's directory, which may be that of its configuration alone; and where that was corrected, the one that it names."""
+    if directory and ca.directory:
+        yield directory, ca.directory
+    try:
+        files = ca.files()
+    except KeywardError:
+        return
+    was, named = (newest.certificate_place, newest.key_place), (files.certificate, files.private_key)
+    found = {_without_common_end(place.path, path) for place, path in zip(was, named) if place and path}
+    if len(found) == 1 and all(was) and all(named):
+        yield from found
+
+
+def _without_common_end(one: str, other: str) -> t.Tuple[str, str]:
+    ours, theirs = one.split("/"), other.split("/")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    return "/".join(ours), "/".join(theirs)
 
 
 def files_here(files: Files, move: Move) -> Files:

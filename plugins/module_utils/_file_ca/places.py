@@ -13,7 +13,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move, pairs_of
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
 
 if t.TYPE_CHECKING:
@@ -26,7 +26,7 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
     The current one goes where this host's configuration says; one that is here already stays; others go where they
     were, seen from the CA's directory. Where two would share a path, the earlier one gets the name of an older generation.
     """
-    move = _move(ca, directory)
+    move = _move(ca, directory, generations[-1])
     certificate, private_key = (move.path(path) for path in _configured(ca))
     facts = ca.known_facts
     newest = generations[-1]
@@ -73,7 +73,7 @@ def refuse_elsewhere(
 ) -> None:
     """A file is put back only where the task names it, in the CA's directory, or where both its configuration and its backup have it:
     either may be forged where it lies in a store that others write. Not where the CA was before it moved. Raises KeywardError."""
-    move = _move(ca, directory)
+    move = _move(ca, directory, recorded[-1])
     known = [place.path for one in recorded for place in (one.certificate_place, one.key_place) if place]
     known += [move.path(path) for path in known]
     configured = [path for path in _configured(ca) if path]
@@ -103,9 +103,9 @@ def _configured(ca: FileCa) -> t.Tuple[str, str]:
         return certificate, private_key
 
 
-def _move(ca: FileCa, directory: t.Optional[str]) -> Move:
+def _move(ca: FileCa, directory: t.Optional[str], newest: Generation) -> Move:
     """From the CA's former directory to its present one."""
-    return Move([(directory, ca.directory)] if directory and (ca.selector.directory or ca.config_file) else [])
+    return Move(pairs_of(ca, directory, newest) if directory and (ca.selector.directory or ca.config_file) else [])
 
 
 def _with_state(ca: FileCa, generation: Generation) -> Generation:

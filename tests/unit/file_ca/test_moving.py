@@ -17,11 +17,11 @@ from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move, move_of
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
 from support.guides import DOCS, blocks
 from support.openssl_ca import OpensslCa, openssl
-from support.sets import exact, make, refused, restore, sent, which
+from support.sets import copied, exact, make, refused, restore, restored, sent, which
 
 MOVED = Move([("/etc/pki/CA", "/srv/ca")])
 COMMENT = "# Ours; /etc/pki/CA is backed up"
@@ -64,8 +64,9 @@ def test_a_path_that_means_something_else_in_a_configuration_is_refused() -> Non
 
 def test_the_files_of_an_easyrsa_beside_its_pki_move_with_it() -> None:
     ca = _backends.find(Selector(backend="easyrsa", directory="/srv/vpn/pki"))
+    generation = Generation(0, b"", "", "", "", "", "", "", None, "", "")
     recorded = Authority("easyrsa", "CA_default", "x", "CN=x", "/etc/openvpn/easy-rsa/pki", {"directory": "/etc/openvpn/easy-rsa/pki"})
-    move = move_of(ca, recorded)  # type: ignore[arg-type]
+    move = move_of(ca, recorded, generation)
     assert (
         move.path("/etc/openvpn/easy-rsa/vars") == "/srv/vpn/vars" and move.path("/etc/openvpn/server.conf") == "/etc/openvpn/server.conf"
     )
@@ -120,6 +121,23 @@ def test_a_configuration_of_the_new_place_stays_and_says_where_the_database_belo
     assert (new / "openssl.cnf").read_text() == own and (new / "db" / "list").exists() and not (new / "index.txt").exists()
     assert "configuration_differs" in {one.code for one in answer.advisories}
     assert not restore(new, tmp_path / "set", manifest).changed
+
+
+def test_the_directory_that_a_corrected_configuration_names(ca: OpensslCa, tmp_path: Path) -> None:
+    """The configuration lies elsewhere, in the same place as before: only what it names is another directory now."""
+    config, new = tmp_path / "etc" / "ca.cnf", tmp_path / "srv"
+    config.parent.mkdir()
+    ca.config_file.rename(config)
+    selector = Selector(config_file=str(config))
+    told = _backends.find(selector).facts()
+    manifest, _answer = copied(selector, tmp_path / "set")
+    config.write_text(config.read_text().replace(str(ca.directory), str(new)))
+    ca.directory.rename(tmp_path / "gone")
+    restored(selector, tmp_path / "set", manifest)
+    order = ImportKeys(told.generations, told.generations[-1].sha256, directory=str(config.parent))
+    assert {one.path for one in sent(selector, order, check=True).restored} == {str(new / "private" / "cakey.pem")}
+    assert (new / "index.txt").read_bytes() == (tmp_path / "gone" / "index.txt").read_bytes() and not ca.directory.exists()
+    assert not restored(selector, tmp_path / "set", manifest).changed
 
 
 def test_no_half_of_a_ca_goes_to_its_former_place(ca: OpensslCa, tmp_path: Path) -> None:
