@@ -76,6 +76,11 @@ def host(ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp
 # --- what each module is given, once the host was made ready for it ---
 
 
+def ca_audit(host: Host) -> Options:
+    host.backed_up()
+    return {"key_stores": host.keys["stores"]}
+
+
 def ca_crl(host: Host) -> Options:
     return host.config
 
@@ -136,15 +141,16 @@ def ca_store(host: Host) -> Options:
     return {"path": str(host.directory / "keys"), "kind": "keys"}
 
 
-NEVER_CHANGE = {"ca_info", "ca_key_backup_info", "ca_key_verify"}
+NEVER_CHANGE = {"ca_audit", "ca_info", "ca_key_backup_info", "ca_key_verify"}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_check_mode_tells_happens_once(host: Host, module: str) -> None:
     given = globals()[module](host)
+    expected = [False, False] if module in NEVER_CHANGE else [True, True, False, False]
     seen = []
-    for check in (True, False, True, False):
+    for check in (True, False, True, False)[: len(expected)]:
         before = tree(host.directory)
         seen.append(host.run(module, given, check=check)["changed"])
         assert (tree(host.directory) != before) == (seen[-1] and not check), f"{module}, check mode: {check}"
-    assert seen == ([False] * 4 if module in NEVER_CHANGE else [True, True, False, False])
+    assert seen == expected
