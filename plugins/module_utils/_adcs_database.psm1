@@ -20,19 +20,21 @@ function Get-AdcsDatabaseState {
     .PARAMETER Facts
         The answer of Get-AdcsAuthority.
     .OUTPUTS
-        Ordered dictionary: last_request_id, revocations ("<request id>,<reason>,<effective when>"), unissued ("<request id>,<disposition>"),
+        Ordered dictionary: last_request_id, revocations ("<request id>,<reason>,<effective when>,<serial>"), unissued ("<request id>,<disposition>"),
         next_crl_number ($null where the CA has published none), configuration_sha256.
     .NOTES
         https://learn.microsoft.com/windows-server/administration/windows-commands/certutil#-view
     #>
     param([System.Collections.IDictionary]$Facts, [string]$What)
     $last = @(Get-Number -What $What -Row @(Get-ViewRow -What $What -ArgumentList '-restrict', 'RequestId=$', '-out', 'RequestId', 'csv'))
-    $columns = 'RequestId,Request.RevokedReason,Request.RevokedEffectiveWhen'
+    $columns = 'RequestId,Request.RevokedReason,SerialNumber,Request.RevokedEffectiveWhen'
     $revoked = @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition=21', '-out', $columns, 'csv')
     $revokedIds = @(Get-Number -What $What -Row $revoked)
     $revocations = for ($at = 0; $at -lt $revoked.Count; $at++) {
-        $when = ConvertFrom-CertutilTime -Text ($revoked[$at][2..9] -join ',')
-        '{0},{1},{2}' -f $revokedIds[$at], (ConvertFrom-CertutilNumber -Text $revoked[$at][1]), $when
+        # The time stands last: it may hold commas.
+        $when = ConvertFrom-CertutilTime -Text ($revoked[$at][3..9] -join ',')
+        $serial = ConvertTo-Serial -Text $revoked[$at][2]
+        '{0},{1},{2},{3}' -f $revokedIds[$at], (ConvertFrom-CertutilNumber -Text $revoked[$at][1]), $when, $serial
     }
     # Below 15 a request waits; from 30 on it failed or was denied. certutil -resubmit issues each of them under the number that it has.
     $unissued = foreach ($restriction in 'Disposition<15', 'Disposition>=30') {
@@ -58,6 +60,18 @@ function Measure-AdcsRequest {
     # How many requests a CA has issued, revoked, failed or denied. Its own certificates count as 15 and 16.
     param([string]$What)
     @(Get-ViewRow -What $What -ArgumentList '-restrict', 'Disposition>=20', '-out', 'RequestId', 'csv').Count
+}
+
+function ConvertTo-Serial {
+    # A serial number as everybody writes it: lower case hex, without the zeros before it.
+    param([string]$Text)
+    if ($Text -match '^[0-9A-Fa-f ]+$') { ($Text -replace ' ', '').ToLowerInvariant().TrimStart('0') }
+}
+
+function Test-AdcsSerial {
+    # Whether the database has a certificate of this number.
+    param([string]$Serial, [string]$What)
+    @(Get-ViewRow -What $What -ArgumentList '-restrict', "SerialNumber=$($Serial.ToLowerInvariant())", '-out', 'RequestId', 'csv').Count -gt 0
 }
 
 function Get-ViewRow {
@@ -167,4 +181,4 @@ function Export-AdcsRegistry {
     }
 }
 
-Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Measure-AdcsRequest', 'Export-AdcsRegistry'
+Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Measure-AdcsRequest', 'Test-AdcsSerial', 'Export-AdcsRegistry'

@@ -57,6 +57,7 @@ function Invoke-Restore {
         changed = $false; restored = New-Object -TypeName System.Collections.ArrayList; set_aside = New-Object -TypeName System.Collections.ArrayList
         reentered = New-Object -TypeName System.Collections.ArrayList; failed_revocations = New-Object -TypeName System.Collections.ArrayList
         reboot_required = $false; state = $null; advisories = New-Object -TypeName System.Collections.ArrayList
+        entered = New-Object -TypeName System.Collections.ArrayList; not_entered = New-Object -TypeName System.Collections.ArrayList
     }
     if ($Session.Check) {
         Assert-Digest -File $files -What $What
@@ -83,6 +84,7 @@ function Invoke-Restore {
             if ($wanted['restore_database'] -or $wanted['registry']) {
                 Switch-Database -Session $Session -Wanted $wanted -Directory $work -Result $result -Time $time -What $What
             }
+            Add-Late -Wanted $wanted -Result $result -Directory $work -What $What
             if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $wanted -Result $result -What $What }
         }
         if ($Order['host_store'] -and $Order['event'] -and $result.changed) {
@@ -122,6 +124,8 @@ function Get-RestoreAnswer {
             computer = if ($facts) { $facts['own']['computer'] } else { $null }
             database = $state
             failed_revocations = [object[]]$Result.failed_revocations.ToArray()
+            entered = [object[]]$Result.entered.ToArray()
+            not_entered = [object[]]$Result.not_entered.ToArray()
             reboot_required = $Result.reboot_required
         }
     }
@@ -438,19 +442,54 @@ function Undo-Switch {
     }
 }
 
-function Invoke-Revocation {
-    # Enters again what a published CRL shows and the restored database does not.
-    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
-    foreach ($one in @($Wanted['revoke'])) {
+function Add-Late {
+    # Enters certificates again that the CA issued after the set was made: only what has a row can be revoked.
+    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$Directory, [string]$What)
+    foreach ($one in @($Wanted['issued'] | Where-Object { $_ })) {
         $serial = [string]$one['serial']
-        $arguments = '-revoke', $serial, ([int]$one['reason']).ToString([Globalization.CultureInfo]::InvariantCulture)
-        $answer = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Quick -What $What -AllowFailure
+        if (Test-AdcsSerial -Serial $serial -What $What) { continue }
+        $file = Join-Path -Path $Directory -ChildPath "late-$serial.crt"
+        Write-AdcsNewFile -Path $file -Content ([Convert]::FromBase64String($one['content']))
+        $answer = Invoke-AdcsCertutil -ArgumentList '-f', '-importCert', $file -Limit Quick -What $What -AllowFailure
         if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) {
-            $null = $Result.reentered.Add($serial)
+            $null = $Result.entered.Add($serial)
+            $Result.changed = $true
+            $Result.state = $null
         }
         else {
-            $null = $Result.failed_revocations.Add([ordered]@{ serial = $serial; code = $answer.Code })
+            $null = $Result.not_entered.Add([ordered]@{ serial = $serial; code = $answer.Code })
         }
+    }
+}
+
+function Invoke-Revocation {
+    # Enters again what a published CRL shows and the restored database does not, with the reason and the moment that the CRL has.
+    # https://learn.microsoft.com/windows/win32/api/certadm/nf-certadm-icertadmin-revokecertificate
+    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
+    $active = [string](Get-AdcsSetting -Name 'Active')
+    $config = "$(Get-AdcsSetting -Name 'CAServerName' -Below $active)\$(Get-AdcsSetting -Name 'CommonName' -Below $active)"
+    $styles = [Globalization.DateTimeStyles]'AssumeUniversal, AdjustToUniversal'
+    $entries = @(foreach ($one in @($Wanted['revoke'])) {
+            $at = [DateTime]::Parse([string]$one['at'], [Globalization.CultureInfo]::InvariantCulture, $styles)
+            @{ serial = [string]$one['serial']; reason = [int]$one['reason']; at = $at }
+        })
+    $parameters = @{ Config = $config; Wanted = $entries }
+    $done = @(Invoke-AdcsCmdlet -What $What -Limit Command -Parameters $parameters -ScriptBlock {
+            param([string]$Config, [object[]]$Wanted)
+            $null = Get-Service -Name CertSvc  # a simulated host gets its interfaces by this
+            $admin = New-Object -ComObject CertificateAuthority.Admin
+            foreach ($one in $Wanted) {
+                $failure = $null
+                try { $null = $admin.RevokeCertificate($Config, $one.serial, $one.reason, $one.at) } catch { $failure = $_.Exception }
+                New-Object -TypeName PSObject -Property @{ Serial = $one.serial; Exception = $failure }
+            }
+        })
+    foreach ($one in $done) {
+        if ($one.Exception) {
+            $null = $Result.failed_revocations.Add([ordered]@{ serial = [string]$one.Serial; code = Get-AdcsHResult $one.Exception })
+            continue
+        }
+        $null = $Result.reentered.Add([string]$one.Serial)
         $Result.changed = $true
     }
     $Result.state = $null

@@ -24,9 +24,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
+from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
-from ansible_collections.keyward.pki.plugins.plugin_utils._published import Seen
+from ansible_collections.keyward.pki.plugins.plugin_utils._published import Revoked, Seen
 
 REGISTRY, POLICY, CONFIGURATION = "configuration.reg", "CAPolicy.inf", "configuration.json"
 DATABASE = "DataBase/"
@@ -81,6 +82,7 @@ _DECIDING = {
     "security": "who may manage the CA",
 }
 _LONGEST_SHOWN = 100
+_MOST_LATE = 1000
 # One line, whatever a reader takes for a line end, and text only.
 _ODD = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _TEXT = rf'"((?:[^"\\{_ODD}]|\\[^{_ODD}])*)"'
@@ -111,7 +113,7 @@ class _Ca:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a database is compared by. C(revocations): request id, reason and effective moment, with commas between.
+    """What a database is compared by. C(revocations): request id, reason, effective moment and serial number, with commas between.
 
     C(unissued): request id and disposition of what is pending, denied or failed: C(certutil -resubmit) issues it under the same id.
     """
@@ -125,6 +127,12 @@ class _Contents:
         """Whether a database has everything that the other one has. A lifted revocation counts as missing."""
         issued_there = {each for each in _ids(self.unissued) - _ids(other.unissued) if each <= other.last_request_id}
         return self.last_request_id >= other.last_request_id and not self.lacks_revocations_of(other) and not issued_there
+
+    @property
+    def revoked_serials(self) -> set[int]:
+        return {
+            int(serial, 16) for serial in (row.rpartition(",")[2] for row in self.revocations) if re.fullmatch("[0-9a-f]{1,64}", serial)
+        }
 
     def lacks_revocations_of(self, other: _Contents) -> int:
         return len(_ids(other.revocations) - _ids(self.revocations))
@@ -156,6 +164,8 @@ class _Done:
     computer: t.Optional[str] = None
     database: t.Optional[_Database] = None
     failed_revocations: t.Annotated[t.Tuple[_Failed, ...], Most(MOST_FILES)] = ()
+    entered: t.Annotated[t.Tuple[Hex, ...], Most(MOST_FILES)] = ()
+    not_entered: t.Annotated[t.Tuple[_Failed, ...], Most(MOST_FILES)] = ()
     reboot_required: bool = False
 
 
@@ -226,7 +236,8 @@ class Restoration:
                 "nothing was restored", "the set's manifest is damaged, or was written by a later release", "Use another set"
             ) from exc
         whole = options["part"] == "all"
-        self._newer = published.newer_than(manifest, timedelta(minutes=self._ca.clock_skew_minutes))
+        self._backdated = timedelta(minutes=self._ca.clock_skew_minutes)
+        self._newer = published.newer_than(manifest, self._contents.revoked_serials, self._backdated)
         if whole and self._newer and options["advance"] is None:
             raise KeywardError(
                 "nothing was restored",
@@ -235,6 +246,7 @@ class Restoration:
                 self._newer,
             )
         self.takes_the_place = whole and self._is_wanted()
+        self._enters = whole and options["advance"] is not None
 
     def _is_wanted(self) -> bool:
         told = self._told
@@ -275,7 +287,13 @@ class Restoration:
         known = {generation.sha256 for generation in generations}
         grown = self._told is not None and any(generation.sha256 not in known for generation in self._told.generations)
         registry = for_another_host(exported, "", "", ["CACertHash"] if grown else [])[0] if self.takes_the_place else None
-        revoked = self._published.revoked_since(self._manifest) if self.takes_the_place else []
+        late = self._published.issued_since(self._manifest, self._backdated) if self._enters else []
+        if len(late) > _MOST_LATE:
+            raise KeywardError(
+                "nothing was restored",
+                f"{len(late)} certificates were issued after the set was made, and at most {_MOST_LATE} are entered again one by one",
+                "Find a newer set",
+            )
         return {
             "registry": base64.b64encode(registry).decode("ascii") if registry is not None else None,
             "ca_type": _adcs.known_type(self._ca.ca_type),
@@ -286,8 +304,21 @@ class Restoration:
             "start_without_parent_crl": self._without_parent_crl,
             "restore_database": self.takes_the_place,
             "last_request_id": self._contents.last_request_id,
-            "revoke": [{"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0)} for one in revoked],
+            "issued": [{"serial": even_hex(one.serial), "content": base64.b64encode(one.content).decode("ascii")} for one in late],
+            "revoke": [
+                {"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0), "at": format_time(one.at)}
+                for one in self._revoked
+            ],
         }
+
+    @property
+    def _revoked(self) -> list[Revoked]:
+        """What is to be revoked in the database, as it will be."""
+        own_state = self._told.own_state if self._told else None
+        if not self._enters or (own_state is None and not self.takes_the_place):
+            return []
+        there = self._contents if self.takes_the_place else parse(_Contents, own_state, "own_state")
+        return self._published.revoked_beyond(there.revoked_serials)
 
     def judged(self, done: Restored, exported: bytes, configuration: bytes = b"") -> Restored:
         """What the host answered, and what it means. C(configuration): the file of the set. Raises Misshapen."""
@@ -317,7 +348,13 @@ class Restoration:
         if own.reboot_required:
             text = "Windows wants to be restarted before the CA can be configured; run this again afterwards"
             advisories.append(Finding("reboot_required", text))
-        revoked = {even_hex(one.serial): one.as_order() for one in self._published.revoked_since(self._manifest)}
+        if own.entered:
+            text = f"certificates that were issued after the set was made are in the database again: {', '.join(own.entered[:5])}"
+            advisories.append(Finding("certificates_reentered", text))
+        for failed in own.not_entered:
+            text = f"certificate {failed.serial} could not be entered again ({failed.code}): certutil -importCert"
+            advisories.append(Finding("certificate_without_row", text))
+        revoked = {even_hex(one.serial): one.as_order() for one in self._revoked}
         return replace(
             done,
             next_crl_number=even_hex(following) if following is not None else None,

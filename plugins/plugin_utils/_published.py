@@ -41,13 +41,14 @@ class Crl(t.NamedTuple):
 
 
 class Issued(t.NamedTuple):
-    """A certificate that is known to be issued. C(subject): in one line. C(where): its file's name."""
+    """A certificate that is known to be issued. C(subject): in one line. C(where): its file's name. C(content): DER."""
 
     serial: int
     begins: datetime
     expires: datetime
     subject: str
     where: str
+    content: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,26 @@ class Seen:
     def last_crl_number(self) -> int | None:
         return max((crl.number for crl in self.crls if crl.number is not None), default=None)
 
-    def revoked_since(self, manifest: SetManifest) -> list[Revoked]:
-        """Each certificate once."""
-        as_of = at_most_now(manifest.as_of, now())
-        return list({one.serial: one for crl in self.crls for one in crl.revoked if one.at > as_of}.values())
+    def revoked_beyond(self, known: t.Collection[int]) -> list[Revoked]:
+        """Each certificate once. C(known): the serial numbers that are revoked where they are to be entered."""
+        return list({one.serial: one for crl in self.crls for one in crl.revoked if one.serial not in known}.values())
 
-    def newer_than(self, manifest: SetManifest, backdated: timedelta) -> list[Finding]:
+    def issued_since(self, manifest: SetManifest, backdated: timedelta) -> list[Issued]:
         """Compare by dates, where the set's rows can't be read here. C(backdated): how far the CA dates certificates back."""
         as_of = at_most_now(manifest.as_of, now())
+        return [one for one in self.issued if after(one.begins, backdated) > as_of]
+
+    def newer_than(self, manifest: SetManifest, revoked: t.Collection[int], backdated: timedelta) -> list[Finding]:
+        """C(revoked): the serial numbers that the set knows as revoked. C(backdated): see C(issued_since)."""
         following = int(manifest.state.next_crl_number, 16) if manifest.state.next_crl_number else None
         newer = []
         for crl in self.crls:
-            later = sum(1 for one in crl.revoked if one.at > as_of)
+            later = sum(1 for one in crl.revoked if one.serial not in revoked)
             if later or (crl.number is not None and following is not None and crl.number >= following):
                 what = f"CRL number {crl.number:X}" if crl.number is not None else "a CRL"
-                text = f"a published CRL is newer than the set: {what}, {later} revocations after it"
+                text = f"a published CRL is newer than the set: {what}, {later} revocations that it lacks"
                 newer.append(Finding("published_crl_newer", text))
-        issued = [f"{one.serial:X} ({one.where})" for one in self.issued if after(one.begins, backdated) > as_of]
+        issued = [f"{one.serial:X} ({one.where})" for one in self.issued_since(manifest, backdated)]
         if issued:
             text = f"{len(issued)} certificates were issued after the set was made: {', '.join(issued[:5])}"
             newer.append(Finding("published_certificates_newer", text))
@@ -137,7 +141,8 @@ def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[F
     found, unread, perhaps = [], [], 0
     for name in names:
         try:
-            one = issued_in(read_file(os.path.join(folder, name), "the certificate"), generations)
+            data = read_file(os.path.join(folder, name), "the certificate")
+            one = issued_in(data, generations)
         except (KeywardError, OSError):
             continue
         except ValueError:
@@ -145,7 +150,9 @@ def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[F
             continue
         if one:
             perhaps += one.whose is Whose.CANT_TELL
-            found.append(Issued(one.outline.serial, one.outline.begins, one.outline.ends, one.subject, name))
+            found.append(
+                Issued(one.outline.serial, one.outline.begins, one.outline.ends, one.subject, name, _x509.first_certificate(data) or b"")
+            )
     if perhaps:
         advisories.append(unverified("certificates in published_certificates", perhaps))
     if unread:

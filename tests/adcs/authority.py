@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import re
@@ -336,14 +337,31 @@ def issue(host: Host, common_name: str) -> str:
     builder = builder.not_valid_before(start).not_valid_after(start + datetime.timedelta(days=365))
     authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())
     certificate = builder.add_extension(authority_key, False).sign(key, _hash(host))
+    return _row(host, certificate, key)
+
+
+def import_certificate(host: Host, der: bytes) -> None:
+    """certutil -importCert: one that a key of the CA has signed becomes a row."""
+    host.ping()
+    certificate = x509.load_der_x509_certificate(der)
+    for sha1 in host.generations:
+        key = host.key(host.container(sha1) or "")
+        with contextlib.suppress(Exception):
+            certificate.verify_directly_issued_by(host.certificate(sha1))
+            _row(host, certificate, key)
+            return
+    raise Failure(0x80090011)
+
+
+def _row(host: Host, certificate: Any, key: Any) -> str:
     content = host.database()
     row = {
         "RequestId": len(content["requests"]) + 1,
-        "SerialNumber": f"{serial:040x}",
+        "SerialNumber": f"{certificate.serial_number:040x}",
         "Disposition": 20,
-        "CommonName": common_name,
+        "CommonName": certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value,
         "NotAfter": certificate.not_valid_after_utc.isoformat(),
-        "SubmittedWhen": start.isoformat(),
+        "SubmittedWhen": certificate.not_valid_before_utc.isoformat(),
         "RevokedWhen": None,
         "RevokedEffectiveWhen": None,
         "RevokedReason": None,

@@ -210,6 +210,13 @@ def _revoke(host: Host, options: dict[str, str], positionals: list[str]) -> list
     return [f'Revoking "{positionals[0]}"']
 
 
+def _import_certificate(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
+    if not positionals:
+        raise Failure(0x80070057)
+    host.import_certificate(Path(positionals[0]).read_bytes())
+    return []
+
+
 def _place(host: Host, name: str) -> tuple[str, str]:
     *parts, value = name.split("\\")
     below = "\\".join(parts[1:])
@@ -279,6 +286,7 @@ VERBS: dict[str, tuple[Callable[[Host, dict[str, str], list[str]], list[str]], i
     "-renewCert": (_renew, 2),
     "-installCert": (_install_certificate, 1),
     "-revoke": (_revoke, 2),
+    "-importCert": (_import_certificate, 2),
     "-getreg": (_getreg, 1),
     "-setreg": (_setreg, 2),
     "-addstore": (_add_to_store, 2),

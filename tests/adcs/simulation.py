@@ -302,6 +302,11 @@ class Host(Machine):
 
         return authority.issue(self, common_name)
 
+    def import_certificate(self, der: bytes) -> None:
+        from adcs import authority
+
+        authority.import_certificate(self, der)
+
     def submit(self, common_name: str, disposition: int = 9) -> int:
         """A request that waits for an officer (9), was denied (31) or failed (30); its number."""
         content = self.database()
@@ -324,7 +329,7 @@ class Host(Machine):
         self.save_database(content)
         return serial
 
-    def revoke(self, serial: str, reason: int = 0) -> None:
+    def revoke(self, serial: str, reason: int = 0, at: str | None = None) -> None:
         self.ping()
         content = self.database()
         rows = [
@@ -332,7 +337,7 @@ class Host(Machine):
         ]
         if not rows:
             raise Failure(0x80094004)
-        when = _now() if reason != -1 else None
+        when = (at or _now()) if reason != -1 else None
         rows[0].update(Disposition=21 if when else 20, RevokedWhen=when, RevokedEffectiveWhen=when, RevokedReason=reason if when else None)
         self.save_database(content)
 
@@ -369,6 +374,8 @@ class Host(Machine):
             self.machine(restart_pending=self.machine()["restart_pending"] or restart)
             self.switches(feature="present")
             return {"RestartNeeded": restart}
+        elif command == "New-Object":
+            self.revoke(given["Serial"], given["Reason"], given["At"])
         elif command == "Start-Service":
             self.start()
         elif command == "Stop-Service":

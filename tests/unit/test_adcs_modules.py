@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adcs.machine import CONFIGURATION, Failure
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from support.adcs import AdcsHost, Parent, powershell
 from support.pythons import ROOT
 
@@ -321,3 +326,40 @@ def test_what_active_directory_lacks_is_told(host: AdcsHost, tmp_path: Path) -> 
         $answer['advisories'] | ForEach-Object {{ $_.code + ': ' + $_.message }}"""
     (told,) = run(host, tmp_path, "_adcs_renewal", script)
     assert told.startswith("not_published: ") and "0x80072098" in told and "certutil -f -dspublish <file> NTAuthCA" in told
+
+
+def test_what_came_after_the_set_is_entered_again(host: AdcsHost, tmp_path: Path) -> None:
+    """First the certificates, since only what has a row can be revoked; then the revocations, with the moment and reason of the CRL."""
+    host.install_by_hand()
+    known = host.issue("in.the.set.example.com")
+    content = base64.b64encode(issued_elsewhere(host)).decode()
+    late = f"{x509.load_der_x509_certificate(base64.b64decode(content)).serial_number:X}"
+    script = f"""
+        $result = @{{ changed = $false; state = 1 }}
+        foreach ($name in 'entered', 'not_entered', 'reentered', 'failed_revocations') {{
+            $result[$name] = New-Object -TypeName System.Collections.ArrayList
+        }}
+        $pairs = @('{late}', '{content}'), @('{known}', ''), @('AB', 'AAAA')
+        $issued = $pairs | ForEach-Object {{ @{{ serial = $_[0]; content = $_[1] }} }}
+        $at = '2026-01-31T15:49:20Z'
+        $revoke = '{known}', '{late}', 'AB' | ForEach-Object {{ @{{ serial = $_; reason = 4; at = $at }} }}
+        $wanted = @{{ issued = $issued; revoke = $revoke }}
+        Add-Late -Wanted $wanted -Result $result -Directory '{tmp_path}' -What 'x'
+        Invoke-Revocation -Wanted $wanted -Result $result -What 'x'
+        $result['entered'].Count, ($result['not_entered'] | ForEach-Object {{ $_.serial }}), $result['reentered'].Count
+        $result['failed_revocations'] | ForEach-Object {{ $_.serial + ' ' + $_.code }}"""
+    assert run(host, tmp_path, "_adcs_database_restore", script) == [1, "AB", 2, "AB 0x80094004"]
+    rows = host.database()["requests"]
+    assert [(row["Disposition"], row["RevokedReason"], row["RevokedEffectiveWhen"]) for row in rows] == [
+        (21, 4, "2026-01-31T15:49:20+00:00")
+    ] * 2
+
+
+def issued_elsewhere(host: AdcsHost) -> bytes:
+    """A certificate of this CA that no row knows of."""
+    ca, start = host.certificate(host.generations[-1]), datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "late.example.com")])
+    builder = x509.CertificateBuilder(ca.subject, name, ec.generate_private_key(ec.SECP256R1()).public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=1))
+    signed = builder.sign(host.key(host.container(host.generations[-1]) or ""), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.DER)

@@ -196,9 +196,10 @@ def test_whether_a_set_takes_the_place(there: StateTold | None, takes: bool | No
         assert restoration(there).takes_the_place is takes
 
 
-def test_what_is_newer_is_told_by_dates_and_by_the_number() -> None:
+def test_what_is_newer_is_told_by_serial_and_by_the_number() -> None:
     late = Revoked(0x1F, AS_OF + timedelta(minutes=1), "CACompromise")
-    early = replace(late, serial=0x20, at=AS_OF)
+    early = replace(late, serial=0x20, at=AS_OF - timedelta(days=9))
+    known = manifest(own=kept(OWN, database(5, "3,1,2026-05-01T10:00Z,20")))
     late_one = Issued(0x21, AS_OF - timedelta(minutes=9), datetime(2027, 1, 1), "/CN=x", "x.cer")
     in_time = late_one._replace(serial=0x22, begins=AS_OF - timedelta(minutes=10))
     for crls, issued, code in (
@@ -211,14 +212,21 @@ def test_what_is_newer_is_told_by_dates_and_by_the_number() -> None:
             restoration(None, seen)
         assert [finding.code for finding in caught.value.findings] == [code]
         assert restoration(None, seen, advance="auto").takes_the_place and not restoration(None, seen, part="configuration").takes_the_place
-    assert restoration(None, Seen([Crl(6, [early])], [in_time], True)).takes_the_place
-    advanced = restoration(None, Seen([Crl(9, [early, late])], [], True), advance="auto")
-    assert advanced.terms(exported(EXPORT))["revoke"] == [{"serial": "1F", "reason": 2}]
+    assert restoration(None, Seen([Crl(6, [early])], [in_time], True), known).takes_the_place
+    with pytest.raises(KeywardError, match="1 revocations that it lacks"):
+        restoration(None, Seen([Crl(6, [early])], [], True))  # whenever it was revoked
+    advanced = restoration(None, Seen([Crl(9, [early, late])], [late_one._replace(content=b"x"), in_time], True), known, advance="auto")
+    assert advanced.terms(exported(EXPORT))["revoke"] == [{"serial": "1F", "reason": 2, "at": "2026-06-01T00:01:00Z"}]
+    assert advanced.terms(exported(EXPORT))["issued"] == [{"serial": "21", "content": "eA=="}]
+    # The set is in its place, and what was to follow was not done.
+    there = told(database(5, "3,1,2026-05-01T10:00Z,20"))
+    again = restoration(there, Seen([Crl(9, [early, late])], [], True), known, advance="auto")
+    assert not again.takes_the_place and [one["serial"] for one in again.terms(b"")["revoke"]] == ["1F"]
     done = Restored(True, reentered=(Revocation("1F"),), own={"computer": "NEW", "database": database(5), "reboot_required": False})
     judged = advanced.judged(done, exported(EXPORT))
     assert judged.reentered == (Revocation("1F", "260601000100Z", "CACompromise"),) and judged.next_crl_number == "07"
     others = [one.code for one in judged.advisories if one.code != "configuration_decides"]
-    assert others == ["published_crl_newer", "crl_number_behind", "archived_keys"]
+    assert others == ["published_crl_newer", "published_certificates_newer", "crl_number_behind", "archived_keys"]
     (said,) = [one for one in restoration(None).judged(done, exported(EXPORT)).advisories if one.code == "published_not_compared"]
     assert "the next CRL has the number 7" in said.message and manifest().as_of in said.message, "AD CS counts its CRLs itself"
 

@@ -5,7 +5,7 @@
     ModuleVersion = '1.0'
     GUID = '5f1de9b6-3a0f-4c0e-8f52-6a7f3d1f0b01'
     RootModule = 'AdcsSimulation.psm1'
-    FunctionsToExport = @('Get-Acl', 'Get-CimInstance', 'Get-Service', 'Set-Acl', 'Start-Service', 'Stop-Service', 'Restart-Service')
+    FunctionsToExport = @('Get-Acl', 'Get-CimInstance', 'Get-Service', 'New-Object', 'Set-Acl', 'Start-Service', 'Stop-Service', 'Restart-Service')
     CmdletsToExport = @()
     AliasesToExport = @()
     VariablesToExport = @()

@@ -27,6 +27,31 @@ function Get-Service {
     }
 }
 
+function New-Object {
+    # Windows has COM objects; of these the CA's administration interface.
+    [CmdletBinding(DefaultParameterSetName = 'Net')]
+    param(
+        [Parameter(Mandatory = $true, Position = 0, ParameterSetName = 'Net')][string]$TypeName,
+        [Parameter(Position = 1, ParameterSetName = 'Net')][object[]]$ArgumentList,
+        [Parameter(Mandatory = $true, ParameterSetName = 'Com')][string]$ComObject,
+        [System.Collections.IDictionary]$Property
+    )
+    if (-not $ComObject) {
+        # As the cmdlet puts it out: in parentheses a collection would come out element by element.
+        Microsoft.PowerShell.Utility\New-Object @PSBoundParameters
+        return
+    }
+    if ($ComObject -ne 'CertificateAuthority.Admin') { throw "$ComObject is not simulated" }
+    $admin = [pscustomobject]@{ Invocation = $MyInvocation }
+    $admin | Add-Member -MemberType ScriptMethod -Name RevokeCertificate -Value {
+        param([string]$Config, [string]$Serial, [int]$Reason, [DateTime]$At)
+        # DATE knows no time zone: what is given is taken as UTC.
+        $when = $At.ToString("yyyy-MM-dd'T'HH:mm:ss+00:00", [Globalization.CultureInfo]::InvariantCulture)
+        $null = Invoke-Simulation $this.Invocation @{ Config = $Config; Serial = $Serial; Reason = $Reason; At = $when }
+    }
+    $admin
+}
+
 function Get-CimInstance {
     [CmdletBinding()]
     param([Parameter(Mandatory = $true, Position = 0)][string]$ClassName, [string]$Filter)
