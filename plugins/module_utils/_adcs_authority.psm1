@@ -249,15 +249,19 @@ function Get-AdcsAuthority {
     }
 }
 
+function Resolve-AdcsPlaceholder {
+    # A path with the placeholders of publication URLs: server, short server name, CA, suffix of the certificate.
+    param([string]$Path, [string]$SanitizedName, [string]$Suffix)
+    $path = $Path.Replace('%1', "$(Get-AdcsSetting 'CAServerName' $SanitizedName)").Replace('%2', [string]$env:COMPUTERNAME)
+    [Environment]::ExpandEnvironmentVariables($path.Replace('%3', $SanitizedName).Replace('%4', $Suffix))
+}
+
 function Get-PendingRequest {
     # The request that waits for its certificate: {path, request (PEM or $null)}.
     param([string]$SanitizedName, [int]$Certificates)
     $file = "$(Get-AdcsSetting 'RequestFileName' $SanitizedName)"
-    # The name may hold the placeholders of publication URLs: server, short server name, CA, suffix of the certificate.
     $suffix = if ($Certificates) { "($Certificates)" } else { '' }
-    $file = $file.Replace('%1', "$(Get-AdcsSetting 'CAServerName' $SanitizedName)").Replace('%2', [string]$env:COMPUTERNAME)
-    $file = $file.Replace('%3', $SanitizedName).Replace('%4', $suffix)
-    $file = [Environment]::ExpandEnvironmentVariables($file)
+    $file = Resolve-AdcsPlaceholder -Path $file -SanitizedName $SanitizedName -Suffix $suffix
     [ordered]@{ path = $file; request = if ($file -and [IO.File]::Exists($file)) { [IO.File]::ReadAllText($file) } else { $null } }
 }
 
@@ -294,6 +298,6 @@ function Assert-AdcsNewest {
 
 Export-ModuleMember -Function @(
     'Get-AdcsConfigurationKey', 'Get-AdcsSetting', 'Get-AdcsRegistryProperty', 'Get-AdcsThumbprint', 'Get-AdcsDatabaseDirectory'
-    'ConvertTo-AdcsThumbprint', 'ConvertFrom-AdcsPem', 'Get-AdcsCertificate', 'Get-AdcsKeyState', 'Get-AdcsAuthority', 'Assert-AdcsNotClustered'
+    'Resolve-AdcsPlaceholder', 'ConvertTo-AdcsThumbprint', 'ConvertFrom-AdcsPem', 'Get-AdcsCertificate', 'Get-AdcsKeyState', 'Get-AdcsAuthority', 'Assert-AdcsNotClustered'
     'Assert-AdcsNewest'
 )

@@ -5,6 +5,7 @@
 
 #AnsibleRequires -PowerShell ..module_utils._adcs_frame
 #AnsibleRequires -PowerShell ..module_utils._adcs_process
+#AnsibleRequires -PowerShell ..module_utils._adcs_files
 #AnsibleRequires -PowerShell ..module_utils._adcs_authority
 #AnsibleRequires -PowerShell ..module_utils._adcs_service
 
@@ -14,16 +15,52 @@ $ErrorActionPreference = 'Stop'
 function Get-AdcsCrl {
     <#
     .SYNOPSIS
-        The base CRLs of CertEnroll, where the CA publishes them: [{path, content: base64 DER}]. No delta CRLs.
+        The base CRLs in the places that the CA publishes them to; where none lies there, those that the CA has: [{path, content: base64 DER}].
+    .PARAMETER Facts
+        The answer of Get-AdcsAuthority.
+    .NOTES
+        https://learn.microsoft.com/windows-server/identity/ad-cs/configure-cdp-aia (publication flags, placeholders)
     #>
-    $directory = Get-AdcsSystemPath 'CertSrv', 'CertEnroll'
-    if (-not [IO.Directory]::Exists($directory)) { return }
-    foreach ($file in ([IO.Directory]::GetFiles($directory, '*.crl') | Sort-Object)) {
-        $name = [IO.Path]::GetFileName($file)
-        if ($name -like '*.crl' -and $name -notlike '*+.crl') {
-            @{ path = $file; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($file)) }
+    param([System.Collections.IDictionary]$Facts)
+    $found = @(foreach ($directory in @(Get-PublicationDirectory -SanitizedName $Facts['authority']['sanitized_name'])) {
+            if (-not [IO.Directory]::Exists($directory)) { continue }
+            foreach ($file in ([IO.Directory]::GetFiles($directory, '*.crl') | Sort-Object)) {
+                $content = [IO.File]::ReadAllBytes($file)
+                if (-not (Test-Delta -Content $content)) { @{ path = $file; content = [Convert]::ToBase64String($content) } }
+            }
+        })
+    if ($found.Count -or (Get-AdcsServiceState) -ne 'running') { return $found }
+    Use-AdcsProtectedDirectory {
+        param([string]$Directory)
+        foreach ($generation in $Facts['generations']) {
+            $file = Join-Path -Path $Directory -ChildPath "$($generation['index']).crl"
+            $arguments = '-f', '-getcrl', $file, [string]$generation['index']
+            $answer = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Quick -What 'the CRLs can''t be told' -AllowFailure
+            if (-not $answer.TimedOut -and $answer.ExitCode -eq 0 -and [IO.File]::Exists($file)) {
+                @{ path = $null; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($file)) }
+            }
         }
     }
+}
+
+function Get-PublicationDirectory {
+    # The directories, on this host and on shares, that the CA writes its CRLs into. The bit 1 of what stands before a location says that it does.
+    param([string]$SanitizedName)
+    $found = @(Get-AdcsSystemPath 'CertSrv', 'CertEnroll')
+    foreach ($one in @(Get-AdcsSetting -Name 'CRLPublicationURLs' -Below $SanitizedName)) {
+        if ("$one" -notmatch '^(\d+):(?:file://)?(.+)$' -or -not ([int]$Matches[1] -band 1) -or $Matches[2] -match '^(https?|ldaps?):') { continue }
+        $path = Resolve-AdcsPlaceholder -Path $Matches[2] -SanitizedName $SanitizedName
+        $directory = [IO.Path]::GetDirectoryName($path)
+        if ($directory -and $found -notcontains $directory) { $found += $directory }
+    }
+    $found
+}
+
+function Test-Delta {
+    # Whether a CRL is a delta: by its extension (2.5.29.27) in DER, whatever its file is called. What is PEM is not of the CA's making.
+    param([byte[]]$Content)
+    $hex = [BitConverter]::ToString($Content, 0, [Math]::Min($Content.Length, 65536)) + [BitConverter]::ToString($Content, [Math]::Max(0, $Content.Length - 65536))
+    $hex.Contains('06-03-55-1D-1B')
 }
 
 function Publish-AdcsCrl {

@@ -17,6 +17,6 @@ Complete-AdcsModule -Session $session -Work {
     if ($due) { Publish-AdcsCrl -Session $session }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters
     $answer['changed'] = $due
-    $answer['crls'] = @(if (-not $request['scratch']) { Get-AdcsCrl })
+    $answer['crls'] = @(if (-not $request['scratch']) { Get-AdcsCrl -Facts $answer })
     $answer
 }

@@ -393,10 +393,25 @@ def publish_crls(host: Host) -> None:
             for row in content["requests"]:
                 if row["Disposition"] == 21 and row["key"] == mine and not delta:
                     builder = builder.add_revoked_certificate(_revoked(row))
-            name = f"{host.active}{suffix(key_index)}{'+' if delta else ''}.crl"
-            (host.cert_enroll / name).write_bytes(_der(builder.sign(key, _hash(host))))
+            made = _der(builder.sign(key, _hash(host)))
+            for place in _places(host, key_index, delta):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(made)
+            if not delta:
+                (host.state / f"published-{key_index}.crl").write_bytes(made)
             content["crls"].append({"CRLRowId": len(content["crls"]) + 1, "CRLNumber": number, "CRLNameId": key_index})
     host.save_database(content)
+
+
+def _places(host: Host, key_index: int, delta: bool) -> list[Path]:
+    """The locations that the CA writes a CRL to: bit 1, a delta bit 64."""
+    found = []
+    for one in host.value("CRLPublicationURLs"):
+        flags, _colon, path = one.partition(":")
+        if int(flags) & (64 if delta else 1) and not path.startswith(("http", "ldap")):
+            path = path.replace("%3", host.active or "").replace("%8", suffix(key_index)).replace("%9", "+" if delta else "")
+            found.append(Path(path.removeprefix("file://")))
+    return found
 
 
 def _revoked(row: dict[str, Any]) -> x509.RevokedCertificate:

@@ -107,6 +107,18 @@ def _crl(host: Host, options: dict[str, str], positionals: list[str]) -> list[st
     return []
 
 
+def _get_crl(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
+    from adcs.authority import version
+
+    host.ping()
+    index = int(positionals[1]) if len(positionals) > 1 else len(host.generations) - 1
+    made = host.state / f"published-{version(host.certificate(host.generations[index]))[1]}.crl"
+    if not made.exists():
+        raise Failure(0x80070002)
+    Path(positionals[0]).write_bytes(made.read_bytes())
+    return []
+
+
 def _view(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
     host.ping()
     words = [word for word in positionals if word.lower() != "csv"]
@@ -281,6 +293,7 @@ VERBS: dict[str, tuple[Callable[[Host, dict[str, str], list[str]], list[str]], i
     "-ping": (_ping, 1),
     "-pingadmin": (_ping, 1),
     "-CRL": (_crl, 2),
+    "-getcrl": (_get_crl, 2),
     "-view": (_view, 2),
     "-verifykeys": (_verify_keys, 2),
     "-renewCert": (_renew, 2),

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -363,3 +364,25 @@ def issued_elsewhere(host: AdcsHost) -> bytes:
     builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=1))
     signed = builder.sign(host.key(host.container(host.generations[-1]) or ""), hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.DER)
+
+
+def test_crls_are_found_wherever_the_ca_publishes_them(host: AdcsHost, tmp_path: Path) -> None:
+    """Deltas are told by what they are: here both have names that say the contrary."""
+    host.install_by_hand()
+    script = """
+        $facts = Get-AdcsAuthority -Parameters @{ name = $null }
+        @(Get-AdcsCrl -Facts $facts | ForEach-Object { [string]$_.path + '|' + $_.content })"""
+
+    def found() -> list[tuple[str, bool]]:
+        told = [one.split("|") for one in run(host, tmp_path, "_adcs_crl", script)]
+        crls = [x509.load_der_x509_crl(base64.b64decode(content)) for _path, content in told]
+        return [(Path(path).name, any("Delta" in type(e.value).__name__ for e in c.extensions)) for (path, _), c in zip(told, crls)]
+
+    (name,) = (path.name for path in host.cert_enroll.glob("*.crl") if "+" not in path.name)
+    assert found() == [(name, False)]
+    shutil.rmtree(host.cert_enroll)
+    web = tmp_path / "web"
+    host.configure(CRLPublicationURLs=[f"1:file://{web}/base+%3.crl", f"64:{web}/%3.crl", "6:http://pki.example.com/%3.crl"])
+    assert found() == [("", False)], "none lies there: as the CA has it"
+    host.publish_crls()
+    assert found() == [(f"base+{host.active}.crl", False)]

@@ -77,7 +77,7 @@ def test_the_facts_name_every_cmdlet_and_its_parameters() -> None:
 def test_the_facts_name_every_certutil_verb_and_code() -> None:
     code, sections = windows_code(), sections_of_the_facts()
     options = {word for word in re.findall(r"'(-[A-Za-z]+)'", code) if word != "-"}
-    assert {"-ping", "-view", "-renewCert", "-installCert", "-CRL", "-revoke", "-catemplates"} <= options
+    assert {"-ping", "-view", "-renewCert", "-installCert", "-CRL", "-importCert", "-catemplates"} <= options
     assert sorted(word for word in options if not re.search(rf"{word}\b", sections["certutil and reg"])) == []
     codes_of = {word.upper() for word in re.findall(r"'0x([0-9A-Fa-f]{8})'", code)}
     assert sorted(codes_of - {word.upper() for word in re.findall(r"0x([0-9A-Fa-f]{8})", sections["Codes"])}) == []
