@@ -1,13 +1,15 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who may import whom: the codec knows no files, the domain no Ansible and no CA software, and the reader nothing of the writer."""
+"""Who may import whom: the codec knows no files, the domain no Ansible and no CA software, and the reader nothing of the writer. Nowhere
+does an import come round to where it began."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 from support.pythons import ROOT
@@ -91,3 +93,28 @@ def test_a_look_loads_neither_reader_nor_writer() -> None:
     assert "_execute" in loaded
     doers = {f"_file_ca.{name}" for name in ("installing", "key_restore", "switch")}
     assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", *doers}
+
+
+PLUGINS = ROOT / "plugins"
+NAMES = {
+    ".".join(("ansible_collections.keyward.pki.plugins", *path.relative_to(PLUGINS).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in PLUGINS.rglob("*.py")
+}
+
+
+def brings(node: ast.AST) -> set[str]:
+    """Our modules that running a file imports, in functions too; what only the type checker reads is left out."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        return set()
+    found: set[str] = set()
+    if isinstance(node, ast.Import):
+        found = {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+        found = {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in NAMES else str(node.module) for alias in node.names}
+    return (found & NAMES.keys()).union(*map(brings, ast.iter_child_nodes(node)))
+
+
+def test_no_import_comes_round_to_where_it_began() -> None:
+    graph = {name: brings(ast.parse(path.read_text(encoding="utf-8"))) - {name} for name, path in NAMES.items()}
+    assert len(graph["ansible_collections.keyward.pki.plugins.module_utils._file_ca.base"]) > 10
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names one

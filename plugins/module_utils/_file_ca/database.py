@@ -15,7 +15,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
@@ -24,6 +23,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored, digest_of
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 
 class FileDatabase:

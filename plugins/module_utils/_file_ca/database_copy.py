@@ -20,7 +20,6 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import LARGEST_MEMBER, Held, Reader, Vanished
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     crl_path,
@@ -39,6 +38,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._store_directory impor
 from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 # To find a moment in which no openssl puts files in place. It does so for milliseconds at a time, however much a CA issues.
 ATTEMPTS, PAUSE = 80, 0.05  # seconds

@@ -16,12 +16,14 @@ import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Index, attribute_in, is_unique_subject, read_index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there, sync_directory, writing
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 LARGEST_INDEX = 1024 * 1024 * 1024
 LARGEST_NUMBER = 65536

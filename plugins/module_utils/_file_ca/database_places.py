@@ -10,9 +10,11 @@ import os
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import REQUESTS, lies_in
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by, owner_of
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 
 class DatabasePlaces:

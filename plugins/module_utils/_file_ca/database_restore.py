@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
     digest_or_none,
     hex_or_none,
@@ -56,6 +55,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedF
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 CORE = ("index", "serial", "crl_number")
 _SOMETHING_ELSE = "something else is in the place of what the set holds"

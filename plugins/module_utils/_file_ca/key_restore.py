@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_elsewhere
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
@@ -33,6 +32,9 @@ try:
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 _FAILED = "nothing was restored"
 

@@ -10,7 +10,6 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import attributes_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
@@ -18,6 +17,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import LARGEST_CONFIG
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Rewritten
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 MOVED, KEPT = "moved", "kept"
 
