@@ -212,6 +212,12 @@ function Import-Missing {
         $answer.needs = @($missing | ForEach-Object { $_.PublicKey } | Select-Object -Unique)
         return $answer
     }
+    # Before the role is there: its service checks the chain of each certificate, and publishes no CRL of a root that it does not trust.
+    $untrusted = @(if (-not $facts) { Get-Untrusted -Generation $generations -What $What })
+    foreach ($one in $untrusted) {
+        $answer.changed = $true
+        $answer.restored += @{ kind = 'certificate'; path = "Cert:\LocalMachine\$($one.Store)\$($one.Sha1)"; certificate = $one.Sha256 }
+    }
     foreach ($place in $missing) {
         $answer.changed = $true
         $kinds = if ($place.Certificate) { @('private_key') } else { 'certificate', 'private_key' }
@@ -220,6 +226,8 @@ function Import-Missing {
         }
     }
     if ($Session.Check -or -not $answer.changed) { return $answer }
+    Add-Trust -Certificate $untrusted -What $What
+    if (-not $missing.Count) { return $answer }
     $trial = New-SecureString $Session.Request 'trial_password'
     Use-AdcsProtectedDirectory {
         param([string]$Directory)
@@ -245,6 +253,30 @@ function Import-Missing {
     $answer.trial = $exported.files
     $answer.not_exportable = ConvertTo-Stuck $exported.not_exportable $before
     $answer
+}
+
+function Get-Untrusted {
+    # Generations that this host does not trust: {Sha1, Sha256, Store: Root for one that signs itself, else CA, Content}.
+    param([object[]]$Generation, [string]$What)
+    foreach ($one in $Generation) {
+        $certificate = @(ConvertFrom-AdcsPem -Text $one['certificate'] -What $What)[0]
+        $store = if ($certificate.Subject -eq $certificate.Issuer) { 'Root' } else { 'CA' }
+        if (Test-Path -LiteralPath "Cert:\LocalMachine\$store\$($certificate.Thumbprint)") { continue }
+        [PSCustomObject]@{ Sha1 = $certificate.Thumbprint; Sha256 = [string]$one['fingerprints']['sha256']; Store = $store; Content = $certificate.RawData }
+    }
+}
+
+function Add-Trust {
+    param([AllowEmptyCollection()][object[]]$Certificate, [string]$What)
+    if (-not $Certificate.Count) { return }
+    Use-AdcsProtectedDirectory {
+        param([string]$Directory)
+        foreach ($one in $Certificate) {
+            $file = Join-Path -Path $Directory -ChildPath "$($one.Sha1).crt"
+            Write-AdcsNewFile -Path $file -Content $one.Content
+            $null = Invoke-AdcsCertutil -ArgumentList '-f', '-addstore', $one.Store, $file -Limit Quick -What $What
+        }
+    }
 }
 
 function Get-Place {

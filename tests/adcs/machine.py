@@ -45,6 +45,7 @@ SWITCHES: dict[str, Any] = {
     "renewal_takes_effect": "at_once",
     "same_key_renewal_begins": "as_before",
     "renew_hangs_after_work": False,
+    "untrusted_root": "accepted",
     "parent_crl": "reachable",
     "offline_install": "fails",
     "without_distribution_point": "accepted",

@@ -261,14 +261,14 @@ def _setreg(host: Host, options: dict[str, str], positionals: list[str]) -> list
 def _add_to_store(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
     from cryptography import x509
 
-    if len(positionals) != 2 or positionals[0] != "CA":
+    if len(positionals) != 2 or positionals[0] not in ("CA", "Root"):
         raise Failure(0x80070057)
     data = Path(positionals[1]).read_bytes()
     try:
         x509.load_der_x509_crl(data)
         host.add_crl(data)
     except ValueError:
-        host.add_certificate(data, store="CA")
+        host.add_certificate(data, store=positionals[0])
     return [f'{positionals[0]} "Intermediate Certification Authorities"']
 
 

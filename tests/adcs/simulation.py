@@ -106,6 +106,8 @@ class Host(Machine):
             raise Failure(0x80070002)
         if not all(self.certificate(sha1) and self.has_key(sha1) for sha1 in self.generations):
             raise Failure(0x80090016)
+        if self.switches()["untrusted_root"] == "refused" and self._untrusted():
+            raise Failure(0x800B0109)
         # CRLF_REVCHECK_IGNORE_OFFLINE
         if self.chain_status() == 0x80092013 and not self.value("CRLFlags", default=0) & 8:
             raise Failure(0x80092013)
@@ -113,6 +115,10 @@ class Host(Machine):
             self.registry.delete(CONFIGURATION + r"\RestoreInProgress")
             self.registry.set(CONFIGURATION, DBLastRecovery=_filetime())
         self.machine(service="Running", pings=self.switches()["pings_until_ready"])
+
+    def _untrusted(self) -> bool:
+        own = {sha1: self.certificate(sha1) for sha1 in self.generations}
+        return any(each.issuer == each.subject and self.certificate(sha1, "Root") is None for sha1, each in own.items())
 
     def stop(self) -> None:
         if self.switches()["feature"] != "present":
