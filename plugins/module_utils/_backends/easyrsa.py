@@ -29,7 +29,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _CONFIGURATION, _TYPES = "openssl-easyrsa.cnf", "x509-types"
-# Where packages put what a PKI does not bring along, in the order in which easy-rsa looks.
+# Where packages install files that a PKI lacks, in the order in which easy-rsa looks.
 _SHARED = ("/usr/local/share/easy-rsa", "/usr/share/easy-rsa", "/etc/easy-rsa")
 _LARGEST = 1024 * 1024
 # The names in the shipped configuration, also for a PKI without one.
@@ -51,7 +51,7 @@ _DEFAULTS = {
     **{"EASYRSA_KEY_SIZE": "2048", "EASYRSA_DN": "cn_only"},
     **{f"EASYRSA_REQ_{name}": "" for name in ("CN", "COUNTRY", "PROVINCE", "CITY", "ORG", "OU", "EMAIL", "SERIAL")},
 }
-# With a plain value: one with a variable or a command in it only the shell could tell.
+# Plain values only: one with a variable or a command in it would need the shell.
 _SET_VAR = re.compile(r"""^[ \t]*(?:force_)?set_var[ \t]+(EASYRSA_\w+)[ \t]+(?:"([^"$`\n]*)"|'([^'\n]*)'|([^\s"'$`#]+))""", re.MULTILINE)
 _CONSTRAINTS = re.compile(r"^[ \t]*basicConstraints[ \t]*=[^#\n]*", re.MULTILINE)
 
@@ -127,7 +127,7 @@ class EasyrsaBackend(FileCa):
         return [os.path.join(os.path.dirname(directory.rstrip("/")), name) for name in ("vars", _CONFIGURATION, _TYPES)]
 
     def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
-        """As init-pki and build-ca do. With the shipped configuration: 3.1 does nothing in a PKI that has none of its own."""
+        """Lay out what init-pki and build-ca make, with the shipped configuration: 3.1 does nothing in a PKI without one."""
         changed, shipped = super().lay_out(order, check), self._find(_CONFIGURATION)
         if shipped in (None, self._below(_CONFIGURATION)):
             return changed
@@ -151,7 +151,7 @@ class EasyrsaBackend(FileCa):
         return OpensslCommand(path, files.section, self.directory, self.environment)
 
     def subordinate(self, files: Files, extensions: str) -> t.List[str]:
-        """As C(sign-req ca) has it: a file of x509-types, and the one that all kinds share."""
+        """The extensions of C(sign-req ca): its file of x509-types, and the one that all kinds share."""
         kind = os.path.basename(extensions) or "ca"
         own = _text_of(self._find(f"{_TYPES}/{kind}")) or (_BUILT_IN_CA if kind == "ca" else "")
         constraints = _CONSTRAINTS.findall(own)
@@ -164,7 +164,7 @@ class EasyrsaBackend(FileCa):
         return ["-extensions", _ASKED]
 
     def file_issued(self, issued: Generation) -> None:
-        """Where C(easyrsa revoke) looks for it, by the subject's name; another of that name stays."""
+        """Put it where C(easyrsa revoke) looks, by the subject's name; another certificate of that name stays."""
         name = slug(short_subject(issued.certificate))
         for path in (self._below(f"issued/{name}.crt"), self._below(f"issued/{name}-{issued.serial}.crt")):
             there = read_if_there(path, "the certificate", _LARGEST)
@@ -202,7 +202,7 @@ class EasyrsaBackend(FileCa):
     # --- what configures it ---
 
     def _get(self) -> t.Callable[[str, str], t.Optional[str]]:
-        """What a section of the configuration says. Where none is found, the script has one in its own text."""
+        """A value of a section of the configuration; without a configuration file, of the one inside the script."""
         path = self.config_file or self._find(_CONFIGURATION)
         if path is None:
             return lambda _section, name: {"unique_subject": "no"}.get(name)
@@ -213,7 +213,7 @@ class EasyrsaBackend(FileCa):
             raise NothingThere(f"the configuration {path} can't be read", "it does not exist", remedy) from None
 
     def _environment(self) -> t.Dict[str, str]:
-        """What easy-rsa exports: its environment comes before C(vars), and that before its defaults. C(vars) is never run, but read."""
+        """The variables that easy-rsa exports: from the environment, else C(vars), else its defaults. C(vars) is read, never run."""
         text = next(filter(None, (_text_of(os.path.join(folder, "vars")) for folder in self._folders[: 1 + self._at_home])), "")
         plain = {name: "".join(values) for name, *values in _SET_VAR.findall(text)}
         given = {name: value for name, value in os.environ.items() if name.startswith("EASYRSA_")}

@@ -26,7 +26,7 @@ _URI = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 # How libp11's engine names a key without a URI: "slot_0-id_01", "label_root", "0:01".
 _ENGINE_KEY = re.compile(r"(?:slot_[^/]+-)?(?:id|label)_[^/]+\Z|[0-9]+:[0-9a-f]+\Z", re.IGNORECASE)
 
-# What openssl takes in the name of a section (CONF, conf_def.h).
+# The characters that openssl allows in the name of a section (CONF, conf_def.h).
 _SECTION = re.compile(r"[A-Za-z0-9_!.%&*+,/;?@^~|-]+( +[A-Za-z0-9_!.%&*+,/;?@^~|-]+)*\Z")
 
 
@@ -71,7 +71,7 @@ class OpensslBackend(FileCa):
             value = config.get(section, name)
             return absolute(self.directory, value) if value else None
 
-        random_serials = config.get(section, "rand_serial") is not None  # whatever it says
+        random_serials = config.get(section, "rand_serial") is not None  # whatever it holds
         return replace(
             self._files_named(section, paths["certificate"], paths["private_key"]),
             database=named("database"),
@@ -156,7 +156,7 @@ class OpensslBackend(FileCa):
                     "Give config_file (the openssl.cnf of the CA), or certificate_file and private_key_file",
                 )
         certificate, private_key = str(selector.certificate_file), str(selector.private_key_file)
-        # Two CAs of one directory, without a configuration, differ in their certificate's file.
+        # Without a configuration, the certificate's file tells two CAs of one directory apart.
         name = selector.name or os.path.relpath(self.stated_path(certificate), self.directory)
         return self._files_named(name, certificate, private_key)
 

@@ -47,7 +47,7 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
 CLOCK_OFF = timedelta(days=1)
-LARGEST_DATABASE = 1 << 30  # bytes of an index
+LARGEST_DATABASE = 1 << 30  # bytes of an index.txt
 _REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 
@@ -56,7 +56,7 @@ class FileCa:
 
     NAME: t.ClassVar[str]
     ABILITIES: t.ClassVar[Abilities] = Abilities()
-    FIXED: t.ClassVar[bool] = False  # its directory alone tells where its files are
+    FIXED: t.ClassVar[bool] = False  # whether its directory alone says where its files are
     MODE: t.ClassVar[int] = 0o755  # of that directory, where it is made
 
     def __init__(self, selector: Selector) -> None:
@@ -88,7 +88,7 @@ class FileCa:
         return None
 
     def loaded_by(self, path: str, data: bytes) -> t.List[str]:
-        """What a file of its configuration has it load or run, as clauses."""
+        """What a file of the configuration makes the CA's software load or run, as clauses."""
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
 
         return loaded_by(data, self.directory)
@@ -98,11 +98,11 @@ class FileCa:
         return set()
 
     def beside(self, directory: str) -> t.List[str]:
-        """What belongs to a CA in that directory and lies outside of it, wherever it is: always the same, in the same order."""
+        """Paths outside the CA's directory that belong to it: wherever the CA lies, the same ones in the same order."""
         return []
 
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
-        """The files of its configuration that say a passphrase, and what they call it. Raises as C(configuration)."""
+        """The files of its configuration that hold a passphrase, each with the name of the setting. Raises as C(configuration)."""
         return []
 
     def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
@@ -114,10 +114,10 @@ class FileCa:
         return ["-extensions", extensions]
 
     def file_issued(self, issued: Generation) -> None:
-        """Put a certificate that was issued where the software looks for it. Called each time that it is asked for."""
+        """Put an issued certificate where the software looks for it. Called on every request for it, also when it is there."""
 
     def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
-        """Makes what a CA of this software has beside its keys and certificates; whether something was missing. What is there stays.
+        """Create what a CA of this software has beside keys and certificates; whether something was missing. Existing files stay.
 
         Raises KeywardError where the order can't be carried out by this software.
         """
@@ -141,7 +141,7 @@ class FileCa:
         return type(self)(self.selector)
 
     def alone(self, files: Files, what: str, check: bool) -> t.ContextManager[t.Tuple[int, ...]]:
-        """Keeps other runs from changing this CA meanwhile, other than in check mode. Yields what a program holds the locks by."""
+        """Lock this CA, except in check mode. Yields the descriptors by which a program can hold the locks."""
         if check:
             return contextlib.nullcontext(())
         wait_until_gone(files.lock, what)
@@ -193,7 +193,7 @@ class FileCa:
         return self.known_facts
 
     def _passphrases_beside(self, generations: t.Sequence[Generation]) -> t.List[Finding]:
-        """Where a key that is encrypted at rest has its passphrase with it."""
+        """Findings for encrypted keys whose passphrase lies beside them."""
         if not any(generation.encrypted_at_rest for generation in generations):
             return []
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.passphrases import files_beside, said_in
@@ -227,7 +227,7 @@ class FileCa:
         facts = self.facts()
         files: t.Tuple[File, ...] = ()
         due = uncovered(facts.generations, order.covered)
-        # A generation whose key is nowhere makes the task fail on the controller: nothing needs to travel.
+        # If a key is nowhere, the task fails on the controller: no other key needs to travel.
         if due and all(each.public_key_sha256 in {*facts.private_keys, *order.carried} for each in due):
             from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, refuse_unsealable, seal
 
@@ -321,14 +321,14 @@ class FileCa:
         return Facts(authority, (), {}, (), _database(files), pending)
 
     def _missing_key(self, files: Files, digest: str, current: Generation) -> t.Optional[str]:
-        """Where the private key of our request belongs, unless it is there: no answer to the request could be used."""
+        """Where the request's private key belongs, if it is missing: then no answer to the request can be used."""
         belongs = staged_path(files.private_key or "")
         waiting = self.key_file(belongs, self.selector.private_key_passphrase) if files.private_key else None
         return None if digest in (current.public_key_sha256, waiting.digest if waiting else None) else belongs
 
 
 def _requested_key(request: _outline.Asked) -> str:
-    """The digest of the key in a request; as the library writes it, where it knows that kind."""
+    """The digest of the key in a request, in the library's encoding where it knows the kind of key."""
     try:
         return public_key_sha256(serialization.load_der_public_key(request.public_key))
     except (ValueError, TypeError, UnsupportedAlgorithm):

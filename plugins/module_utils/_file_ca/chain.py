@@ -15,9 +15,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_self_s
 
 
 def chain_like(there: t.Sequence[bytes], given: t.Sequence[bytes]) -> t.List[bytes]:
-    """What of a parent's chain stands behind a certificate: none where it stood alone, a root only where one stood.
+    """The part of a parent's chain to write behind a certificate: nothing if the present one stands alone, a root only if it has one.
 
-    C(there): what stands behind the present one.
+    C(there): what stands behind the present certificate.
     """
     if not any(map(_is_root, there)):
         given = [each for each in given if not _is_root(each)]

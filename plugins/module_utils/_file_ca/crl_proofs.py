@@ -38,7 +38,7 @@ MOST_LOOKED_AT = 5000  # certificates, to find out whether a key still needs a C
 
 
 def client_findings(files: Files, generations: t.Sequence[Generation], data: bytes) -> t.List[Finding]:
-    """What C(openssl verify -crl_check) has against a CRL, under each certificate of its key. C(rejection) tells what is seen without."""
+    """Why C(openssl verify -crl_check) rejects a CRL, under each certificate of its key. C(rejection) finds what needs no openssl."""
     crl, found = load_crl(data), []
     issued = sample(files.new_certificates)
     with scratch_directory() as scratch:
@@ -74,7 +74,7 @@ def crl_facts(database: DatabaseFiles, files: Files, generations: t.Sequence[Gen
 
 
 def idle_generations(index: Index, files: Files, generations: t.Sequence[Generation]) -> t.List[str]:
-    """The generations whose key has signed certificates, of which each has expired. What can't be told needs its CRL."""
+    """The generations whose key signed certificates that have all expired. In doubt a key still needs its CRL."""
     keys = {generation.public_key_sha256: generation for generation in generations}
     current = generations[-1].public_key_sha256
     waiting = {key: generation.certificate for key, generation in keys.items() if key != current}

@@ -95,7 +95,7 @@ class _Signing:
         self.found: t.List[Finding] = []
 
     def tell(self, revoked: t.Set[int]) -> t.Iterator[Crl]:
-        """What lies in the place of each generation's CRL, and how many of the revocations it lacks."""
+        """The CRL of each generation that lies on the host, and how many revocations it lacks."""
         for generation in self._facts.generations:
             path = self._path_of(generation)
             data = read_if_there(path, "the CRL", LARGEST_CRL)
@@ -103,7 +103,7 @@ class _Signing:
                 yield Crl(data, path, generation.sha256, _lacking(data, revoked))
 
     def prove(self) -> t.List[Crl]:
-        """A CRL by each generation whose key is here, in a scratch place. Nothing of the CA is touched."""
+        """Sign a CRL with each key that is here, in a scratch place. Nothing of the CA is touched."""
         with scratch_directory() as scratch:
             database = os.path.join(scratch, "index.txt")
             if self._files.database and os.path.exists(self._files.database):
@@ -122,7 +122,7 @@ class _Signing:
             ]
 
     def sign(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> bool:
-        """Signs those that are due (generation: the CRL that was seen in its place); one that another run has signed since stays."""
+        """Sign the CRLs that are due (generation: the CRL that was seen). One that another run has signed since then stays."""
         changed = False
         for generation in self._facts.generations:
             path = self._path_of(generation)
@@ -207,7 +207,7 @@ class _Signing:
         return data
 
     def _refuse_immovable(self, path: str) -> None:
-        """No number is used up for a CRL that can't take its place."""
+        """Refuse before signing where the CRL couldn't be put in place, so that no CRL number is used up."""
         hindrance = why_it_stays(behind_link(path)) if os.path.exists(path) else None
         if hindrance:
             raise KeywardError(_WHAT, *hindrance)

@@ -53,7 +53,7 @@ class FileDatabase:
             return [Finding("database_unreadable", str(exc))]
 
     def copy(self, order: Copy, folder: str, check: bool) -> Copied:
-        """Nothing is locked: the CA may issue meanwhile, and what changed is copied again."""
+        """Make a copy without a lock: the CA may issue meanwhile."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
         base = functools.partial(complete, order.base, order.base_list or "") if order.base else None
         return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base)
@@ -89,7 +89,7 @@ class FileDatabase:
             return Restoration(self._ca, stored, order, check, links).carry_out()
 
     def _alone(self, what: str, check: bool) -> t.ContextManager[t.Any]:
-        """What says where its files are may be lost, too; then nothing else is at work."""
+        """Lock the CA. Where its configuration is lost as well, nothing else can be at work, and there is nothing to lock."""
         try:
             files = self._ca.files()
         except KeywardError:

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: files whose place no other file can take; may change in any release."""
+"""Private to keyward.pki: files that no rename can replace, such as mount points; may change in any release."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST = 16 * 1024 * 1024
 
 
 def why_it_stays(path: str) -> t.Optional[Hindrance]:
-    """Why nothing can be renamed to the place of a file, as far as that can be told before."""
+    """Why no file can be renamed over this one, as far as that shows beforehand."""
     folder = os.path.dirname(path)
     if os.path.realpath(path) in _mount_points():
         why = f"{path} is mounted by itself, as containers mount single files: no other file can take its place"
@@ -46,7 +46,7 @@ def why_it_stays(path: str) -> t.Optional[Hindrance]:
 
 
 def _mount_points() -> t.Set[str]:
-    """Where something is mounted, as far as the system tells it (Linux)."""
+    """The mount points, where the system lists them (Linux)."""
     found = set()
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as stream:
         for line in stream.read(_LARGEST).splitlines():
@@ -57,7 +57,7 @@ def _mount_points() -> t.Set[str]:
 
 
 def _flags(path: str) -> int:
-    """Those of its inode; 0 where the file system has none."""
+    """The flags of its inode; 0 where the file system has none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -19,7 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf i
 _BLOCK = 512  # bytes that openssl reads at once; a line that is longer is read in pieces
 _SEPARATOR = re.compile(r"(?<!\\)\t")
 _NUMBER = re.compile(r"-?[0-9A-Fa-f]+\Z")
-_SHOWN = 20  # faults of one file
+_SHOWN = 20  # the most faults of one file that are reported
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Index:
 
     @property
     def by_number(self) -> t.Dict[int, Row]:
-        """Two rows of one number, as openssl may have them where their texts differ, are one certificate: the revoked one counts."""
+        """Rows by number. openssl takes two spellings of one number for two rows: they are one certificate, and the revoked row counts."""
         found: t.Dict[int, Row] = {}
         for row in self.rows:
             number = row.number
@@ -89,13 +89,13 @@ class Index:
 
     @property
     def revoked_unread(self) -> t.Set[int]:
-        """The serial numbers of certificates that are revoked to a person's eye, and that openssl puts into no CRL."""
+        """The serial numbers that look revoked to a person, and that openssl puts into no CRL."""
         rows = [row for row in (*self.rows, *self.passed_over) if row.kind != "R" or row in self.passed_over]
         meant = [row for row in rows if row.state.strip("\ufeff \r").upper().startswith("R")]
         return {number for row in meant for number in (row.number,) if number is not None} - self.revoked
 
     def findings(self, path: str) -> t.List[Finding]:
-        """The faults, those of most weight first."""
+        """The faults, the gravest first."""
         found = sorted(self.faults, key=lambda fault: (not fault.refused, fault.line))
         shown = [
             Finding("index_refused", f"openssl ca refuses {path}: line {fault.line} {fault.text}")
@@ -121,7 +121,7 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
     faults: t.List[Fault] = []
     for number, text, why in _records(data):
         fields = _fields(text)
-        if len(fields) == 7 and fields[6] == "":  # a tab at the end is none too many
+        if len(fields) == 7 and fields[6] == "":  # a tab at the end adds no field
             fields.pop()
         if why:
             faults.append(Fault(number, why))
@@ -139,7 +139,7 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
 
 
 def _records(data: bytes) -> t.Iterator[t.Tuple[int, str, str]]:
-    """(number of its line, text, why openssl passes it over: empty where it reads it), block by block as openssl reads."""
+    """(line number, text, why openssl skips it: empty where it reads it), in the blocks in which openssl reads."""
     size, position, line, start, record = _BLOCK, 0, 1, 1, b""
     while position < len(data):
         if record:

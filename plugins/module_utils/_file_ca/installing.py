@@ -56,7 +56,7 @@ def install(ca: FileCa, order: Install, check: bool) -> Changed:
             changed = ca.lay_out(order, check=False)
     try:
         files = ca.files()
-    except NothingThere:  # check mode: nothing is there that says where they would be
+    except NothingThere:  # check mode: no configuration is there yet that says where they would be
         return Changed(True, pending=order.kind == "subordinate" and not order.keys)
     if order.keys:
         return _bring_back(ca, order.keys, changed, check)
@@ -125,7 +125,7 @@ def _refuse_another(ca: FileCa) -> None:
 
 
 def _refuse_remains(ca: FileCa, order: Install) -> None:
-    """Where certificates were issued there was a CA: a new one in its place would issue their serial numbers again."""
+    """Refuse where certificates were issued: a new CA here would issue their serial numbers again."""
     try:
         files = ca.files()
     except NothingThere:

@@ -37,7 +37,8 @@ def judge_by_issued(files: Files, generations: t.Sequence[Generation], new: Gene
     issued = [each for each in sample(files.new_certificates) if _by_any(each, generations)]
     found, why = leaning(issued, generations, new)
     older = {int(generation.serial, 16) for generation in generations}
-    lost = [] if why else [each for each in _lost(issued, generations, new) if _serial_named(each) not in older]  # those are in found
+    # Those that name the serial number of an older CA certificate are reported already.
+    lost = [] if why else [each for each in _lost(issued, generations, new) if _serial_named(each) not in older]
     if lost:
         example = _x509.even_hex(lost[0].serial_number)
         why = f"{len(lost)} of {len(issued)} certificates that were looked at, such as {example}, do not verify under it"
@@ -81,7 +82,7 @@ def _serial_named(certificate: x509.Certificate) -> t.Optional[int]:
 
 
 def _lost(issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation) -> t.List[x509.Certificate]:
-    """What verifies under an older certificate for the same key, and not under the new one."""
+    """Certificates that verify under an older certificate of the same key, but not under the new one."""
     older = [one for one in generations if one.public_key_sha256 == new.public_key_sha256 and one.sha256 != new.sha256]
     if not issued or not older:
         return []

@@ -46,8 +46,8 @@ if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
 _WHAT = "the request was not signed"
-# Beside a certificate, as openssl names it, lies the request that it answers. A run notes that before it has openssl issue the
-# certificate: were it killed in between, the next one would have a second certificate issued.
+# Each certificate has the request that it answers beside it, under the number that openssl will use. It is written before openssl
+# issues the certificate: otherwise a run that is killed in between would make the next one issue a second certificate.
 _CONF_NAMES = {"2.5.29.19": "basicConstraints", "2.5.29.15": "keyUsage", "2.5.29.37": "extendedKeyUsage", "2.5.29.30": "nameConstraints"}
 _REQUEST, _NOTED = ".csr", ".csr.new"
 
@@ -95,7 +95,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
 
 
 def _last_crl(ca: FileCa, files: Files, signer: Generation) -> t.Optional[str]:
-    """The CRL in its place, for a CA below that could not fetch it. One that is large is for clients to fetch."""
+    """The present CRL, for a CA below that can't fetch it; None if it is large."""
     try:
         crl = load_crl(read_file(crl_path(files, ca.directory), "the CRL", LARGEST_TEXT // 2))
     except (OSError, ValueError, KeywardError):
@@ -182,7 +182,7 @@ class _Issuing:
                 write_new(settings["serial"], _random_serial(), 0o600)
             write_new(given, pem(self._generations[-1].certificate).encode("ascii"), 0o600)
             write_new(key, stand_in_key(), 0o600)
-            # As the CA's own, for this key.
+            # Under the CA's own name, for the throwaway key.
             run_openssl(["x509", "-in", given, "-signkey", key, "-days", "3650", "-out", own], _WHAT)
             made = os.path.join(scratch, "certificate.pem")
             with_key = ["-cert", own, "-keyfile", key, "-keyform", "PEM"]
@@ -233,7 +233,7 @@ class _Issuing:
         self._refuse_other_than_asked(answer, f"(number {answer.serial}) was", remedy)
         kept = os.path.join(self._folder, answer.serial.upper() + _REQUEST)
         with writing(f"the request {kept}"):
-            if not os.path.exists(beside(kept)):  # openssl chose another number than the one that was noted
+            if not os.path.exists(beside(kept)):  # openssl used another number than the one that we noted
                 put(beside(kept), data, 0o644)
                 if noted:
                     os.unlink(beside(noted))
@@ -256,7 +256,7 @@ class _Issuing:
         command = replace(command, names={"database": self._database, "serial": self._files.serial or "its serial file"})
         if settings or self._settings:
             command = command.saying(scratch, "asked.cnf", {**self._settings, **settings})
-        # A policy would bring the subject into its own order: then it would be another CA.
+        # Without preserving the order, the policy would reorder the subject: another CA's name.
         arguments = ["-batch", "-notext", "-preserveDN", *arguments, "-in", given, "-out", made]
         if self._order.days is not None:
             arguments += ["-days", str(self._order.days)]
@@ -266,7 +266,7 @@ class _Issuing:
         command.run(arguments, _WHAT, passphrase, locks)
 
     def _next_request(self) -> t.Optional[str]:
-        """Where the request belongs that the next certificate answers. None where nobody knows its number before."""
+        """Where to note the request that the next certificate answers; None where the number isn't known before."""
         if self._files.random_serials and self._files.serial:
             chosen = _random_serial()
             put(self._files.serial, chosen, 0o600, like=self._files.serial)
@@ -282,6 +282,6 @@ def _random_serial() -> bytes:
 
 
 def _in_conf(value: x509.ExtensionType) -> str:
-    """An extension as a configuration of openssl says it."""
+    """An extension as a line of an openssl configuration."""
     critical = "" if isinstance(value, x509.ExtendedKeyUsage) else "critical,"
     return f"{critical}DER:{value.public_bytes().hex()}"

@@ -41,7 +41,7 @@ _POINTERS = ("PKCS#11 PROVIDER URI", "TSS2 PRIVATE KEY", "TSS2 KEY BLOB")
 
 @dataclass(frozen=True)
 class KeyFile:
-    """One file of a private key. C(key) is None where it can't be had, and C(why) says why not."""
+    """A private key file. C(key) is None where it can't be read or opened; C(why) says why."""
 
     path: str
     key: t.Any = field(default=None, repr=False)

@@ -67,7 +67,7 @@ class Missing:
 
 
 def import_keys(ca: FileCa, order: ImportKeys, check: bool) -> Imported:
-    """Carries the order out, alone with the CA, where there is one."""
+    """Carry the order out, under the CA's lock where a CA is there."""
     try:
         alone: t.ContextManager[t.Any] = ca.alone(ca.files(), _FAILED, check)
     except NothingThere:
@@ -116,7 +116,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
 
 
 def _access(own: Protection, place: Place) -> str:
-    """As people read it: it may come from a manifest alone."""
+    """Mode, owner and ACL, as people write them; they may come from a manifest alone."""
     whose = ":".join(name for name in (place.owner, place.group) if name)
     return " ".join(part for part in (f"{own.mode or 0:04o}", whose, acl_text(own.acl) if own.acl else None) if part)
 

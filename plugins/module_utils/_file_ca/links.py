@@ -15,11 +15,11 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
-_MOST_LINKS = 40  # as the kernel has it
+_MOST_LINKS = 40  # the kernel's limit
 
 
 def owner_of(directory: str) -> t.Set[int]:
-    """Who may decide where a CA's links lead: root, and the owner of its directory."""
+    """The users whose links are followed: root, and the owner of the CA's directory."""
     try:
         return {0, os.stat(directory).st_uid}
     except OSError:
@@ -69,6 +69,6 @@ def refuse_link_of_others(path: str, directory: str, what: str, way: t.Optional[
 
 
 def _only_theirs(link: os.stat_result, directory: os.stat_result, owners: t.Collection[int]) -> bool:
-    """Whether nobody else made this link, and nobody else can put another in its place."""
+    """Whether one of these users made this link, and nobody else can replace it."""
     others = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX
     return link.st_uid in owners and directory.st_uid in owners and not others

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: what a configuration has openssl load; may change in any release.
 
-Whoever writes a configuration can have the CA run any code. So what a set brings along of that is said, before and after.
+Whoever can write a configuration can make the CA run any code. So a restore reports what the set's configuration loads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MOST, _LONGEST = 20, 200
 
 
 def loaded_by(data: bytes, directory: str) -> t.List[str]:
-    """Clauses: what it loads or includes by a path or a name of its own. C(directory): what lies there is the CA's own to include."""
+    """What it loads or includes, as clauses. C(directory): including files from there is normal and not reported."""
     found = []
     for match in _CODE.finditer(data.replace(b"\\\n", b"").replace(b"\\\r\n", b"")):
         name, value = (part.decode("utf-8", "replace").strip().strip("\"'")[:_LONGEST] for part in match.groups())

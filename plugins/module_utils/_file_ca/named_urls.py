@@ -68,7 +68,7 @@ def needed(files: Files, generations: t.Sequence[Generation]) -> Needed:
 
 
 def two_keys(found: Needed, said: t.Collection[str], current: Generation) -> t.List[Finding]:
-    """What a renewal with a new key has people do, before it and after it. C(said): the URLs in the configuration."""
+    """What a person must do before and after a renewal with a new key. C(said): the URLs in the configuration."""
     told = []
     for one in found.urls:
         if one.kind != "ocsp" and one.url in said:
@@ -109,7 +109,7 @@ def _signer(certificate: x509.Certificate, generations: t.Iterable[Generation]) 
 
 
 def _issued(folder: t.Optional[str]) -> t.Iterator[x509.Certificate]:
-    """What has not expired of the newest files. What can't be read is passed over: others may write there."""
+    """The unexpired certificates among the newest files. Unreadable files are skipped: others may write there."""
     try:
         with os.scandir(folder or "") as entries:
             found = [(entry.stat().st_mtime, entry.path) for entry in entries if entry.name.endswith((".pem", ".crt")) and entry.is_file()]

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the keyward.pki project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Private to keyward.pki: a database as numbers, and what an old one must become; may change in any release.
+"""Private to keyward.pki: the numbers of a database, and how a restored one must go on; may change in any release.
 
 No files and no Ansible here. An old database hands out serial numbers and CRL numbers a second time, and forgets revocations.
 """
@@ -15,13 +15,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
-MARGIN = 0x10000  # so far do numbers go on where nobody knows what was given since
+MARGIN = 0x10000  # how far numbers jump where nobody knows what was issued since
 _WHAT = "nothing was restored"
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A database as numbers: its rows by serial number, and what comes next. None where the CA has no such file, or it is lost."""
+    """The rows of a database by serial number, and its next numbers; None for a number that the CA has no file for, or has lost."""
 
     rows: t.Mapping[int, Row]
     next_serial: t.Optional[int]
@@ -135,7 +135,7 @@ def compare(
 def _following(
     base: Numbers, used: Numbers, issued: t.Sequence[int], listed: t.Sequence[int], advance: t.Any, unknown_since: t.Collection[str]
 ) -> t.Dict[str, t.Optional[int]]:
-    """The numbers that come next: beyond everything seen, and by a margin where nobody knows what was given since."""
+    """The next numbers: beyond everything seen, plus a margin where nobody knows what was issued since."""
     wanted: t.Dict[str, t.Optional[int]] = {}
     for name, following, seen in (
         ("serial", base.next_serial, [*issued, (used.next_serial or 0) - 1]),

@@ -17,7 +17,7 @@ _MOST_FILES, _LARGEST = 500, 4096
 
 
 def said_in(path: str, name: str) -> Finding:
-    """C(name): what a file of the configuration calls it."""
+    """A passphrase in a file. C(name): the setting that holds it."""
     text = f"{path} says {name}: a passphrase lies with the CA, and each set of the database holds this file. Take it out of there"
     return Finding("passphrase_beside_key", text)
 

@@ -104,7 +104,7 @@ def _configured(ca: FileCa) -> t.Tuple[str, str]:
 
 
 def _move(ca: FileCa, directory: t.Optional[str], newest: Generation) -> Move:
-    """From the CA's former directory to its present one."""
+    """A path in the CA's former directory, in the present one."""
     return Move(pairs_of(ca, directory, newest) if directory and (ca.selector.directory or ca.config_file) else [])
 
 
@@ -118,7 +118,7 @@ def _with_state(ca: FileCa, generation: Generation) -> Generation:
 
 
 def _placed(place: Place, owner: str, taken: t.Dict[str, str], beside: str, index: int, number: int) -> Place:
-    """C(place), or where another owner has taken its path the name of an older generation's file; notes the owner."""
+    """C(place), or the name of an older generation's file where the path is taken; remembers who has it now."""
     path = place.path
     while not path or taken.get(path, owner) != owner:
         if not beside:

@@ -17,7 +17,7 @@ except ImportError:  # the modules say which library is missing
     pass
 
 WINDOW = 1024 * 1024
-# Longer than any key in any encoding: what one window cuts, the next one holds whole.
+# Longer than any key in any encoding: a key that one window cuts is whole in the next.
 OVERLAP = 64 * 1024
 
 
@@ -44,7 +44,7 @@ _MARKS = _patterns(
     (b"\x00\x00\x00", rb"ECS[246][\x20\x30\x42]\x00{3}"),
 )
 _JWK = re.compile(rb'"d"\s*:\s*"[A-Za-z0-9_-]{16}')
-# Files that can't be searched. A set is to be proved, so they are taken for what they may hold.
+# Containers that can't be searched count as keys: a set must be proved to hold none.
 _OPAQUE = re.compile(
     rb"\A(?:\x1f\x8b|BZh[1-9]|\xfd7zXZ\x00|PK\x03\x04|7z\xbc\xaf|\x28\xb5\x2f\xfd|Rar!|Salted__|U2FsdGVkX1|\s*-----BEGIN PGP MESSAGE)"
 )
@@ -203,7 +203,7 @@ def _in_base64(window: bytes, known: t.Sequence[bytes]) -> bool:
         text = run.group().translate(None, b" \t\r\n=")
         if len(text) < SHORTEST:
             continue
-        # Where the text begins inside a group of four is not known; long runs are CRLs and lists of certificates.
+        # The text may begin anywhere in a group of four: try each offset. Long runs are CRLs and lists of certificates.
         for shift in range(4 if len(text) < OVERLAP else 1):
             whole = text[shift:]
             whole = whole[:-1] if len(whole) % 4 == 1 else whole

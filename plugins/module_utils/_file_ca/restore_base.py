@@ -38,16 +38,16 @@ class Base:
     theirs_count: t.FrozenSet[int] = frozenset()
 
     def kept(self, ours: Numbers, theirs: Numbers) -> Base:
-        """The same where the rows that result are those of the host: then its own numbers tell what was given."""
+        """For a restore whose rows are the host's own: then the host's numbers show what was issued."""
         base = _with_numbers(ours.rows, ours, theirs, False)
         if not self.merged:
             return base
-        # The rows don't tell whether both were brought together before; numbers by a margin beyond the set's do.
+        # The rows don't show whether set and host were merged before; numbers a margin beyond the set's do.
         behind = [name for name, our, their in _pairs(ours, theirs) if our is not None and our < (their or 0) + MARGIN]
         return replace(base, merged=True, twice=self.twice, theirs_count=self.theirs_count, unknown_since=base.unknown_since | {*behind})
 
     def findings(self, outcome: Outcome, as_of: str) -> t.Iterator[Finding]:
-        """What is to be said of a restore. C(as_of): the moment of the set."""
+        """The findings about a restore. C(as_of): the moment of the set."""
         if self.newer:
             yield Finding("database_newer", "the database on the host has more than the set, and stays")
         if self.further:

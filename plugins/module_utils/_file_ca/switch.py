@@ -76,7 +76,7 @@ def answer(ca: FileCa, order: Answer, check: bool) -> Changed:
 
 
 def _told_of_new_key(ca: FileCa, files: Files, facts: Facts, done: Changed, asked: bool) -> Changed:
-    """With what is to be said where the key is another one, or will be (C(asked))."""
+    """Add the findings about a change of key, made or asked for (C(asked))."""
     current = facts.generations[-1]
     if not done.changed or not (asked or (done.generations and done.generations[-1].public_key_sha256 != current.public_key_sha256)):
         return done
@@ -84,7 +84,7 @@ def _told_of_new_key(ca: FileCa, files: Files, facts: Facts, done: Changed, aske
 
 
 class _Renewal:
-    """Of a CA as it was read under its lock."""
+    """A renewal of a CA that was read under its lock."""
 
     def __init__(self, ca: FileCa, files: Files, facts: Facts, check: bool) -> None:
         self._ca, self._files, self._facts, self._check = ca, files, facts, check
@@ -265,7 +265,7 @@ class _Renewal:
         return key
 
     def _keep_new_key(self, key: t.Any) -> None:
-        """Puts a new key beside the present one, where it waits from now on."""
+        """Put a new key beside the present one, where it waits for its certificate."""
         if self._next_key or key is self._facts.private_keys[self._current.public_key_sha256]:
             return
         place = t.cast(Place, self._current.key_place)
@@ -281,7 +281,7 @@ class _Renewal:
         put_new(path, data, mode, like.path if like else None)
 
     def _refuse_immovable(self, new_key: bool) -> None:
-        """Nothing is begun where a file can't take its place at the end."""
+        """Refuse to begin where a file couldn't be put in place at the end."""
         for path in (self._files.certificate, t.cast(str, self._files.private_key)):
             refuse_link_of_others(path, self._ca.directory, f"the CA {self._current.subject} can't be renewed")
         for path in (self._certificate, self._private_key) if new_key else (self._certificate,):
@@ -351,7 +351,7 @@ def _same_file(path: str, name: str) -> None:
 
 
 def _change_back(kept: str, path: str, waited: str) -> None:
-    """What has taken the place waits again, and what was kept has its place again."""
+    """Undo the steps taken: the new files wait again, and the old ones are back in place."""
     _same_file(path, waited)
     with StagedFile(path, read_file(kept, "the file"), protection_of(kept)) as staged:
         staged.replace()
