@@ -140,7 +140,7 @@ class ActionModule(Task):
     def _newest(crls: list[Known], generation: Generation) -> Known | None:
         """The newest one that who has this generation's certificate takes. Where it may sign none, all are as good."""
         able = may(load(generation.certificate), "crl_sign")
-        taken = [crl for crl in crls if not able or rejection(crl.parsed, generation.certificate) is None]
+        taken = [crl for crl in crls if not able or rejection(crl.der, generation.certificate) is None]
         return max(taken, key=lambda crl: crl.age, default=None)
 
     @staticmethod
@@ -177,14 +177,15 @@ class ActionModule(Task):
         if told.abilities.signs_any_crl:
             crls = [crl for generation in able for crl in self._crls_of(told, generation)]
         else:
-            crls = _adcs.proofs(self, able)
+            crls, unproved = _adcs.proofs(self, able)
+            advisories += unproved
         return self._result(told, False, crls, [*advisories, *(one for crl in crls for one in self._rejected(crl))])
 
     @staticmethod
     def _rejected(crl: Known, generation: Generation | None = None) -> t.Iterator[Finding]:
         """A signature is not all: clients look at what the certificate allows. C(generation): whose certificate, if another's."""
         generation = generation or crl.generation
-        why = rejection(crl.parsed, generation.certificate)
+        why = rejection(crl.der, generation.certificate)
         if why:
             yield Finding("crl_rejected", f"clients reject the CRL of {generation.label}: {why}", generation.sha256)
 

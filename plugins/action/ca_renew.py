@@ -26,7 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     renewal_reasons,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, differences
-from ansible_collections.keyward.pki.plugins.module_utils._time import after, now, now_text
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
@@ -77,7 +77,7 @@ class ActionModule(Task):
         if renewed and not self._check and not told.abilities.takes_days:
             _adcs.refuse_endless(renewal_reasons(done.generations[-1], self.options, _adcs.backdated(told)))
         if renewed and not self._check and not self._different:
-            self._different = differences(done.generations[-1], Asked(_x509.load(told.generations[-1].certificate)))
+            self._different = differences(done.generations[-1], Asked(told.generations[-1].certificate))
         return {
             "changed": done.changed,
             **self.shown(replace(done, advisories=(*done.advisories, *self._different))),
@@ -132,8 +132,8 @@ class ActionModule(Task):
         if not reasons:
             return None, []
         if self.options["reuse_key"]:
-            refuse_weak_key(current, _x509.load(current.certificate).public_key(), same=True)
-        begin, (start, end) = now(), _x509.validity(_x509.load(current.certificate))
+            refuse_weak_key(current, current.public_key, same=True)
+        begin, start, end = now(), parse_time(current.not_before), parse_time(current.not_after)
         days = self.options["days"]
         known_end = root and told.abilities.takes_days
         ends = after(begin, timedelta(days=days) if days else end - start)

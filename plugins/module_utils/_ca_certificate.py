@@ -11,10 +11,10 @@ from __future__ import annotations
 import typing as t
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline, _readable, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._signature import signer
 from ansible_collections.keyward.pki.plugins.module_utils._time import after, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import validity
 
 try:
     from cryptography import x509
@@ -27,6 +27,8 @@ except ImportError:  # the modules say which library is missing
 
 LEAST_RSA, LEAST_EC = 2048, 224  # bits, NIST SP 800-131A
 _NOT_RENEWED, _BY_HAND = "the CA was not renewed", "Make the new certificate with the tool that made the old one"
+# What limits a certificate, by the names that people and configurations know.
+LIMITS = {"2.5.29.19": "basicConstraints", "2.5.29.15": "keyUsage", "2.5.29.37": "extendedKeyUsage", "2.5.29.30": "nameConstraints"}
 _USES = (
     *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
     *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
@@ -133,8 +135,26 @@ def extension(thing: t.Any, kind: t.Any) -> t.Any:
     """The value of an extension of a certificate or request; None where it has none, or one that can't be read."""
     try:
         return thing.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, UnsupportedAlgorithm):
+    except x509.ExtensionNotFound:
         return None
+    except (x509.DuplicateExtension, ValueError, TypeError, UnsupportedAlgorithm):
+        return _alone(thing, kind) if isinstance(thing, x509.Certificate) else None
+
+
+def _alone(certificate: x509.Certificate, kind: t.Any) -> t.Any:
+    """An extension of a certificate of which another one can't be read."""
+    try:
+        der = _readable.certificate(certificate.public_bytes(serialization.Encoding.DER), kind.oid.dotted_string)
+        return x509.load_der_x509_certificate(der).extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def unreadable(thing: t.Any, there: t.Container[str], *kinds: t.Any) -> t.List[str]:
+    """What can't be read of what a certificate or request allows and forbids. C(there): the object identifiers of its extensions."""
+    limits = kinds or (x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage, x509.NameConstraints)
+    lacking = (kind.oid for kind in limits if kind.oid.dotted_string in there and extension(thing, kind) is None)
+    return [LIMITS[oid.dotted_string] for oid in lacking]
 
 
 def uses(thing: t.Any) -> t.Optional[t.Set[str]]:
@@ -156,17 +176,6 @@ def may(certificate: x509.Certificate, use: str) -> bool:
     return allowed is None or use in allowed
 
 
-def subject_bytes(certificate: x509.Certificate) -> bytes:
-    """The subject as it stands in the certificate: the sixth field of a TBSCertificate (RFC 5280, 4.1)."""
-    fields = _der.members(_der.first(certificate.tbs_certificate_bytes), 6)
-    return fields[5 if fields[0].tag == _der.CONSTRUCTED_0 else 4].whole
-
-
-def requested_subject(request: x509.CertificateSigningRequest) -> bytes:
-    """The subject as it stands in a request: the second field (RFC 2986, 4.1)."""
-    return _der.members(_der.first(request.tbs_certrequest_bytes), 2)[1].whole
-
-
 # --- what is made ------------------------------------------------------------------------------------------------
 
 
@@ -186,40 +195,42 @@ def root_certificate(key: t.Any, subject: x509.Name, days: int, path_length: t.O
     return builder.sign(key, _hash_for(key))
 
 
-def renewed_root(old: x509.Certificate, key: t.Any, days: t.Optional[int]) -> t.Tuple[x509.Certificate, t.List[str]]:
-    """A self-signed certificate after the template of an older one: its subject and extensions, a new time, serial number and key.
-
-    Also what it says that the old one did not say, because a CA must (RFC 5280, 4.2.1).
-    """
-    start, end = validity(old)
-    begin = now()
+def renewed_root(old: bytes, key: t.Any, days: t.Optional[int]) -> t.Tuple[bytes, t.List[str]]:
+    """A self-signed certificate (DER) after the template of an older one: its subject, byte by byte, and extensions, a new time,
+    serial number and key. Also what it says that the old one did not say, because a CA must (RFC 5280, 4.2.1)."""
+    like, outline, begin = _x509.load(old), _outline.certificate(old), now()
     builder = x509.CertificateBuilder(
-        *_own_name(old),
+        like.subject,
+        like.subject,
         key.public_key(),
         x509.random_serial_number(),
         begin,
-        after(begin, timedelta(days=days) if days else end - start),
+        after(begin, timedelta(days=days) if days else outline.ends - outline.begins),
     )
-    extensions, added = _renewed_extensions(old, key)
+    extensions, added = _renewed_extensions(like, key)
     for each in extensions:
         builder = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(each.oid), each.value), each.critical)
-    made = builder.sign(key, _hash_for(key, _hash_of(old)))
-    if subject_bytes(made) != subject_bytes(old):
-        raise _other_bytes()
-    return made, added
+    made = builder.sign(key, _hash_for(key, _hash_of(like))).public_bytes(serialization.Encoding.DER)
+    return _with_name(made, key, outline.subject, _IN_CERTIFICATES), added
 
 
-def _own_name(old: x509.Certificate) -> t.Tuple[x509.Name, x509.Name]:
-    """Subject and issuer of a root. Raises KeywardError where the library can't decode its name."""
-    try:
-        return old.subject, old.subject
-    except ValueError:
-        raise _other_bytes() from None
+# Where the names stand (RFC 5280, 4.1: issuer and subject, behind the version; RFC 2986, 4.1).
+_IN_CERTIFICATES, _IN_REQUESTS = (3, 5), (1,)
 
 
-def _other_bytes() -> KeywardError:
-    why = "its subject is encoded in a way that can't be made again byte by byte, so what it issued would not chain to the new one"
-    return KeywardError(_NOT_RENEWED, why, _BY_HAND)
+def _with_name(made: bytes, key: t.Any, name: bytes, places: t.Sequence[int]) -> bytes:
+    """The same document (DER), with a name as it stands elsewhere: the library writes it its own way, and some it can't write."""
+    body, algorithm, _signature = _der.members(_der.first(made), 3)
+    parts = [field.whole for field in _der.members(body, max(places) + 1)]
+    if all(parts[at] == name for at in places):
+        return made
+    how, sign, _changed = signer(key, algorithm.whole)
+    for at in places:
+        parts[at] = name
+    if how != algorithm.whole and places == _IN_CERTIFICATES:
+        parts[2] = how
+    told = _der.tlv(_der.SEQUENCE, *parts)
+    return _der.tlv(_der.SEQUENCE, told, how, _der.tlv(_der.BITS, b"\0", sign(told)))
 
 
 def _renewed_extensions(old: x509.Certificate, key: t.Any) -> t.Tuple[t.List[RawExtension], t.List[str]]:
@@ -258,22 +269,23 @@ def _identifier_like(old: x509.Certificate, key: t.Any) -> x509.SubjectKeyIdenti
     return own
 
 
-def ca_request(
-    key: t.Any, subject: t.Optional[x509.Name], path_length: t.Optional[int], like: t.Optional[x509.Certificate] = None
-) -> t.Any:
-    """A PKCS #10 request of a CA; each is unique, so that an answered one is known by its bytes (RFC 2985, 5.4.2: unstructuredName)."""
-    builder = x509.CertificateSigningRequestBuilder(_own_name(like)[0] if like else subject)
+def ca_request(key: t.Any, subject: t.Optional[x509.Name], path_length: t.Optional[int], like: t.Optional[bytes] = None) -> bytes:
+    """A PKCS #10 request (DER) of a CA, or of one C(like) the CA of a certificate (DER).
+
+    Each is unique, so that an answered one is known by its bytes (RFC 2985, 5.4.2: unstructuredName).
+    """
+    old = _x509.load(like) if like else None
+    builder = x509.CertificateSigningRequestBuilder(old.subject if old else subject)
     extensions = _ca_extensions(path_length)
-    if like:
-        raw_extensions(like)
-        constraints, allowed = extension(like, x509.BasicConstraints), uses(like)
+    if old:
+        if unreadable(old, _outline.certificate(t.cast(bytes, like)).extensions, x509.BasicConstraints, x509.KeyUsage):
+            raise _unreadable()
+        constraints, allowed = extension(old, x509.BasicConstraints), uses(old)
         extensions = _ca_extensions(constraints.path_length if constraints else None)
         extensions[1] = (key_usage({*(allowed or ("crl_sign",)), "key_cert_sign"}), True)
     for value, critical in extensions:
         builder = builder.add_extension(value, critical)
     unique = f"{now():%Y%m%dT%H%M%SZ}-{x509.random_serial_number() & 0xFFFFFFFF:08x}"
     builder = builder.add_attribute(AttributeOID.UNSTRUCTURED_NAME, unique.encode("ascii"))
-    made = builder.sign(key, _hash_for(key, _hash_of(like) if like else None))
-    if like and requested_subject(made) != subject_bytes(like):
-        raise _other_bytes()
-    return made
+    made = builder.sign(key, _hash_for(key, _hash_of(old) if old else None)).public_bytes(serialization.Encoding.DER)
+    return _with_name(made, key, _outline.certificate(like).subject, _IN_REQUESTS) if like else made

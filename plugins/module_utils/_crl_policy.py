@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
@@ -15,11 +15,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, crl_number, load, load_crl, moment, next_update
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, crl_number, load, load_crl, moment, next_update, pem
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -33,9 +32,14 @@ class Known:
 
     generation: Generation
     path: t.Optional[str]
-    parsed: t.Any
+    der: bytes
     lacks: int = 0
     proved: bool = True  # False: nothing at hand can verify it
+    parsed: t.Any = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where it can't be read."""
+        object.__setattr__(self, "parsed", load_crl(self.der))
 
     @property
     def number(self) -> int:
@@ -74,7 +78,7 @@ class Known:
         return {
             "certificate": self.generation.sha256,
             "path": self.path,
-            "crl": self.parsed.public_bytes(serialization.Encoding.PEM).decode("ascii"),
+            "crl": pem(self.der, CRL),
             "number": crl_number(self.parsed),
             "next_update": next_update(self.parsed),
         }
@@ -90,8 +94,9 @@ def known_crl(judge: Judge, generation: Generation, data: bytes, path: t.Optiona
     Raises KeywardError where another CA's lies there: then two CAs would take each other's place.
     """
     try:
-        parsed, outline = load_crl(data), _outline.crl(crl_der(data))
-        whose = judge(data, generation.certificate)
+        der = crl_der(data)
+        outline, whose = _outline.crl(der), judge(der, generation.certificate)
+        known = Known(generation, path, der, lacks, proved=whose is Whose.OURS)
     except (ValueError, TypeError):
         return None
     if placed and not claims(outline, _outline.certificate(generation.certificate)):
@@ -100,42 +105,41 @@ def known_crl(judge: Judge, generation: Generation, data: bytes, path: t.Optiona
             f"{path} holds a CRL of another CA, {_outline.rfc4514(outline.issuer)}",
             "Give each CA a place of its own: crl, or crl_dir, in its section of the configuration",
         )
-    if whose is Whose.OURS or (whose is Whose.CANT_TELL and (placed or _names_key(parsed, generation))):
-        return Known(generation, path, parsed, lacks, proved=whose is Whose.OURS)
+    if whose is Whose.OURS or (whose is Whose.CANT_TELL and (placed or _names_key(der, generation))):
+        return known
     return None
 
 
-def _names_key(parsed: t.Any, generation: Generation) -> bool:
+def _names_key(der: bytes, generation: Generation) -> bool:
     """Whether a CRL says that the key of this generation signed it."""
-    found = extension(parsed, x509.AuthorityKeyIdentifier)
-    return bool(found and found.key_identifier and found.key_identifier.hex() == generation.subject_key_identifier)
+    key, _serial = _outline.authority_key(_outline.crl_extensions(der))
+    return bool(key) and t.cast(bytes, key).hex() == generation.subject_key_identifier
 
 
-def is_successor(judge: Judge, data: bytes, last: t.Any, generation: Generation, path: str) -> bool:
+def is_successor(judge: Judge, data: bytes, published: bytes, generation: Generation, path: str) -> bool:
     """Whether what lies in the place of a generation's CRL follows the last published one, with all its entries."""
     there = known_crl(judge, generation, data, path, True)
     if there is None or not there.is_good(0):
         return False
+    last = load_crl(published)
     listed, number = {entry.serial_number for entry in there.parsed}, crl_number(last)
     if not {entry.serial_number for entry in last} <= listed:
         return False
     if number is not None and crl_number(there.parsed) is not None:
         return there.number > int(number, 16)
-    same = there.parsed.public_bytes(serialization.Encoding.DER) == last.public_bytes(serialization.Encoding.DER)
+    same = there.der == crl_der(published)
     return not same and bool(moment(there.parsed, "last_update") >= moment(last, "last_update"))
 
 
-def rejection(parsed: t.Any, certificate: bytes) -> t.Optional[str]:
-    """Why who has this certificate rejects a CRL that its key signed, as a clause (RFC 5280, 5.2.1 and 6.3.3)."""
+def rejection(der: bytes, certificate: bytes) -> t.Optional[str]:
+    """Why who has this certificate rejects a CRL (both DER) that its key signed, as a clause (RFC 5280, 5.2.1 and 6.3.3)."""
     own = load(certificate)
     if not may(own, "crl_sign"):
         return "that certificate may not sign CRLs (its keyUsage lacks cRLSign)"
-    names, identifier = extension(parsed, x509.AuthorityKeyIdentifier), extension(own, x509.SubjectKeyIdentifier)
-    if names is None:
-        return None
-    if names.authority_cert_serial_number not in (None, own.serial_number):
+    (key, serial), identifier = _outline.authority_key(_outline.crl_extensions(der)), extension(own, x509.SubjectKeyIdentifier)
+    if serial not in (None, own.serial_number):
         return "it names the serial number of another certificate (authorityKeyIdentifier)"
-    if identifier is not None and names.key_identifier not in (None, identifier.digest):
+    if identifier is not None and key not in (None, identifier.digest):
         return "it names another key identifier (authorityKeyIdentifier)"
     return None
 

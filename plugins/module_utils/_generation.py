@@ -22,6 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     ca_version,
     even_hex,
     key_algorithm,
+    load_public_key,
     pem,
     public_key_sha256,
 )
@@ -112,6 +113,11 @@ class Generation:
         )
 
     @property
+    def public_key(self) -> t.Any:
+        """None where the library does not know its kind."""
+        return load_public_key(_outline.certificate(self.certificate).public_key)
+
+    @property
     def label(self) -> str:
         return f"generation {self.index} ({printable(self.subject)}, SHA-256 {self.sha256[:16]}…)"
 
@@ -141,27 +147,24 @@ def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generat
     A name or a key that the library can't decode is reported as it stands: such a CA has generations, too.
     """
     try:
-        parsed = x509.load_der_x509_certificate(certificate)
         outline = _outline.certificate(certificate)
-        start, end = outline.begins, outline.ends
-        try:
-            subject = parsed.subject.rfc4514_string()
-        except ValueError:
-            subject = _outline.rfc4514(outline.subject)
-        try:
-            public_key = parsed.public_key()
-            digest, kind = public_key_sha256(public_key), key_algorithm(public_key)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            digest, kind = outline.public_key_sha256, outline.key_kind
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+    except ValueError as exc:
         raise ValueError("it is no X.509 certificate that can be read here") from exc
+    digest, kind = outline.public_key_sha256, outline.key_kind
+    public_key = load_public_key(outline.public_key)
+    if public_key is not None:
+        digest, kind = public_key_sha256(public_key), key_algorithm(public_key)
+    try:
+        subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        subject = _outline.rfc4514(outline.subject)
     return Generation(
         index=index,
         certificate=certificate,
         subject=subject,
         serial=even_hex(outline.serial).lower(),
-        not_before=format_time(start),
-        not_after=format_time(end),
+        not_before=format_time(outline.begins),
+        not_after=format_time(outline.ends),
         sha1=hashlib.sha1(certificate, usedforsecurity=False).hexdigest(),
         sha256=hashlib.sha256(certificate).hexdigest(),
         subject_key_identifier=_key_identifier(outline),

@@ -13,13 +13,14 @@ import hashlib
 import re
 import typing as t
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
 
 UTF8, PRINTABLE, T61, IA5, BMP, UNIVERSAL = 0x0C, 0x13, 0x14, 0x16, 0x1E, 0x1C
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _EXPLICIT_3 = _der.CONSTRUCTED_0 + 3
+_ASKED_EXTENSIONS = ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14")  # RFC 2985, 5.4.2; Windows before it
 # RFC 4514, 3.
 _SHORT = {f"2.5.4.{number}": name for number, name in ((3, "CN"), (6, "C"), (7, "L"), (8, "ST"), (9, "STREET"), (10, "O"), (11, "OU"))}
 _SHORT.update({"0.9.2342.19200300.100.1.25": "DC", "0.9.2342.19200300.100.1.1": "UID"})
@@ -134,9 +135,10 @@ class Outline(Signed):
 
 @dataclass(frozen=True)
 class Asked(Signed):
-    """A request; it is signed by the key that it names. C(issuer) is its subject."""
+    """A request; it is signed by the key that it names. C(issuer) is its subject. C(extensions): as those of a certificate."""
 
     public_key: bytes
+    extensions: t.Mapping[str, bytes]
 
 
 def certificate(der: bytes) -> Outline:
@@ -170,7 +172,7 @@ def request(der: bytes) -> Asked:
         body, algorithm, signature = _parts(der)
         fields = _der.members(body, 3)
         _der.members(_der.members(fields[2], 2)[0], 1)
-        return Asked(_name(fields[1]), body.whole, algorithm.whole, signature, fields[2].whole)
+        return Asked(_name(fields[1]), body.whole, algorithm.whole, signature, fields[2].whole, _asked_extensions(fields[3:]))
 
 
 def crl(der: bytes) -> Signed:
@@ -181,6 +183,24 @@ def crl(der: bytes) -> Signed:
         return Signed(_name(fields[2 if fields[0].tag == _der.INTEGER else 1]), body.whole, algorithm.whole, signature)
 
 
+def crl_extensions(der: bytes) -> t.Dict[str, bytes]:
+    """Of a CRL: their values, by object identifier. Raises ValueError where it is none."""
+    body, _algorithm, _signature = _parts(der)
+    return _extensions(_der.members(body, 3), _der.CONSTRUCTED_0)
+
+
+def authority_key(extensions: t.Mapping[str, bytes]) -> t.Tuple[t.Optional[bytes], t.Optional[int]]:
+    """What an authorityKeyIdentifier names: a key identifier, and the serial number of one of its certificates."""
+    key, serial = None, None
+    try:
+        for field in _der.members(_der.only(extensions["2.5.29.35"])):
+            key = field.body if field.tag == _der.CONTEXT_0 else key
+            serial = int.from_bytes(field.body[:64], "big", signed=True) if field.tag == _der.CONTEXT_0 + 2 else serial
+    except (KeyError, ValueError):
+        return None, None
+    return key, serial
+
+
 def _parts(der: bytes) -> t.Tuple[_der.Value, _der.Value, bytes]:
     body, algorithm, signature = _der.members(_der.first(der), 3)[:3]
     _der.oid(_der.members(algorithm, 1)[0])
@@ -189,11 +209,11 @@ def _parts(der: bytes) -> t.Tuple[_der.Value, _der.Value, bytes]:
     return body, algorithm, signature.body[1:]
 
 
-def _extensions(fields: t.Sequence[_der.Value]) -> t.Dict[str, bytes]:
+def _extensions(fields: t.Sequence[_der.Value], tag: int = _EXPLICIT_3) -> t.Dict[str, bytes]:
     """None where they are not what they should be: all else is readable."""
     found: t.Dict[str, bytes] = {}
     try:
-        for outer in (field for field in fields if field.tag == _EXPLICIT_3):
+        for outer in (field for field in fields if field.tag == tag):
             for each in _der.members(_der.only(outer.body)):
                 oid, *_critical, value = _der.members(each, 2)
                 found.setdefault(_der.oid(oid), value.body)
@@ -202,14 +222,35 @@ def _extensions(fields: t.Sequence[_der.Value]) -> t.Dict[str, bytes]:
     return found
 
 
+def _asked_extensions(attributes: t.Sequence[_der.Value]) -> t.Dict[str, bytes]:
+    """Those of a request. None where they are not what they should be."""
+    found: t.Dict[str, bytes] = {}
+    try:
+        for each in _der.values(attributes[0].body) if attributes else ():
+            oid, values = _der.members(each, 2)[:2]
+            if _der.oid(oid) in _ASKED_EXTENSIONS:
+                for one in _der.members(_der.only(values.body)):
+                    name, *_critical, value = _der.members(one, 2)
+                    found.setdefault(_der.oid(name), value.body)
+    except ValueError:
+        return {}
+    return found
+
+
 def _moment(value: _der.Value) -> datetime:
-    """A UTCTime or GeneralizedTime, also one without seconds (X.509 before RFC 5280)."""
+    """A UTCTime or GeneralizedTime, also as X.509 before RFC 5280 had it: without seconds, with a part of one, or of another zone."""
     text = value.body.decode("ascii", "replace")
     if value.tag == _UTC_TIME and len(text) > 2:
         text = ("19" if text[:2] >= "50" else "20") + text
-    if value.tag not in (_UTC_TIME, _GENERALIZED_TIME) or not re.match(r"[0-9]{12}([0-9]{2})?Z\Z", text):
+    found = re.match(r"([0-9]{12})([0-9]{2})?(?:\.[0-9]+)?(Z|[+-][0-9]{4})\Z", text)
+    if value.tag not in (_UTC_TIME, _GENERALIZED_TIME) or not found:
         raise _der.Damaged("a time is none")
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ" if len(text) == 15 else "%Y%m%d%H%MZ")
+    try:
+        moment = datetime.strptime(found.group(1) + (found.group(2) or "00"), "%Y%m%d%H%M%S")
+        zone = found.group(3).replace("Z", "+0000")
+        return moment - timedelta(hours=int(zone[:3]), minutes=int(zone[0] + zone[3:]))
+    except OverflowError:
+        raise _der.Damaged("a time is none") from None
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -241,6 +282,11 @@ def _text(value: _der.Value) -> str:
         return value.body.decode("latin-1")
 
 
+def texts(name: bytes) -> t.List[t.List[t.Tuple[str, str]]]:
+    """Each relative distinguished name: its attributes and what they say. Raises ValueError."""
+    return [[(oid, _text(value)) for oid, value in relative] for relative in _attributes(name)]
+
+
 def rfc4514(name: bytes) -> str:
     """A name as results have it: the last part first. Raises ValueError where it is none."""
     parts = []
@@ -268,7 +314,7 @@ def same_name(one: bytes, other: bytes) -> bool:
 
 
 def _compared(name: bytes) -> t.List[t.List[t.Tuple[str, str]]]:
-    return [sorted((oid, " ".join(_lower(_text(value)).split())) for oid, value in relative) for relative in _attributes(name)]
+    return [sorted((oid, " ".join(_lower(text).split())) for oid, text in relative) for relative in texts(name)]
 
 
 def _lower(text: str) -> str:

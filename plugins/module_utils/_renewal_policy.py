@@ -20,20 +20,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
-try:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-except ImportError:  # the modules say which library is missing
-    pass
-
 
 def renewal_reasons(current: Generation, conditions: t.Mapping[str, t.Any], backdated: timedelta = timedelta(0)) -> t.List[Finding]:
     """Why a CA is to be renewed; none where it is not. C(conditions): remaining_days and issued_before (ISO 8601), either may be None.
 
     C(backdated): by how much the CA lets its certificates begin before the moment when they are made.
     """
-    start, end = _x509.validity(x509.load_der_x509_certificate(current.certificate))
-    start += backdated
+    start, end = parse_time(current.not_before) + backdated, parse_time(current.not_after)
     found = []
     days, before = conditions.get("remaining_days"), conditions.get("issued_before")
     if days is not None and end - now() < timedelta(days=days):
@@ -66,7 +59,7 @@ def is_root(generations: t.Sequence[Generation]) -> bool:
     """
     current = generations[-1]
     same = [generation for generation in generations if generation.public_key_sha256 == current.public_key_sha256]
-    return all(_x509.is_self_signed(_x509.load(generation.certificate)) for generation in same if generation.index <= current.index)
+    return all(_x509.is_self_signed(generation.certificate) for generation in same if generation.index <= current.index)
 
 
 def refuse_unusable_key(current: Generation, told: t.Iterable[Finding] = ()) -> None:
@@ -154,17 +147,19 @@ def refuse_weak_key(current: Generation, public_key: t.Any, same: bool, where: s
 
 def asked_of_parent(request: t.Optional[str], old: t.Optional[Generation] = None) -> Asked:
     """What an answer is held against. C(request): PEM; what can't be read is left out."""
-    parsed = None
-    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
-        parsed = x509.load_pem_x509_csr((request or "").encode("utf-8"))
-    return Asked(_x509.load(old.certificate) if old else None, parsed)
+    der: t.Optional[bytes] = _x509.request_der((request or "").encode("utf-8"))
+    try:
+        _x509.load_request(der or b"")
+    except ValueError:
+        der = None
+    return Asked(old.certificate if old else None, der)
 
 
 def refuse_wrong_answer(answer: Generation, key: str, asked: Asked) -> None:
     """Raise KeywardError unless the answer certifies the waiting key (C(key): its public_key_sha256) as this CA, for its work."""
-    parsed = x509.load_der_x509_certificate(answer.certificate)
-    start, end = _x509.validity(parsed)
-    why = "it is for another key than the one that waits" if answer.public_key_sha256 != key else fault(parsed, asked, root=False)
+    start, end = parse_time(answer.not_before), parse_time(answer.not_after)
+    other = answer.public_key_sha256 != key
+    why = "it is for another key than the one that waits" if other else fault(answer.certificate, asked, root=False)
     if why is None and (not start <= now() + timedelta(minutes=5) or end <= now()):
         why = f"it is valid from {answer.not_before} to {answer.not_after}"
     if why:

@@ -15,7 +15,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._verdict import reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
 
 try:
-    from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 except ImportError:  # the modules say which library is missing
@@ -93,7 +92,7 @@ def _by_key(generations: t.Iterable[Generation]) -> t.List[t.Tuple[str, t.List[G
 
 def _pss_refusal(generation: Generation) -> t.Optional[str]:
     """cryptography forgets that a key is bound to RSASSA-PSS: what it writes is a plain RSA key, which fits the certificate no more."""
-    public_key = x509.load_der_x509_certificate(generation.certificate).public_key()
+    public_key = generation.public_key
     if not isinstance(public_key, rsa.RSAPublicKey):
         return None
     plain = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

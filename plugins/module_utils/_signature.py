@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import datetime
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _readable
 from ansible_collections.keyward.pki.plugins.module_utils._outline import DSA, EC, RSA, RSA_PSS, SM2, Outline, Signed, same_name
 
 try:
@@ -184,7 +184,7 @@ def crl_again(last: bytes, key: t.Any, begins: datetime, ends: datetime) -> t.Tu
     rest = [field for field in rest if field.tag not in (0x17, 0x18)]  # thisUpdate, nextUpdate
     how, sign, changed = signer(key, algorithm.whole)
     parts = [_numbered(field) if field.tag == _der.CONSTRUCTED_0 else field.whole for field in rest]
-    made = _der.tlv(_der.SEQUENCE, *version, how, issuer.whole, _time(begins), _time(ends), *parts)
+    made = _der.tlv(_der.SEQUENCE, *version, how, issuer.whole, _readable.time(begins), _readable.time(ends), *parts)
     return _der.tlv(_der.SEQUENCE, made, how, _der.tlv(_der.BITS, b"\0", sign(made))), changed
 
 
@@ -202,10 +202,3 @@ def _numbered(outer: _der.Value) -> bytes:
         else:
             made.append(each.whole)
     return _der.tlv(_der.CONSTRUCTED_0, _der.tlv(_der.SEQUENCE, *made))
-
-
-def _time(moment: datetime) -> bytes:
-    """RFC 5280, 5.1.2.4: UTCTime through 2049."""
-    if moment.year < 2050:
-        return _der.tlv(0x17, moment.strftime("%y%m%d%H%M%SZ").encode("ascii"))
-    return _der.tlv(0x18, f"{moment.year:04d}{moment:%m%d%H%M%SZ}".encode("ascii"))

@@ -11,19 +11,19 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import (
     extension,
     key_usage,
     may,
     raw_extensions,
-    requested_subject,
-    subject_bytes,
+    unreadable,
     uses,
     weakness,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 
 try:
     from cryptography import x509
@@ -53,38 +53,51 @@ _USE_NAMES = {"key_cert_sign": "keyCertSign", "crl_sign": "cRLSign", "digital_si
 
 @dataclass(frozen=True)
 class Asked:
-    """What a certificate is held against. C(old): the one whose work it takes over. C(request): what a parent was asked to sign."""
+    """What a certificate is held against (DER). C(old): the one whose work it takes over. C(request): what a parent was asked to sign."""
 
-    old: t.Optional[x509.Certificate] = None
-    request: t.Optional[x509.CertificateSigningRequest] = None
+    old: t.Optional[bytes] = None
+    request: t.Optional[bytes] = None
 
     @property
     def subject(self) -> t.Optional[bytes]:
+        """As it stands there, byte by byte."""
         if self.old is not None:
-            return subject_bytes(self.old)
-        return requested_subject(self.request) if self.request is not None else None
+            return _outline.certificate(self.old).subject
+        return _outline.request(self.request).issuer if self.request is not None else None
+
+    @property
+    def before(self) -> t.Any:
+        """What the certificate should be like: the old one, else the request; None where there is neither."""
+        if self.old is not None:
+            return _x509.load(self.old)
+        return _x509.load_request(self.request) if self.request is not None else None
 
 
-def fault(new: x509.Certificate, asked: Asked, root: bool) -> t.Optional[str]:
-    """Why a certificate can't do the work, as a clause."""
-    if asked.subject is not None and subject_bytes(new) != asked.subject:
-        return _other_subject(new, asked)
-    if root and not (_x509.is_self_signed(new) and _x509.verified(new, new.public_key())):
+def fault(new: bytes, asked: Asked, root: bool) -> t.Optional[str]:
+    """Why a certificate (DER) can't do the work, as a clause."""
+    parsed, own, subject = _x509.load(new), _outline.certificate(new), asked.subject
+    if subject not in (None, own.subject):
+        return _other_subject(own.subject, subject)
+    if root and _x509.self_signed(new) is not Whose.OURS:
         return "it is not signed by its own key, as that of a root is"
-    if not _x509.is_ca(new):
+    lost = unreadable(parsed, own.extensions)
+    if lost:
+        return f"its {', '.join(lost)} can't be read, so that nobody can say what it allows"
+    constraints = extension(parsed, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
         return "it is no CA certificate (basicConstraints)"
-    if not may(new, "key_cert_sign"):
+    if not may(parsed, "key_cert_sign"):
         return "it may not sign certificates (its keyUsage lacks keyCertSign)"
-    if asked.old is not None and may(asked.old, "crl_sign") and not may(new, "crl_sign"):
+    if asked.old is not None and may(asked.before, "crl_sign") and not may(parsed, "crl_sign"):
         return "it may not sign CRLs (its keyUsage lacks cRLSign), and the old one may"
-    return weakness(new.public_key())
+    return weakness(_x509.load_public_key(own.public_key))
 
 
-def _other_subject(new: x509.Certificate, asked: Asked) -> str:
-    wanted = t.cast(t.Any, asked.old if asked.old is not None else asked.request).subject
-    if new.subject == wanted:
-        return f"its subject, {new.subject.rfc4514_string()}, is encoded in other bytes than the CA's: what it issued would not chain to it"
-    return f"its subject is {new.subject.rfc4514_string()}, and the CA's is {wanted.rfc4514_string()}"
+def _other_subject(subject: bytes, wanted: bytes) -> str:
+    name, expected = map(_outline.rfc4514, (subject, wanted))
+    if name == expected:
+        return f"its subject, {name}, is encoded in other bytes than the CA's: what it issued would not chain to it"
+    return f"its subject is {name}, and the CA's is {expected}"
 
 
 # --- what is different, and stops nothing ------------------------------------------------------------------------
@@ -92,13 +105,13 @@ def _other_subject(new: x509.Certificate, asked: Asked) -> str:
 
 def differences(new: Generation, asked: Asked) -> t.List[Finding]:
     """What a person should know of a certificate that does the work."""
-    parsed = _x509.load(new.certificate)
+    parsed, before = _x509.load(new.certificate), asked.before
     found = []
-    lost = sorted(lost_extensions(parsed, asked.old)) if asked.old is not None else []
+    lost = sorted(_lost_extensions(parsed, before)) if asked.old is not None else []
     if lost:
         text = f"the new certificate has no {', '.join(lost)}, which the old certificate has"
         found.append(Finding("extension_lost", text, new.sha256))
-    other = sorted(_other_places(parsed, asked.old)) if asked.old is not None else []
+    other = sorted(_other_places(parsed, before)) if asked.old is not None else []
     if other:
         text = f"the new certificate has other {', '.join(other)} than the old certificate"
         found.append(Finding("extension_changed", text, new.sha256))
@@ -106,10 +119,10 @@ def differences(new: Generation, asked: Asked) -> t.List[Finding]:
     if stricter:
         text = f"the new certificate allows less than was asked for: {', '.join(stricter)}"
         found.append(Finding("stricter_certificate", text, new.sha256))
-    if asked.old is not None and _longer(parsed, asked.old):
-        text = f"the new certificate allows more CAs below it than the old certificate: {_path(parsed)}, and it was {_path(asked.old)}"
+    if asked.old is not None and _longer(parsed, before):
+        text = f"the new certificate allows more CAs below it than the old certificate: {_path(parsed)}, and it was {_path(before)}"
         found.append(Finding("wider_certificate", text, new.sha256))
-    added = sorted(_added(parsed, asked.request)) if asked.old is None and asked.request is not None else []
+    added = sorted(_added(parsed, asked)) if asked.old is None and asked.request is not None else []
     if added:
         found.append(Finding("added_by_parent", f"the new certificate has what was not asked for: {', '.join(added)}", new.sha256))
     if not may(parsed, "crl_sign"):
@@ -118,13 +131,19 @@ def differences(new: Generation, asked: Asked) -> t.List[Finding]:
     return found
 
 
-def _added(new: x509.Certificate, request: x509.CertificateSigningRequest) -> t.Set[str]:
+def _added(new: x509.Certificate, asked: Asked) -> t.Set[str]:
     """Known extensions that the request does not ask for; restrictions are reported on their own."""
-    asked = {each.oid.dotted_string for each in request.extensions}
-    return {_NAMES[each.oid] for each in raw_extensions(new) if each.oid in set(_NAMES) - _OWN - _NARROWING - asked}
+    return {_NAMES[each.oid] for each in raw_extensions(new) if each.oid in set(_NAMES) - _OWN - _NARROWING - _named(asked)}
 
 
-def lost_extensions(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
+def _named(asked: Asked) -> t.Set[str]:
+    """The object identifiers of the extensions of what a certificate should be like."""
+    if asked.old is not None:
+        return {*_outline.certificate(asked.old).extensions}
+    return {*_outline.request(asked.request).extensions} if asked.request is not None else set()
+
+
+def _lost_extensions(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
     has = {each.oid for each in raw_extensions(new)}
     return {_NAMES.get(each.oid, f"extension {each.oid}") for each in raw_extensions(old) if each.oid not in has | _OWN}
 
@@ -137,8 +156,7 @@ def _other_places(new: x509.Certificate, old: x509.Certificate) -> t.Set[str]:
 
 def narrower(new: x509.Certificate, asked: Asked) -> t.List[str]:
     """What a certificate forbids that neither its request nor the old one forbids."""
-    found = []
-    before = asked.old if asked.old is not None else asked.request
+    found, before = [], asked.before
     if before is None:
         return []
     length, limit = path_length(new), path_length(before)
@@ -147,7 +165,7 @@ def narrower(new: x509.Certificate, asked: Asked) -> t.List[str]:
     allowed, wanted = uses(new), uses(before)
     if allowed is not None and wanted is not None and wanted - allowed:
         found.append("no " + ", ".join(sorted(_USE_NAMES.get(name, name) for name in wanted - allowed)))
-    has = {each.oid.dotted_string for each in before.extensions}
+    has = _named(asked)
     found += [_NAMES[each.oid] for each in raw_extensions(new) if each.oid in _NARROWING and each.oid not in has]
     return found
 
@@ -196,12 +214,10 @@ def _longer(new: x509.Certificate, old: x509.Certificate) -> bool:
 # --- what was issued ---------------------------------------------------------------------------------------------
 
 
-def leaning(
-    issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation
-) -> t.Tuple[t.List[Finding], t.Optional[str]]:
+def leaning(issued: t.Sequence[bytes], generations: t.Sequence[Generation], new: Generation) -> t.Tuple[t.List[Finding], t.Optional[str]]:
     """Compare what issued certificates say about their issuer with a new generation: what to report, and why it can't take its place.
 
-    C(issued): a sample of what earlier generations issued and what has not expired.
+    C(issued): a sample (DER) of what earlier generations issued and what has not expired.
     """
     own = _x509.load(new.certificate)
     identifier = extension(own, x509.SubjectKeyIdentifier)
@@ -209,14 +225,11 @@ def leaning(
     named: t.Dict[int, int] = {}
     others: t.Set[str] = set()
     for each in issued:
-        names = extension(each, x509.AuthorityKeyIdentifier)
-        if names is None:
-            continue
-        serial = names.authority_cert_serial_number
+        key, serial = _outline.authority_key(_outline.certificate(each).extensions)
         if serial in older:
             named[serial] = named.get(serial, 0) + 1
-        if identifier is not None and names.key_identifier not in (None, identifier.digest) and _by(each, own):
-            others.add(names.key_identifier.hex())
+        if identifier is not None and key is not None and key != identifier.digest and _by(each, new):
+            others.add(key.hex())
     found = [
         Finding(
             "needs_older_certificate",
@@ -232,5 +245,5 @@ def leaning(
     return found, why
 
 
-def _by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    return bool(certificate.issuer == issuer.subject) and _x509.verified(certificate, issuer.public_key()) is not False
+def _by(certificate: bytes, issuer: Generation) -> bool:
+    return _x509.whose_by_library(certificate, issuer.certificate) is not Whose.NOT_OURS

@@ -16,11 +16,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of, oldest_first
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import proves
 
-try:
-    from cryptography import x509
-except ImportError:  # the modules say which library is missing
-    pass
-
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
 
@@ -214,7 +209,7 @@ def judge(bundles: t.Sequence[Bundle], expected: t.Sequence[Generation]) -> Verd
         elif generation.public_key_sha256 in keys:
             if generation.sha256 not in certificates:
                 reasons.append(reason("generation_missing", generation.label, certificate=generation.sha256))
-            elif not proves(keys[generation.public_key_sha256], x509.load_der_x509_certificate(generation.certificate).public_key()):
+            elif not proves(keys[generation.public_key_sha256], generation.public_key):
                 reasons.append(reason("key_mismatch", generation.label, certificate=generation.sha256))
         elif generation.sha256 not in certificates:
             reasons.append(reason("generation_missing", generation.label, certificate=generation.sha256))

@@ -40,6 +40,13 @@ def whose_certificate(certificate: bytes, issuer: bytes) -> Whose:
     return _whose(_outline.certificate(certificate), _issuer(issuer))
 
 
+def whose_request(data: bytes) -> Whose:
+    """Whether the key in a request (DER) signed it. Raises ValueError where it is none."""
+    asked = _outline.request(data)
+    found = by_library(asked, asked.public_key)
+    return by_openssl(asked, asked.public_key) if found is Whose.CANT_TELL else found
+
+
 @functools.lru_cache(maxsize=64)
 def _issuer(certificate: bytes) -> _outline.Outline:
     return _outline.certificate(certificate)

@@ -12,7 +12,7 @@ import re
 import typing as t
 from datetime import datetime
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline, _readable
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, by_library, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
@@ -22,22 +22,15 @@ try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
-    from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
+    from cryptography.x509.oid import NameOID
 except ImportError:  # the modules say which library is missing
     pass
-
-_SIGNED = ("tbs_certificate_bytes", "tbs_certrequest_bytes", "tbs_certlist_bytes")
 
 
 def moment(thing: t.Any, name: str) -> t.Any:
     """A time of a certificate, CRL or entry, UTC without a time zone; None where it has none."""
     found = getattr(thing, f"{name}_utc", None) or getattr(thing, name, None)  # *_utc: cryptography 42
     return found.replace(tzinfo=None) if found else None
-
-
-def validity(certificate: x509.Certificate) -> t.Tuple[datetime, datetime]:
-    """(not before, not after), UTC without a time zone."""
-    return moment(certificate, "not_valid_before"), moment(certificate, "not_valid_after")
 
 
 def subject_name(subject: t.Mapping[str, t.Any]) -> x509.Name:
@@ -71,17 +64,15 @@ def _camel_case(constant: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def is_self_signed(certificate: x509.Certificate) -> bool:
-    """Whether its own key signed it. Where nothing here can verify that, equal names decide."""
-    own = _outline.certificate(certificate.public_bytes(serialization.Encoding.DER))
-    return own.self_issued and by_library(own, own.public_key) is not Whose.NOT_OURS
+def is_self_signed(certificate: bytes) -> bool:
+    """Whether its own key signed a certificate (DER). Where nothing here can verify that, equal names decide."""
+    return self_signed(certificate) is not Whose.NOT_OURS
 
 
-def is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
+def self_signed(certificate: bytes) -> Whose:
+    """Whether its own key signed a certificate (DER), as far as the library can tell. Raises ValueError where it is none."""
+    own = _outline.certificate(certificate)
+    return by_library(own, own.public_key) if own.self_issued else Whose.NOT_OURS
 
 
 def ca_version(certificate: bytes) -> t.Optional[int]:
@@ -90,7 +81,7 @@ def ca_version(certificate: bytes) -> t.Optional[int]:
     https://learn.microsoft.com/windows/win32/seccrypto/certification-authority-renewal
     """
     try:
-        extensions = x509.load_der_x509_certificate(certificate).extensions
+        extensions = load(certificate).extensions
         value = extensions.get_extension_for_oid(x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1")).value
         return _der.integer(_der.only(t.cast(x509.UnrecognizedExtension, value).value)) & 0xFFFF
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
@@ -98,11 +89,35 @@ def ca_version(certificate: bytes) -> t.Optional[int]:
 
 
 def load(data: bytes) -> x509.Certificate:
-    """The first certificate of PEM or DER bytes. Raises ValueError."""
-    try:
-        return x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
-    except (TypeError, UnsupportedAlgorithm) as exc:
-        raise ValueError("no certificate that can be read here") from exc
+    """The first certificate of PEM or DER bytes, as the library reads it: see C(_readable). Raises ValueError."""
+    der = next(iter(pem_certificates(data)), b"") if b"-----BEGIN" in data else data
+    return t.cast(x509.Certificate, _loaded(x509.load_der_x509_certificate, der, _readable.certificate, "subject", "issuer"))
+
+
+def load_request(data: bytes) -> x509.CertificateSigningRequest:
+    """The same for a request."""
+    der = request_der(data)
+    return t.cast(x509.CertificateSigningRequest, _loaded(x509.load_der_x509_csr, der, _readable.request, "subject"))
+
+
+def _loaded(load_der: t.Callable[[bytes], t.Any], der: bytes, readable: t.Callable[[bytes], bytes], *names: str) -> t.Any:
+    """Raises ValueError where the library can read neither it, with these names, nor what C(readable) makes of it."""
+    for put in (bytes, readable):
+        try:
+            parsed = load_der(put(der))
+            for name in names:
+                getattr(parsed, name)
+            return parsed
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+            continue
+    raise ValueError("it can't be read here")
+
+
+def request_der(data: bytes) -> bytes:
+    """The DER of a request in PEM or DER bytes; what can't be one where there is none."""
+    if b"-----BEGIN" not in data:
+        return data
+    return next((pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS), b"")
 
 
 def short_subject(certificate: bytes) -> str:
@@ -112,43 +127,21 @@ def short_subject(certificate: bytes) -> str:
 
 def is_certificate(der: bytes) -> bool:
     try:
-        x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError):
+        _outline.certificate(der)
+    except ValueError:
         return False
     return True
 
 
-def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether the issuer's key signed it, as far as the library can tell."""
-    one, other = (_outline.certificate(each.public_bytes(serialization.Encoding.DER)) for each in (certificate, issuer))
-    return claims(one, other) and by_library(one, other.public_key) is Whose.OURS
+def is_issued_by(certificate: bytes, issuer: bytes) -> bool:
+    """Whether the issuer's key signed a certificate (both DER), as far as the library can tell."""
+    return whose_by_library(certificate, issuer) is Whose.OURS
 
 
-def verified(signed: t.Any, key: t.Any) -> t.Optional[bool]:
-    """Whether a public key verifies the signature of a certificate, request or CRL. None where that can't be told here."""
-    body = next(getattr(signed, name) for name in _SIGNED if hasattr(signed, name))
-    try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signed.signature, body, _padding(signed), signed.signature_hash_algorithm)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signed.signature, body, ec.ECDSA(signed.signature_hash_algorithm))
-        elif isinstance(key, dsa.DSAPublicKey):
-            key.verify(signed.signature, body, signed.signature_hash_algorithm)
-        elif isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey)):
-            key.verify(signed.signature, body)
-        else:
-            return None
-    except InvalidSignature:
-        return False
-    except (UnsupportedAlgorithm, ValueError, TypeError, AttributeError):
-        return None
-    return True
-
-
-def _padding(signed: t.Any) -> t.Any:
-    if signed.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
-        return signed.signature_algorithm_parameters  # cryptography 41
-    return padding.PKCS1v15()
+def whose_by_library(certificate: bytes, issuer: bytes) -> Whose:
+    """Whether the issuer's key signed a certificate (both DER), without openssl. Raises ValueError where one of them is none."""
+    one, other = _outline.certificate(certificate), _outline.certificate(issuer)
+    return by_library(one, other.public_key) if claims(one, other) else Whose.NOT_OURS
 
 
 # --- keys --------------------------------------------------------------------------------------------------------
@@ -158,6 +151,20 @@ def public_key_sha256(public_key: t.Any) -> str:
     """Hex SHA-256 of the SubjectPublicKeyInfo (DER), what C(openssl pkey -pubout -outform DER | sha256sum) prints."""
     spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
+
+
+def load_public_key(spki: bytes) -> t.Any:
+    """The key of a SubjectPublicKeyInfo (DER); None where the library does not know its kind."""
+    try:
+        return serialization.load_der_public_key(spki)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+def spki_sha256(spki: bytes) -> str:
+    """C(public_key_sha256) of a SubjectPublicKeyInfo as it stands, also of a kind that the library does not know."""
+    key = load_public_key(spki)
+    return hashlib.sha256(spki).hexdigest() if key is None else public_key_sha256(key)
 
 
 def key_algorithm(public_key: t.Any) -> str:
@@ -196,13 +203,15 @@ def proves(private_key: t.Any, public_key: t.Any) -> bool:
 # --- PEM ---------------------------------------------------------------------------------------------------------
 
 _MARKER = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
-_CERTIFICATES = ("CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
+CERTIFICATE, REQUEST, CRL = "CERTIFICATE", "CERTIFICATE REQUEST", "X509 CRL"
+_CERTIFICATES = (CERTIFICATE, "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
+_REQUESTS = (REQUEST, "NEW CERTIFICATE REQUEST")
 
 
-def pem(der: bytes) -> str:
+def pem(der: bytes, label: str = CERTIFICATE) -> str:
     body = base64.b64encode(der).decode("ascii")
     lines = [body[i : i + 64] for i in range(0, len(body), 64)]
-    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 def pem_blocks(data: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
@@ -247,22 +256,16 @@ def first_element(data: bytes) -> bytes:
 
 
 def load_crl(data: bytes) -> t.Any:
-    """A CRL of PEM or DER bytes. Raises ValueError."""
-    load = x509.load_pem_x509_crl if b"-----BEGIN" in data[:4096] else x509.load_der_x509_crl
-    return load(data)
+    """A CRL of PEM or DER bytes, as the library reads it: see C(_readable). Raises ValueError."""
+    der = crl_der(data)
+    return _loaded(x509.load_der_x509_crl, der, _readable.crl, "issuer")
 
 
 def crl_der(data: bytes) -> bytes:
     """The DER of a CRL in PEM or DER bytes; empty, which no parser takes, where there is none."""
     if b"-----BEGIN" not in data[:4096]:
         return data
-    return next((pem_content(block) for label, block in pem_blocks(data) if label == "X509 CRL"), b"")
-
-
-def signed_by(parsed: t.Any, certificate: bytes) -> bool:
-    """Whether the key of a certificate (DER) signed a CRL, as far as the library can tell."""
-    crl, issuer = _outline.crl(parsed.public_bytes(serialization.Encoding.DER)), _outline.certificate(certificate)
-    return claims(crl, issuer) and by_library(crl, issuer.public_key) is Whose.OURS
+    return next((pem_content(block) for label, block in pem_blocks(data) if label == CRL), b"")
 
 
 # The reasons of RFC 5280, 5.3.1, as databases and results have them; there are no words for the others.
@@ -286,8 +289,14 @@ def revoked_in(parsed: t.Any) -> t.Iterator[t.Tuple[int, datetime, t.Optional[st
 def crl_number(parsed: t.Any) -> t.Optional[str]:
     try:
         number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return None
+    except (x509.DuplicateExtension, ValueError, TypeError):  # another one, of which the number knows nothing
+        try:
+            there = _outline.crl_extensions(parsed.public_bytes(serialization.Encoding.DER))
+            number = _der.integer(_der.only(there["2.5.29.20"]))
+        except (KeyError, ValueError):
+            return None
     return even_hex(number)
 
 

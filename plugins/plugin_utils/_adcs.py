@@ -15,7 +15,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der, _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
@@ -23,10 +23,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File, Imported
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle, reason
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load_crl, signed_by
+from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_crl
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BUNDLE_NAME,
     ChosenBackup,
@@ -170,12 +171,17 @@ def kept_with_keys(told: Told) -> dict[str, t.Any] | None:
 # --- proofs of keys: AD CS signs no CRL but its own, so these are made here and signed by its keys in memory ---
 
 
-def proofs(task: Task, generations: t.Sequence[Generation]) -> list[Known]:
-    """A CRL by the key of each generation. Raises KeywardError."""
-    drafts = [CrlDraft.of(generation) for generation in generations]
+def proofs(task: Task, generations: t.Sequence[Generation]) -> tuple[list[Known], list[Finding]]:
+    """A CRL by the key of each generation, and of which keys nothing here can tell. Raises KeywardError."""
+    drafts = [draft for draft in map(CrlDraft.of, generations) if draft]
     answer = task.send(SignDrafts(tuple(draft.order for draft in drafts)), Signatures)
     signatures = {one.thumbprint.lower(): one.signature for one in answer.signatures}
-    return [draft.signed(signatures.get(draft.generation.sha1, b"")) for draft in drafts]
+    tried = {draft.generation.sha256 for draft in drafts}
+    return [draft.signed(signatures.get(draft.generation.sha1, b"")) for draft in drafts], [
+        Finding("key_not_proved", f"{one.label}: its key ({one.key_algorithm}) can't be proved here; certutil -verifykeys does", one.sha256)
+        for one in generations
+        if one.sha256 not in tried
+    ]
 
 
 @dataclass(frozen=True)
@@ -188,25 +194,22 @@ class CrlDraft:
     digest: str
 
     @classmethod
-    def of(cls, generation: Generation) -> CrlDraft:
-        """Raises KeywardError for a key that is neither RSA nor EC: AD CS has no others here."""
-        certificate = x509.load_der_x509_certificate(generation.certificate)
-        public_key = certificate.public_key()
+    def of(cls, generation: Generation) -> CrlDraft | None:
+        """None for a key that is neither RSA nor EC on a curve that is known here."""
+        public_key = generation.public_key
         if not isinstance(public_key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
-            raise KeywardError(
-                f"{generation.label} can't be proved",
-                f"its key is of a kind that is not known here ({generation.key_algorithm})",
-                "Prove it with certutil -verifykeys on the host",
-            )
+            return None
         digest: t.Any = hashes.SHA256()
         if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.key_size > 256:
             digest = hashes.SHA384() if public_key.curve.key_size <= 384 else hashes.SHA512()
         start = now()
-        builder = x509.CertificateRevocationListBuilder(certificate.subject, start, start + timedelta(days=1))
+        builder = x509.CertificateRevocationListBuilder(x509.Name([]), start, start + timedelta(days=1))
         # The builder can't leave out the signature: sign with a throwaway key and drop that signature.
         unsigned = builder.sign(_stand_in(public_key.curve.name if isinstance(public_key, ec.EllipticCurvePublicKey) else None), digest)
         body, algorithm, _signature = _der.members(_der.first(unsigned.public_bytes(serialization.Encoding.DER)), 3)
-        return cls(generation, body.whole, algorithm.whole, digest.name.upper())
+        version, how, _nobody, *rest = (field.whole for field in _der.members(body, 3))
+        issuer = _outline.certificate(generation.certificate).subject  # byte by byte: some names the library can't write
+        return cls(generation, _der.tlv(_der.SEQUENCE, version, how, issuer, *rest), algorithm.whole, digest.name.upper())
 
     @property
     def order(self) -> Draft:
@@ -214,18 +217,18 @@ class CrlDraft:
 
     def signed(self, signature: bytes) -> Known:
         """The CRL, verified. C(signature): as .NET gives it, for EC r and s in their fixed length. Raises KeywardError."""
-        public_key = x509.load_der_x509_certificate(self.generation.certificate).public_key()
-        if isinstance(public_key, ec.EllipticCurvePublicKey):
+        if isinstance(self.generation.public_key, ec.EllipticCurvePublicKey):
             half = len(signature) // 2
             signature = utils.encode_dss_signature(int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big"))
-        crl = load_crl(_der.tlv(_der.SEQUENCE, self.to_sign, self.algorithm, _der.tlv(_der.BITS, b"\0", signature)))
-        if not signed_by(crl, self.generation.certificate):
+        made = _der.tlv(_der.SEQUENCE, self.to_sign, self.algorithm, _der.tlv(_der.BITS, b"\0", signature))
+        whose = whose_crl(made, self.generation.certificate)
+        if whose is Whose.NOT_OURS:
             raise KeywardError(
                 f"{self.generation.label} could not sign a CRL",
                 "its certificate does not verify what its key signed",
                 "Look at the key of this certificate with certutil -verifykeys, and put the right one back (ca_key_restore)",
             )
-        return Known(self.generation, None, crl)
+        return Known(self.generation, None, made, proved=whose is Whose.OURS)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import raw_extensions
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
@@ -18,7 +18,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -26,9 +25,9 @@ _DISTRIBUTION_POINTS = "2.5.29.31"
 _CA_VERSION = "1.3.6.1.4.1.311.21.1"  # szOID_CERTSRV_CA_VERSION, in each request of AD CS
 
 
-def asks_here(request: x509.CertificateSigningRequest) -> bool:
-    """Whether a request was made by AD CS."""
-    return any(each.oid.dotted_string == _CA_VERSION for each in request.extensions)
+def asks_here(request: bytes) -> bool:
+    """Whether a request (DER) was made by AD CS."""
+    return _CA_VERSION in _outline.request(request).extensions
 
 
 def without_distribution_point(sha256: str | None) -> Finding:
@@ -52,18 +51,19 @@ def has_distribution_point(certificate: x509.Certificate) -> bool:
 
 def crls_beside(text: str, certificates: t.Sequence[bytes]) -> tuple[bytes, ...]:
     """The CRLs (DER) that came with the certificates of a parent's answer. Raises KeywardError for one that is of no CA above."""
-    issuers = {_x509.load(certificate).issuer for certificate in certificates}
+    issuers = {_outline.certificate(certificate).issuer for certificate in certificates}
     found = []
     for label, block in _x509.pem_blocks(text.encode("utf-8")):
         if label != "X509 CRL":
             continue
         why = "a CRL that was given with it can't be read"
         try:
-            crl = _x509.load_crl(_x509.pem_content(block))
-            if crl.issuer in issuers:
-                found.append(crl.public_bytes(serialization.Encoding.DER))
+            der = _x509.pem_content(block)
+            crl = _outline.crl(der)
+            if any(_outline.same_name(crl.issuer, issuer) for issuer in issuers):
+                found.append(der)
                 continue
-            why = f"a CRL of {crl.issuer.rfc4514_string()} was given with it, which is no CA above"
+            why = f"a CRL of {_outline.rfc4514(crl.issuer)} was given with it, which is no CA above"
         except ValueError:
             pass
         raise KeywardError("the certificate was not put in place", why, "Give the CRLs of the CAs above, or none")

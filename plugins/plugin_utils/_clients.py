@@ -165,7 +165,7 @@ def _wanted(told: Crled) -> t.Iterator[_Wanted]:
     for generation in {each.public_key_sha256: each for each in told.generations if each.not_after >= now_text()}.values():
         try:
             certificate = load(generation.certificate)
-            root, named_urls = is_self_signed(certificate), list(urls_of(certificate))
+            root, named_urls = is_self_signed(generation.certificate), list(urls_of(certificate))
         except (ValueError, UnsupportedAlgorithm):
             continue
         for kind, url in named_urls:

@@ -83,6 +83,7 @@ LEVELS = {
         "ignored_certificate",
         "index_passed_over",
         "issued_not_verified",
+        "key_not_proved",
         "key_storage_changed",
         "key_store_not_read",
         "key_without_certificate",

@@ -128,8 +128,9 @@ def _crl(path: str, generations: t.Sequence[Generation], advisories: list[Findin
         raise KeywardError(what + "used", "no generation of this CA signed it", "Give the CRLs of this CA only")
     if whose is Whose.CANT_TELL:
         advisories.append(unverified(f"the published CRL {path}"))
-    number = next((e.value.crl_number for e in parsed.extensions if hasattr(e.value, "crl_number")), None)
-    return Crl(number, [Revoked(*one) for one in _x509.revoked_in(parsed)], Known(signer, path, parsed))
+    number = _x509.crl_number(parsed)
+    revoked = [Revoked(*one) for one in _x509.revoked_in(parsed)]
+    return Crl(None if number is None else int(number, 16), revoked, Known(signer, path, _x509.crl_der(data)))
 
 
 def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> list[Issued]:

@@ -26,24 +26,18 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.json_utils import _filter_non_json_lines
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, unforeseen
 from ansible_collections.keyward.pki.plugins.module_utils._generation import keys_not_in_hand
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import ROOM, Misshapen, dump, parse
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Failure, Look, PendingRequest, Told
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import request_der, spki_sha256
 from ansible_collections.keyward.pki.plugins.plugin_utils import _secrets
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._limits import memory_limited
 from ansible_collections.keyward.pki.plugins.plugin_utils._progress import Progress
-
-try:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-except ImportError:  # the modules say which library is missing
-    pass
 
 Result = dict[str, t.Any]
 Answer = t.TypeVar("Answer")
@@ -379,10 +373,10 @@ class Task(ActionBase):  # type: ignore[misc]
 def _read(pending: PendingRequest) -> PendingRequest:
     """With what the request itself says, where the host left it to the controller to read it."""
     if pending.subject is None and pending.request:
-        with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
-            request = x509.load_pem_x509_csr(pending.request.encode("utf-8"))
-            key = public_key_sha256(request.public_key())
-            return replace(pending, subject=printable(request.subject.rfc4514_string()), public_key_sha256=key)
+        with contextlib.suppress(ValueError):
+            request = _outline.request(request_der(pending.request.encode("utf-8")))
+            subject = printable(_outline.rfc4514(request.issuer))
+            return replace(pending, subject=subject, public_key_sha256=spki_sha256(request.public_key))
     return pending
 
 

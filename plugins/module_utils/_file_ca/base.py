@@ -9,7 +9,6 @@ A backend of such a CA derives from C(FileCa) and answers where its files are.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
@@ -33,13 +32,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, w
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._outline import same_name
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256, short_subject
-
-try:
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import request_der, short_subject, spki_sha256
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database import FileDatabase
@@ -48,7 +41,6 @@ if t.TYPE_CHECKING:
 
 CLOCK_OFF = timedelta(days=1)
 LARGEST_DATABASE = 1 << 30  # bytes of an index.txt
-_REQUESTS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 
 
 class FileCa:
@@ -284,9 +276,8 @@ class FileCa:
         for path in (waiting, *([files.request] if files.request else others)):
             try:
                 data = read_file(path, "the request", LARGEST_INPUT)
-                blocks = [pem_content(block) for label, block in pem_blocks(data) if label in _REQUESTS]
-                request = _outline.request(blocks[0] if blocks else data)
-                digest, ours = _requested_key(request), same_name(request.issuer, own)
+                request = _outline.request(request_der(data))
+                digest, ours = spki_sha256(request.public_key), same_name(request.issuer, own)
             except (FileNotFoundError, KeywardError, ValueError):
                 continue
             unanswered = path == waiting or all(digest != generation.public_key_sha256 for generation in generations)
@@ -303,9 +294,9 @@ class FileCa:
         path = request_path(files.certificate)
         data = None if os.path.lexists(files.certificate) else read_if_there(path, "the request", LARGEST_INPUT)
         try:
-            request = _outline.request(next(pem_content(block) for label, block in pem_blocks(data or b"") if label in _REQUESTS))
-            subject, digest = _outline.rfc4514(request.issuer), _requested_key(request)
-        except (ValueError, StopIteration):
+            request = _outline.request(request_der(data or b""))
+            subject, digest = _outline.rfc4514(request.issuer), spki_sha256(request.public_key)
+        except ValueError:
             return None
         authority = Authority(
             backend=self.NAME,
@@ -325,14 +316,6 @@ class FileCa:
         belongs = staged_path(files.private_key or "")
         waiting = self.key_file(belongs, self.selector.private_key_passphrase) if files.private_key else None
         return None if digest in (current.public_key_sha256, waiting.digest if waiting else None) else belongs
-
-
-def _requested_key(request: _outline.Asked) -> str:
-    """The digest of the key in a request, in the library's encoding where it knows the kind of key."""
-    try:
-        return public_key_sha256(serialization.load_der_public_key(request.public_key))
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return hashlib.sha256(request.public_key).hexdigest()
 
 
 def _database(files: Files) -> DatabaseFacts:

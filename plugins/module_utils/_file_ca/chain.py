@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_self_signed, load, pem, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_self_signed, pem, pem_certificates
 
 
 def chain_like(there: t.Sequence[bytes], given: t.Sequence[bytes]) -> t.List[bytes]:
@@ -37,6 +37,6 @@ def put_chain(path: str, given: t.Sequence[bytes]) -> None:
 
 def _is_root(certificate: bytes) -> bool:
     try:
-        return is_self_signed(load(certificate))
+        return is_self_signed(certificate)
     except ValueError:
         return False

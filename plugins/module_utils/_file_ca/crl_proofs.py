@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import typing as t
@@ -26,34 +25,28 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now_text
-from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem
-
-try:
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
+from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, even_hex, pem
 
 MOST_LOOKED_AT = 5000  # certificates, to find out whether a key still needs a CRL
 
 
 def client_findings(files: Files, generations: t.Sequence[Generation], data: bytes) -> t.List[Finding]:
     """Why C(openssl verify -crl_check) rejects a CRL, under each certificate of its key. C(rejection) finds what needs no openssl."""
-    crl, found = load_crl(data), []
+    found = []
     issued = sample(files.new_certificates)
     with scratch_directory() as scratch:
         path = os.path.join(scratch, "crl.pem")
-        write_new(path, crl.public_bytes(serialization.Encoding.PEM), 0o600)
+        write_new(path, pem(crl_der(data), CRL).encode("ascii"), 0o600)
         for generation in generations:
-            certificate = _x509.load(generation.certificate)
-            leaf = next((each for each in issued if _x509.is_issued_by(each, certificate)), None)
-            if leaf is None and _x509.is_self_signed(certificate):
-                leaf = certificate
-            if leaf is None or rejection(crl, generation.certificate):
+            leaf = next((each for each in issued if _x509.is_issued_by(each, generation.certificate)), None)
+            if leaf is None and _x509.is_self_signed(generation.certificate):
+                leaf = generation.certificate
+            if leaf is None or rejection(crl_der(data), generation.certificate):
                 continue
             trusted, checked = (os.path.join(scratch, f"{generation.sha256}.{kind}") for kind in ("ca", "checked"))
             write_new(trusted, pem(generation.certificate).encode("ascii"), 0o600)
-            write_new(checked, leaf.public_bytes(serialization.Encoding.PEM), 0o600)
+            write_new(checked, pem(leaf).encode("ascii"), 0o600)
             faults = crl_faults(trusted, path, checked)
             if faults:
                 text = f"clients that have {generation.label} reject this CRL: openssl verify -crl_check says {'; '.join(faults)}"
@@ -64,9 +57,8 @@ def client_findings(files: Files, generations: t.Sequence[Generation], data: byt
 def crl_facts(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Tuple[CrlFacts, ...]:
     """The CRLs on the host, and whether clients need them still."""
     idle, found = idle_generations(database.index, files, generations), []
-    for path, parsed, _whose in own_crls(files, database.directory, generations):
-        signer, _whose = among(generations, functools.partial(whose_crl, parsed.public_bytes(serialization.Encoding.DER)))
-        key = t.cast(Generation, signer).public_key_sha256
+    for path, parsed, _whose, signer in own_crls(files, database.directory, generations):
+        key = signer.public_key_sha256
         needed = any(each.sha256 not in idle for each in generations if each.public_key_sha256 == key)
         begun = format_time(_x509.moment(parsed, "last_update"))
         found.append(CrlFacts(path, key, _x509.crl_number(parsed), begun, _x509.next_update(parsed), needed))
@@ -87,13 +79,12 @@ def idle_generations(index: Index, files: Files, generations: t.Sequence[Generat
         expired = _moment(row.expires) < now
         try:
             path = os.path.join(files.new_certificates, even_hex(t.cast(int, row.number)) + ".pem")
-            certificate = _x509.load(read_file(path, "the certificate", LARGEST_INPUT))
+            der = _x509.first_certificate(read_file(path, "the certificate", LARGEST_INPUT)) or b""
+            by = {key: whose_certificate(der, issuer) for key, issuer in waiting.items()}
         except (FileNotFoundError, KeywardError, ValueError):
             if not expired:
                 return []
             continue
-        der = certificate.public_bytes(serialization.Encoding.DER)
-        by = {key: whose_certificate(der, issuer) for key, issuer in waiting.items()}
         signed.update(key for key, whose in by.items() if whose is Whose.OURS)
         for key in (key for key, whose in by.items() if whose is not Whose.NOT_OURS and not expired):
             del waiting[key]

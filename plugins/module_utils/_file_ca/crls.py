@@ -41,12 +41,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signature import Whos
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, load_crl, moment, pem
-
-try:
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, load_crl, moment, pem
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -155,13 +150,14 @@ class _Signing:
             raise KeywardError(_WHAT, f"the private key of {signer.label} is not here, or can't be used", "Put it back (ca_key_restore)")
         path = self._path_of(signer)
         there = read_if_there(path, "the CRL", LARGEST_CRL)
-        if there is not None and is_successor(whose_crl, there, last, signer, path):
+        if there is not None and is_successor(whose_crl, there, published, signer, path):
             return [Crl(there, path, signer.sha256)], False
         try:
             before, after = moment(last, "last_update"), moment(last, "next_update")
             span = timedelta(days=days) if days else (after - before if after else timedelta(days=7))
             made, rehashed = crl_again(crl_der(published), key, _begin_after(signer, published), now() + span)
-            data = load_crl(made).public_bytes(serialization.Encoding.PEM)
+            load_crl(made)
+            data = pem(made, CRL).encode("ascii")
         except (ValueError, OverflowError) as exc:
             why = "the published CRL can't be signed again: its extensions can't be read, or its new dates can't be written"
             raise KeywardError(_WHAT, why, "Give a smaller number of days, or another copy of that CRL") from exc
@@ -218,7 +214,7 @@ class _Signing:
         """A CRL takes the place of its predecessor in one step: what serves it never sees half of one. A link to it stays."""
         places, der = [(path, data)], self._files.crl_der
         if der and os.path.exists(der) and path == crl_path(self._files, self._ca.directory):
-            places.insert(0, (der, load_crl(data).public_bytes(serialization.Encoding.DER)))
+            places.insert(0, (der, crl_der(data)))
         for place, content in [(behind_link(place), content) for place, content in places]:
             with writing(f"the CRL {place}"):
                 os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)

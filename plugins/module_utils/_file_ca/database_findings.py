@@ -94,7 +94,7 @@ def unlisted(
             yield path, one.outline.serial
 
 
-def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any, Whose]]:
+def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) -> t.Iterator[t.Tuple[str, t.Any, Whose, Generation]]:
     """The CRLs of this CA that lie on the host, of older keys too, and such as nothing here can verify."""
     named = [path for path in (files.crl, files.crl_der) if path]
     folder = files.crl_directory or (None if files.crl else directory)
@@ -114,7 +114,7 @@ def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) 
             continue
         if parsed not in seen and signer:
             seen.append(parsed)
-            yield path, parsed, whose
+            yield path, parsed, whose, signer
 
 
 def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Iterator[Finding]:
@@ -124,7 +124,7 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
         following = database.next_crl_number
     except KeywardError as exc:
         yield Finding("crl_number_behind", str(exc))
-    for path, parsed, whose in own_crls(files, database.directory, generations):
+    for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
         if whose is Whose.CANT_TELL:
             yield unverified(path)
         lost = sorted(entry.serial_number for entry in parsed if not _is_known(rows.get(entry.serial_number)))

@@ -32,7 +32,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     refuse_wrong_answer,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, pem
 
 try:
     from cryptography import x509
@@ -166,7 +166,7 @@ def _make(ca: FileCa, files: Files, order: Install, changed: bool, check: bool) 
         certificate = _ca_certificate.root_certificate(key, subject, order.days, order.path_length)
         return _put_certificate(ca, files, certificate.public_bytes(serialization.Encoding.PEM))
     if waiting is None:
-        waiting = _ca_certificate.ca_request(key, subject, order.path_length).public_bytes(serialization.Encoding.PEM)
+        waiting = pem(_ca_certificate.ca_request(key, subject, order.path_length), REQUEST).encode("ascii")
         put_new(path, waiting, 0o644)
         changed = True
     facts = ca.again().waiting(files)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
@@ -22,13 +21,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
 
-try:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
-
 SAMPLE = 50  # certificates, spread evenly over the directory
 
 
@@ -40,7 +32,7 @@ def judge_by_issued(files: Files, generations: t.Sequence[Generation], new: Gene
     # Those that name the serial number of an older CA certificate are reported already.
     lost = [] if why else [each for each in _lost(issued, generations, new) if _serial_named(each) not in older]
     if lost:
-        example = _x509.even_hex(lost[0].serial_number)
+        example = _x509.even_hex(_outline.certificate(lost[0]).serial)
         why = f"{len(lost)} of {len(issued)} certificates that were looked at, such as {example}, do not verify under it"
         stricter = narrower(_x509.load(new.certificate), asked)
         if stricter:
@@ -52,8 +44,8 @@ def judge_by_issued(files: Files, generations: t.Sequence[Generation], new: Gene
     return found
 
 
-def sample(folder: t.Optional[str]) -> t.List[x509.Certificate]:
-    """Some of the certificates in a directory that have not expired. What can't be read is passed over: others may write there."""
+def sample(folder: t.Optional[str]) -> t.List[bytes]:
+    """Some of the certificates (DER) in a directory that have not expired. What can't be read is passed over: others may write there."""
     try:
         names = sorted(name for name in os.listdir(folder or "") if name.endswith((".pem", ".crt")))
     except OSError:
@@ -61,27 +53,24 @@ def sample(folder: t.Optional[str]) -> t.List[x509.Certificate]:
     step, found = max(1, len(names) // SAMPLE), []
     for name in names[::-step][: SAMPLE + 1]:
         try:
-            ders = _x509.pem_certificates(read_file(os.path.join(t.cast(str, folder), name), "the certificate", LARGEST_INPUT))
-            parsed = x509.load_der_x509_certificate(ders[0])
-            parsed.public_key()
-        except (FileNotFoundError, KeywardError, IndexError, ValueError, TypeError, UnsupportedAlgorithm):
+            der = _x509.pem_certificates(read_file(os.path.join(t.cast(str, folder), name), "the certificate", LARGEST_INPUT))[0]
+            _x509.load(der)
+        except (FileNotFoundError, KeywardError, IndexError, ValueError):
             continue
-        if _x509.validity(parsed)[1] > now():
-            found.append(parsed)
+        if _outline.certificate(der).ends > now():
+            found.append(der)
     return found
 
 
-def _by_any(certificate: x509.Certificate, generations: t.Sequence[Generation]) -> bool:
-    der = certificate.public_bytes(serialization.Encoding.DER)
-    return any(whose_certificate(der, generation.certificate) is not Whose.NOT_OURS for generation in generations)
+def _by_any(certificate: bytes, generations: t.Sequence[Generation]) -> bool:
+    return any(whose_certificate(certificate, generation.certificate) is not Whose.NOT_OURS for generation in generations)
 
 
-def _serial_named(certificate: x509.Certificate) -> t.Optional[int]:
-    names = extension(certificate, x509.AuthorityKeyIdentifier)
-    return names.authority_cert_serial_number if names is not None else None
+def _serial_named(certificate: bytes) -> t.Optional[int]:
+    return _outline.authority_key(_outline.certificate(certificate).extensions)[1]
 
 
-def _lost(issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generation], new: Generation) -> t.List[x509.Certificate]:
+def _lost(issued: t.Sequence[bytes], generations: t.Sequence[Generation], new: Generation) -> t.List[bytes]:
     """Certificates that verify under an older certificate of the same key, but not under the new one."""
     older = [one for one in generations if one.public_key_sha256 == new.public_key_sha256 and one.sha256 != new.sha256]
     if not issued or not older:
@@ -89,7 +78,7 @@ def _lost(issued: t.Sequence[x509.Certificate], generations: t.Sequence[Generati
     with scratch_directory() as scratch:
         paths = {os.path.join(scratch, f"{number}.pem"): each for number, each in enumerate(issued)}
         for path, each in paths.items():
-            write_new(path, each.public_bytes(serialization.Encoding.PEM), 0o600)
+            write_new(path, _x509.pem(each).encode("ascii"), 0o600)
 
         def good(generation: Generation) -> t.Set[str]:
             trusted = os.path.join(scratch, f"{generation.sha256}.pem")

@@ -12,8 +12,8 @@ import shutil
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, requested_subject, stand_in_key, subject_bytes
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import LIMITS, extension, stand_in_key
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
@@ -34,11 +34,18 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, load_crl, pem, pem_certificates, public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    CRL,
+    crl_der,
+    even_hex,
+    pem,
+    pem_certificates,
+    request_der,
+    spki_sha256,
+)
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -48,7 +55,6 @@ if t.TYPE_CHECKING:
 _WHAT = "the request was not signed"
 # Each certificate has the request that it answers beside it, under the number that openssl will use. It is written before openssl
 # issues the certificate: otherwise a run that is killed in between would make the next one issue a second certificate.
-_CONF_NAMES = {"2.5.29.19": "basicConstraints", "2.5.29.15": "keyUsage", "2.5.29.37": "extendedKeyUsage", "2.5.29.30": "nameConstraints"}
 _REQUEST, _NOTED = ".csr", ".csr.new"
 
 
@@ -76,7 +82,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             shown = issued or rehearsed
         else:
             shown = earlier
-        found = [*issuing.narrowed, *issuing.rehashed, *differences(shown, Asked(request=issuing.asked))]
+        found = [*issuing.narrowed, *issuing.rehashed, *differences(shown, Asked(request=issuing.der))]
         if issued is None:
             found = [replace(each, certificate=None) for each in found]
         elif not check:
@@ -97,18 +103,19 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
 def _last_crl(ca: FileCa, files: Files, signer: Generation) -> t.Optional[str]:
     """The present CRL, for a CA below that can't fetch it; None if it is large."""
     try:
-        crl = load_crl(read_file(crl_path(files, ca.directory), "the CRL", LARGEST_TEXT // 2))
+        der = crl_der(read_file(crl_path(files, ca.directory), "the CRL", LARGEST_TEXT // 2))
+        ours = whose_crl(der, signer.certificate) is Whose.OURS
     except (OSError, ValueError, KeywardError):
         return None
-    der = crl.public_bytes(serialization.Encoding.DER)
-    ours = whose_crl(der, signer.certificate) is Whose.OURS
-    return crl.public_bytes(serialization.Encoding.PEM).decode("ascii") if ours else None
+    return pem(der, CRL) if ours else None
 
 
 class _Issuing:
     def __init__(self, ca: FileCa, files: Files, generations: t.Sequence[Generation], order: Sign) -> None:
         self._ca, self._files, self._generations, self._order = ca, files, generations, order
-        self.asked = x509.load_pem_x509_csr(order.request.encode("utf-8"))
+        self.der = request_der(order.request.encode("utf-8"))
+        self._asked, self._outline = _x509.load_request(self.der), _outline.request(self.der)
+        self._key = spki_sha256(self._outline.public_key)
         self.narrowed: t.List[Finding] = []
         self.rehashed: t.List[Finding] = []
         self._settings: t.Dict[str, t.Dict[str, str]] = {}
@@ -120,8 +127,6 @@ class _Issuing:
         Others may write in that directory, and a number that was noted may have gone to another certificate: what the CA did not
         issue, or for another key, is passed over.
         """
-        key = public_key_sha256(self.asked.public_key())
-        wanted = self.asked.public_bytes(serialization.Encoding.DER)
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(suffix))
         except OSError as exc:
@@ -130,15 +135,14 @@ class _Issuing:
         for name in reversed(names):
             path = os.path.join(self._folder, name)
             try:
-                request = x509.load_pem_x509_csr(read_file(path, "the request", LARGEST_INPUT))
-                if request.public_bytes(serialization.Encoding.DER) != wanted:
+                if request_der(read_file(path, "the request", LARGEST_INPUT)) != self.der:
                     continue
                 found = pem_certificates(read_file(path[: -len(suffix)] + ".pem", "the certificate", LARGEST_INPUT))
                 answer = generation_of(found[0])
             except (FileNotFoundError, ValueError, IndexError):
                 continue
             signer, _whose = among(self._generations, functools.partial(whose_certificate, answer.certificate))
-            if answer.public_key_sha256 != key or signer is None:
+            if answer.public_key_sha256 != self._key or signer is None:
                 continue
             if answer.not_after > now_text() and self._is_valid(int(answer.serial, 16)):
                 return answer
@@ -154,10 +158,10 @@ class _Issuing:
         Raises KeywardError where it would not be what was asked for. What the CA's extensions allow beyond that is left out.
         """
         made = self._rehearsed(extensions)
-        limits = more_than_asked(_x509.load(made.certificate), self.asked)
+        limits = more_than_asked(_x509.load(made.certificate), self._asked)
         if limits:
-            self._settings = {extensions[-1]: {_CONF_NAMES[limit.oid.dotted_string]: _in_conf(limit) for limit in limits}}
-            what = ", ".join(_CONF_NAMES[limit.oid.dotted_string] for limit in limits)
+            self._settings = {extensions[-1]: {LIMITS[limit.oid.dotted_string]: _in_conf(limit) for limit in limits}}
+            what = ", ".join(LIMITS[limit.oid.dotted_string] for limit in limits)
             text = f"[{extensions[-1]}] allows more than was asked for; the certificate is limited to what the request says: {what}"
             self.narrowed = [Finding("limited_to_request", text)]
             made = self._rehearsed(extensions)
@@ -191,24 +195,24 @@ class _Issuing:
 
     def _refuse_other_than_asked(self, made: Generation, when: str, remedy: str) -> None:
         parsed = _x509.load(made.certificate)
-        why = fault(parsed, Asked(request=self.asked), root=False)
-        names = names_not_asked(parsed, self.asked)
-        left = more_than_asked(parsed, self.asked)
-        if made.subject != self.asked.subject.rfc4514_string() or subject_bytes(parsed) != requested_subject(self.asked):
-            why = f"it {when} issued for {made.subject}, and the request says {self.asked.subject.rfc4514_string()}"
+        why = fault(made.certificate, Asked(request=self.der), root=False)
+        names = names_not_asked(parsed, self._asked)
+        left = more_than_asked(parsed, self._asked)
+        if _outline.certificate(made.certificate).subject != self._outline.issuer:
+            why = f"it {when} issued for {made.subject}, and the request says {_outline.rfc4514(self._outline.issuer)}"
             if (self._ca.setting("email_in_dn") or "").strip() == "no":
                 remedy = f"Say email_in_dn = yes in [{self._files.section}]: with no, openssl takes the emailAddress out"
-        elif made.public_key_sha256 != public_key_sha256(self.asked.public_key()):
+        elif made.public_key_sha256 != self._key:
             why = f"it {when} issued for another key than that of the request"
         elif names:
             why = f"it {when} issued for names that were not asked for: {', '.join(names[:5])}"
         elif left:
-            why = f"it {when} issued for more than was asked for: {', '.join(_CONF_NAMES[limit.oid.dotted_string] for limit in left)}"
+            why = f"it {when} issued for more than was asked for: {', '.join(LIMITS[limit.oid.dotted_string] for limit in left)}"
         if why:
             raise KeywardError(_WHAT if when == "would be" else "the signed certificate is not right", why, remedy)
 
     def issue(self, extensions: t.Sequence[str], locks: t.Sequence[int]) -> Generation:
-        data = self.asked.public_bytes(serialization.Encoding.PEM)
+        data = _x509.pem(self.der, _x509.REQUEST).encode("ascii")
         answer = self.answered(_NOTED)
         noted = None
         with scratch_directory() as scratch:
@@ -249,7 +253,7 @@ class _Issuing:
         settings: t.Mapping[str, t.Mapping[str, str]],
     ) -> None:
         given = os.path.join(scratch, "request.pem")
-        write_new(given, self.asked.public_bytes(serialization.Encoding.PEM), 0o600)
+        write_new(given, _x509.pem(self.der, _x509.REQUEST).encode("ascii"), 0o600)
         command = self._ca.signing(self._files, scratch)
         if command is None:
             raise KeywardError(_WHAT, "nothing says how this CA signs", "Give config_file")

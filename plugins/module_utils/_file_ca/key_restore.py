@@ -25,13 +25,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Gi
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, acl_text, recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem
-
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_certificate, pem
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -163,11 +157,7 @@ def _holds_certificate(path: str, generation: Generation) -> bool:
         data = read_file(path, "the certificate")
     except (FileNotFoundError, NotADirectoryError):
         return False
-    try:
-        parsed = x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
-    except ValueError:
-        return False
-    return parsed.public_bytes(serialization.Encoding.DER) == generation.certificate
+    return first_certificate(data) == generation.certificate
 
 
 def _written(missing: t.Sequence[Missing], protections: t.Sequence[Protection], keys: t.Mapping[str, t.Any]) -> t.Iterator[SetAside]:

@@ -10,7 +10,7 @@ import os
 import re
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
@@ -25,7 +25,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_ce
 
 try:
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -46,15 +45,14 @@ def needed(files: Files, generations: t.Sequence[Generation]) -> Needed:
     signers: t.Dict[t.Tuple[str, str], t.Dict[str, str]] = {}  # by kind and URL: fingerprint -> an example
     judged: t.Dict[t.Tuple[t.Any, ...], t.Optional[Generation]] = {}
     hanging = []
-    for certificate in _issued(files.new_certificates):
+    for der, certificate in _issued(files.new_certificates):
         named, what = tuple(urls_of(certificate)), _hangs(certificate)
         if not named and not what:
             continue
         # Certificates of one kind are signed by one key: one signature is enough to tell which.
-        identifier = extension(certificate, x509.AuthorityKeyIdentifier)
-        kind = (identifier.key_identifier if identifier else None, certificate.issuer.public_bytes(), named)
+        kind = (_outline.authority_key(_outline.certificate(der).extensions)[0], certificate.issuer.public_bytes(), named)
         if what or kind not in judged:
-            judged[kind] = _signer(certificate, newest.values())
+            judged[kind] = _signer(der, newest.values())
         signer = judged[kind]
         if signer is None:
             continue
@@ -100,15 +98,15 @@ def _hangs(certificate: x509.Certificate) -> t.Optional[str]:
     purposes = extension(certificate, x509.ExtendedKeyUsage)
     if purposes is not None and x509.oid.ExtendedKeyUsageOID.OCSP_SIGNING in purposes:
         return "ocsp"
-    return "ca" if _x509.is_ca(certificate) else None
+    constraints = extension(certificate, x509.BasicConstraints)
+    return "ca" if constraints is not None and constraints.ca else None
 
 
-def _signer(certificate: x509.Certificate, generations: t.Iterable[Generation]) -> t.Optional[Generation]:
-    der = certificate.public_bytes(serialization.Encoding.DER)
+def _signer(der: bytes, generations: t.Iterable[Generation]) -> t.Optional[Generation]:
     return next((each for each in generations if each.certificate != der and whose_certificate(der, each.certificate) is Whose.OURS), None)
 
 
-def _issued(folder: t.Optional[str]) -> t.Iterator[x509.Certificate]:
+def _issued(folder: t.Optional[str]) -> t.Iterator[t.Tuple[bytes, x509.Certificate]]:
     """The unexpired certificates among the newest files. Unreadable files are skipped: others may write there."""
     try:
         with os.scandir(folder or "") as entries:
@@ -117,9 +115,8 @@ def _issued(folder: t.Optional[str]) -> t.Iterator[x509.Certificate]:
         return
     for _when, path in sorted(found, reverse=True)[:MOST_LOOKED_AT]:
         try:
-            data = _x509.first_certificate(read_file(path, "the certificate", LARGEST_INPUT))
-            parsed = x509.load_der_x509_certificate(data or b"")
-            if _x509.validity(parsed)[1] > now():
-                yield parsed
+            der = _x509.first_certificate(read_file(path, "the certificate", LARGEST_INPUT)) or b""
+            if _outline.certificate(der).ends > now():
+                yield der, _x509.load(der)
         except (FileNotFoundError, KeywardError, ValueError, TypeError):
             continue

@@ -30,6 +30,11 @@ _CAUSES: t.Tuple[t.Tuple[str, str, str], ...] = (
         "Have the request made with one, or correct the policy that [{section}] names",
     ),
     (
+        r"characters that are illegal for the ASN.1 type|type needs to be of type IA5STRING",
+        "a text of the subject has characters that its string type does not allow, such as _, @ or * in a PrintableString",
+        "Have the request made with another string type (string_mask = utf8only; an emailAddress in IA5String)",
+    ),
+    (
         r"The (\S+) field does not exist in the CA certificate",
         "the policy of the CA wants the {0} of the subject to match its own, and it has none",
         "Correct the policy that [{section}] names",
@@ -50,11 +55,20 @@ _CAUSES: t.Tuple[t.Tuple[str, str, str], ...] = (
         "Say default_days in [{section}], or give days",
     ),
     (
-        r"Error (?:[Cc]hecking|[Ll]oading) [^\n]*?extension(?: config)? section (\S+)",
+        r"config section (\S+)[^\0]*unable to get issuer keyid",
+        "the certificate of the CA has no subject key identifier, and [{0}] wants it named (authorityKeyIdentifier)",
+        "Say authorityKeyIdentifier = keyid,issuer there",
+    ),
+    (
+        r"Error (?:[Cc]hecking|[Ll]oading|[Aa]dding) [^\n]*?extensions?(?: from)?(?: config)? section (\S+)",
         "the section of the extensions, [{0}], is missing or not right",
         "Correct it in the configuration",
     ),
-    (r"Error (?:[Cc]hecking|[Ll]oading) [^\n]*extension", "a section of extensions is not right", "Correct it in the configuration"),
+    (
+        r"Error (?:[Cc]hecking|[Ll]oading|[Aa]dding) [^\n]*extension",
+        "a section of extensions is not right",
+        "Correct it in the configuration",
+    ),
     (r"variable lookup failed for (\S+?)::(\S+)", "its section [{0}] says no {1}", "Add it to the configuration"),
     (
         r"Problem with index file|wrong number of fields|invalid type, Data base error",

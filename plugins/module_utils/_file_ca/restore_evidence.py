@@ -38,7 +38,7 @@ class KnownCrls:
             with contextlib.suppress(ValueError, TypeError):
                 signer, whose = among(self._generations, functools.partial(whose_crl, content))
                 if signer:
-                    self._known.append(Known(signer, path, _x509.load_crl(content), proved=whose is Whose.OURS))
+                    self._known.append(Known(signer, path, _x509.crl_der(content), proved=whose is Whose.OURS))
 
     @staticmethod
     def _in_place(path: str) -> bytes:
@@ -68,7 +68,7 @@ def published_on(
                     issued += _issued_in(path, generations, advisories)
     revocations = {int(one.serial, 16): Revocation(int(one.serial, 16), one.at or "", one.reason) for one in given.revocations}
     numbers = []
-    for path, parsed, whose in own_crls(live.files, live.directory, generations):
+    for path, parsed, whose, _signer in own_crls(live.files, live.directory, generations):
         if whose is Whose.CANT_TELL:
             advisories.append(unverified(path))
         for serial, at, reason in _x509.revoked_in(parsed):

@@ -14,7 +14,7 @@ import os
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import chain_like, put_chain
@@ -47,13 +47,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, put_new
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, fault
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, public_key_sha256
-
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-except ImportError:  # the modules say which library is missing
-    pass
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, pem, pem_certificates, request_der, spki_sha256
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -98,7 +92,6 @@ class _Renewal:
             )
         self._next_certificate, self._next_private_key = staged_path(self._certificate), staged_path(self._private_key)
         self._request = request_path(files.certificate)
-        self._parsed = x509.load_der_x509_certificate(self._current.certificate)
         self._next_key = load_key_file(self._next_private_key, ca.selector.private_key_passphrase)
         self._passphrase = ca.passphrase(self._current)
 
@@ -207,9 +200,8 @@ class _Renewal:
 
     def _renew_root(self, order: Renew) -> Changed:
         key = self._new_key(order.reuse_key)
-        made, added = _ca_certificate.renewed_root(self._parsed, key, order.days)
-        der = made.public_bytes(serialization.Encoding.DER)
-        found = self._judged(generation_of(der), Asked(self._parsed), root=True)
+        der, added = _ca_certificate.renewed_root(self._current.certificate, key, order.days)
+        found = self._judged(generation_of(der), Asked(self._current.certificate), root=True)
         if added:
             text = f"the new certificate says what the old one did not, and that of a CA must: {'; '.join(added)}"
             found.append(Finding("extension_added", text))
@@ -221,7 +213,7 @@ class _Renewal:
 
     def _judged(self, new: Generation, asked: Asked, root: bool) -> t.List[Finding]:
         """What must be said of a certificate that can do the work of the old one. Raises KeywardError for any other."""
-        why = fault(_x509.load(new.certificate), asked, root)
+        why = fault(new.certificate, asked, root)
         if why:
             raise self._refusal(
                 f"the new certificate can't do the work of the old one: {why}", "Make it with the tool that made the old one"
@@ -235,7 +227,7 @@ class _Renewal:
             self._refuse_lost_key(waiting)
             return self._changed(False, pending=True, request=waiting.decode("ascii", "replace"), request_file=self._request)
         key = self._new_key(order.reuse_key)
-        data = _ca_certificate.ca_request(key, None, None, self._parsed).public_bytes(serialization.Encoding.PEM)
+        data = pem(_ca_certificate.ca_request(key, None, None, self._current.certificate), REQUEST).encode("ascii")
         if not self._check:
             self._keep_new_key(key)
             self._put(self._request, data, 0o644, self._current.certificate_place)
@@ -243,8 +235,8 @@ class _Renewal:
 
     def _refuse_lost_key(self, waiting: bytes) -> None:
         try:
-            digest = public_key_sha256(x509.load_pem_x509_csr(waiting).public_key())
-        except (ValueError, TypeError):
+            digest = spki_sha256(_outline.request(request_der(waiting)).public_key)
+        except ValueError:
             digest = ""
         if digest not in (self._current.public_key_sha256, self._next_key.digest if self._next_key else None):
             raise lost_key(self._current.subject, self._request, self._next_private_key)
@@ -258,9 +250,9 @@ class _Renewal:
         In check mode an RSA key is not made, which takes long: what is made with the present one is the same but for the key.
         """
         present = self._facts.private_keys[self._current.public_key_sha256]
-        weak = _ca_certificate.weakness(self._parsed.public_key())
+        weak = _ca_certificate.weakness(self._current.public_key)
         same = not self._next_key and (reuse or (self._check and self._current.key_algorithm.startswith("RSA") and not weak))
-        key = self._next_key.key if self._next_key else present if same else _ca_certificate.key_like(self._parsed.public_key())
+        key = self._next_key.key if self._next_key else present if same else _ca_certificate.key_like(self._current.public_key)
         refuse_weak_key(self._current, key.public_key(), same, self._next_private_key)
         return key
 

@@ -10,15 +10,34 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
+from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
+from ansible_collections.keyward.pki.plugins.action.ca_sign import ActionModule as CaSign
+from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 from support.fake_host import FakeHost
+from support.odd_certificates import (
+    BMP,
+    CA_TRUE,
+    NAMED,
+    PRINTABLE,
+    SIGNS,
+    T61,
+    UTF8,
+    VERSION_1_SAID,
+    extension,
+    make_odd,
+    name,
+    odd_request,
+)
 from support.openssl_ca import OpensslCa, openssl
+from support.plays import tree
 
 PASSWORD = "correct horse battery staple"
 LATIN_1 = "[req]\nprompt = no\ndistinguished_name = dn\nstring_mask = MASK:0x4\n[dn]\nCN = M\xfcller CA\n"
@@ -51,8 +70,73 @@ def test_a_ca_with_a_name_that_cannot_be_decoded_gets_its_backup(tmp_path: Path)
     assert signed["changed"] and len(signed["crls"]) == 1, signed.get("msg")
     again = host.run(CaCrl, {**which, "published_crl": signed["crls"][0]["path"]})
     assert again["changed"] and openssl("crl", "-in", signed["crls"][0]["path"], "-CAfile", ca.certificate, "-noout").returncode == 0
+    old = subject_of(ca)
     renewed = host.run(CaRenew, {**which, "reuse_key": True, "remaining_days": 4000, "days": 5000})
-    assert renewed["failed"] and "broke" not in renewed["msg"] and "Make the new certificate with the tool" in renewed["msg"]
+    assert renewed["changed"] and subject_of(ca) == old and openssl("verify", "-CAfile", ca.certificate, ca.certificate).returncode == 0
+
+
+def subject_of(ca: OpensslCa) -> bytes:
+    return _outline.certificate(pem_certificates(ca.certificate.read_bytes())[0]).subject
+
+
+SAID_DEFAULT = extension("2.5.29.35", b"\x30\x00", b"\x01\x01\x00")
+
+
+@pytest.mark.parametrize(
+    ("written", "subject"),
+    [
+        ({"subject": name((PRINTABLE, b"*.example_CA & Co."))}, "CN=*.example_CA & Co."),
+        ({"subject": name((PRINTABLE, b"M\xfcller CA"))}, "CN=M\xfcller CA"),
+        ({"subject": name((T61, b"M\xfcller CA"), (T61, b"2"))}, "CN=2,CN=M\xfcller CA"),
+        ({"subject": name((BMP, "M\xfcller CA".encode("utf-16-be")))}, "CN=M\xfcller CA"),
+        ({"subject": name((UTF8, b"L" * 600))}, "CN=" + "L" * 600),
+        ({"version": VERSION_1_SAID}, "CN=Odd CA"),
+        ({"extensions": (CA_TRUE, SIGNS, NAMED, SAID_DEFAULT)}, "CN=Odd CA"),
+        ({"serial": b"\xff"}, "CN=Odd CA"),
+    ],
+    ids=["characters", "latin-1", "teletex", "bmp", "long", "version 1", "said default", "negative serial"],
+)
+def test_a_certificate_that_the_library_refuses_is_of_a_ca_like_any_other(written: Any, subject: str, tmp_path: Path) -> None:
+    ca, host = OpensslCa(tmp_path / "ca"), FakeHost()
+    make_odd(ca, **written)
+    issued = ca.issue("leaf.example.com")
+    for kind in ("keys", "databases"):
+        initialise(str(tmp_path / kind), kind)
+    which = {"config_file": str(ca.config_file)}
+    given: dict[str, Any] = {**which, "stores": [str(tmp_path / "keys")], "password": PASSWORD}
+    stored = host.run(CaKeyBackup, given)
+    assert stored.get("restorable") and stored["authority"]["subject"] == subject, stored.get("msg")
+    ca.private_key.rename(tmp_path / "kept")
+    assert host.run(CaKeyRestore, given)["changed"] and ca.private_key.read_bytes() == (tmp_path / "kept").read_bytes()
+    assert host.run(CaDatabaseBackup, {**which, "stores": [str(tmp_path / "databases")]})["changed"]
+    signed = host.run(CaCrl, which)
+    assert signed.get("changed"), signed.get("msg")
+    assert "crl_rejected" not in [each["code"] for each in signed["advisories"]]
+    old = subject_of(ca)
+    renewed = host.run(CaRenew, {**which, "reuse_key": True, "remaining_days": 4000, "days": 5000})
+    assert renewed.get("changed") and subject_of(ca) == old, renewed.get("msg")
+    assert openssl("verify", "-CAfile", ca.certificate, issued).returncode == 0
+    request = odd_request(ca.directory / "requests" / "leaf.example.com.key", name((T61, b"M\xfcller")))
+    subordinate = host.run(CaSign, {**which, "request": request, "extensions": "v3_ca"})
+    assert subordinate.get("changed"), subordinate.get("msg")
+    (tmp_path / "sub.pem").write_text(subordinate["certificate"])
+    assert openssl("verify", "-CAfile", ca.certificate, tmp_path / "sub.pem").returncode == 0
+    assert not host.run(CaSign, {**which, "request": request, "extensions": "v3_ca"})["changed"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_request_whose_limits_cannot_be_read_is_not_signed(check: bool, tmp_path: Path) -> None:
+    """Nobody could say that the certificate allows no more than it asks for."""
+    ca = OpensslCa(tmp_path / "ca")
+    key = ca.directory / "requests" / "first.example.com.key"
+    limits = extension("2.5.29.19", b"\x30\x06\x01\x01\xff\x02\x01\xff")
+    before = tree(ca.directory)
+    for asked in ((limits, SIGNS), (CA_TRUE, SIGNS, extension("2.5.29.17", b"\x30\x04\x82\x02\xfc\xfc"))):
+        which = {"config_file": str(ca.config_file), "request": odd_request(key, name((UTF8, b"Sub"))), "extensions": "v3_ca"}
+        assert "can't be read" not in str(FakeHost().run(CaSign, which, check=True).get("msg"))
+        done = FakeHost().run(CaSign, {**which, "request": odd_request(key, name((UTF8, b"Sub")), asked)}, check=check)
+        assert done["failed"] and "basicConstraints" in done["msg"] and "can't be read" in done["msg"]
+    assert tree(ca.directory) == before
 
 
 @pytest.mark.parametrize(
