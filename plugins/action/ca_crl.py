@@ -45,6 +45,10 @@ class ActionModule(Task):
         due, good, found = self._due(told, able, self.options["remaining_days"])
         due, kept, locked = self._without_locked(told, able, due)
         changed = bool(due)
+        if self._check and due and told.abilities.signs_any_crl:  # to be rehearsed
+            order = Crls(told.generations[-1].sha256, tuple(due), days=self.options["days"], at=now_text())
+            rehearsed: Crled = self.send(order, Crled)
+            advisories += rehearsed.advisories
         signed: set[str] = set()
         wanted = [] if self._check else due
         while wanted:

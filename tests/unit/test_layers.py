@@ -19,6 +19,7 @@ FOLDER = ROOT / "plugins" / "module_utils"
 CODEC = {
     "_der",
     "_outline",
+    "_readable",
     "_signature",
     "_pkcs12_crypto",
     "_pkcs12_reader",

@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_comma
     scratch_directory,
     todays_hash,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import copies, refuse_days, stand_in
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_file,
     read_if_there,
@@ -72,7 +73,9 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
                 advisories += database.finish(_WHAT)
             database.refuse_unread(_WHAT)
             advisories += findings(database, files, facts.generations)
-            if order.sign and not check:
+            if order.sign and check:
+                signing.rehearse(order.days)
+            elif order.sign:
                 changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
                 database = DatabaseFiles(ca, files)
             made = list(signing.tell(database.index.revoked))
@@ -116,6 +119,30 @@ class _Signing:
                 if generation.public_key_sha256 in self._facts.private_keys
             ]
 
+    def rehearse(self, days: t.Optional[int]) -> None:
+        """Raises KeywardError where C(openssl ca) would sign none. Nothing of the CA is touched."""
+        refuse_days(self._ca, "default_crl_days", days, _WHAT)
+        with scratch_directory() as scratch:
+            command = self._command(scratch)
+            command = command.saying(scratch, "rehearsal.cnf", {self._files.section: copies(self._ca, self._files, scratch)})
+            _own, with_key = stand_in(self._facts.generations[-1], scratch, _WHAT)
+            arguments = ["-gencrl", *with_key, "-out", os.path.join(scratch, "crl.pem"), *self._terms(days, None)]
+            command.run(arguments, _WHAT, None, ())
+
+    def _command(self, scratch: str) -> OpensslCommand:
+        command = self._ca.signing(self._files, scratch)
+        if command is None:
+            raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
+        return replace(command, names={"database": t.cast(str, self._files.database)})
+
+    def _terms(self, days: t.Optional[int], begins: t.Optional[datetime]) -> t.List[str]:
+        arguments = [] if days is None else ["-crldays", str(days)]
+        if begins and dates_crls():
+            arguments += ["-crl_lastupdate", asn1_time(begins)]
+        hash_, replaced = todays_hash(self._ca.setting("default_md"))
+        self.found += replaced
+        return arguments + hash_
+
     def sign(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> bool:
         """Sign the CRLs that are due (generation: the CRL that was seen). One that another run has signed since then stays."""
         changed = False
@@ -127,10 +154,8 @@ class _Signing:
             begins = _begin_after(generation, there)
             self._refuse_immovable(path)
             with scratch_directory() as scratch:
-                command = self._ca.signing(self._files, scratch)
-                if command is None:
-                    raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
-                data = self._signed(generation, command, scratch, days, begins)
+                refuse_days(self._ca, "default_crl_days", days, _WHAT)
+                data = self._signed(generation, self._command(scratch), scratch, days, begins)
                 same = [one for one in self._facts.generations if one.public_key_sha256 == generation.public_key_sha256]
                 self.found += client_findings(self._files, same, data)
                 self._put(path, data)
@@ -185,13 +210,7 @@ class _Signing:
         arguments = ["-gencrl", "-cert", certificate, "-keyfile", place.path, "-out", made]
         if place.encoding == "DER":
             arguments += ["-keyform", "DER"]
-        if days is not None:
-            arguments += ["-crldays", str(days)]
-        if begins and dates_crls():
-            arguments += ["-crl_lastupdate", asn1_time(begins)]
-        hash_, replaced = todays_hash(self._ca.setting("default_md"))
-        arguments += hash_
-        self.found += replaced
+        arguments += self._terms(days, begins)
         what = f"{generation.label} could not sign a CRL"
         command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
         data = read_file(made, "the CRL", LARGEST_CRL)

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import functools
 import os
-import secrets
-import shutil
 import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
-from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import LIMITS, extension, stand_in_key
+from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import LIMITS, extension
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import (
+    copies,
+    random_serial,
+    refuse_as_issuer,
+    refuse_days,
+    stand_in,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_TEXT, Sign, Signed
@@ -77,7 +82,9 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             finished = [] if check else database.finish(_WHAT)
             database.index.refuse(_WHAT, database.path)
             refuse_to_overwrite(database, files, facts.generations, _WHAT)
+            refuse_days(ca, "default_days", order.days, _WHAT)
             rehearsed = issuing.rehearse(extensions)
+            refuse_as_issuer(facts.generations[-1], _WHAT)
             issued = None if check else issuing.issue(extensions, locks)
             shown = issued or rehearsed
         else:
@@ -170,27 +177,11 @@ class _Issuing:
 
     def _rehearsed(self, extensions: t.Sequence[str]) -> Generation:
         with scratch_directory() as scratch:
-            folder, own, key, given = (os.path.join(scratch, name) for name in ("issued", "ca.pem", "key.pem", "own.pem"))
-            os.mkdir(folder, 0o700)
-            settings = {"database": os.path.join(scratch, "index.txt"), "serial": os.path.join(scratch, "serial"), "new_certs_dir": folder}
-            database = DatabaseFiles(self._ca, self._files)
-            for source, copy in (
-                (self._database, settings["database"]),
-                (f"{self._database}.attr", f"{settings['database']}.attr"),
-                (None if self._files.random_serials else self._files.serial, settings["serial"]),
-            ):
-                if source and os.path.exists(database.place_of(source)):
-                    with writing("a copy of the database"):
-                        shutil.copyfile(database.place_of(source), copy)
-            if self._files.random_serials:
-                write_new(settings["serial"], _random_serial(), 0o600)
-            write_new(given, pem(self._generations[-1].certificate).encode("ascii"), 0o600)
-            write_new(key, stand_in_key(), 0o600)
-            # Under the CA's own name, for the throwaway key.
-            run_openssl(["x509", "-in", given, "-signkey", key, "-days", "3650", "-out", own], _WHAT)
+            settings = copies(self._ca, self._files, scratch)
+            own, with_key = stand_in(self._generations[-1], scratch, _WHAT)
             made = os.path.join(scratch, "certificate.pem")
-            with_key = ["-cert", own, "-keyfile", key, "-keyform", "PEM"]
             self._have_issued(made, [*extensions, *with_key], scratch, (), {self._files.section: settings})
+            run_openssl(["verify", "-partial_chain", "-trusted", own, made], _WHAT)
             return generation_of(pem_certificates(read_file(made, "the certificate", LARGEST_INPUT))[0])
 
     def _refuse_other_than_asked(self, made: Generation, when: str, remedy: str) -> None:
@@ -272,17 +263,13 @@ class _Issuing:
     def _next_request(self) -> t.Optional[str]:
         """Where to note the request that the next certificate answers; None where the number isn't known before."""
         if self._files.random_serials and self._files.serial:
-            chosen = _random_serial()
+            chosen = random_serial()
             put(self._files.serial, chosen, 0o600, like=self._files.serial)
         try:
             number = int(read_file(self._files.serial or "", "the serial number", LARGEST_INPUT), 16)
         except (FileNotFoundError, ValueError):
             return None
         return os.path.join(self._folder, even_hex(number) + _REQUEST)
-
-
-def _random_serial() -> bytes:
-    return f"{secrets.randbits(126) | 1 << 126:032X}\n".encode("ascii")
 
 
 def _in_conf(value: x509.ExtensionType) -> str:

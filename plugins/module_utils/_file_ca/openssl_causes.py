@@ -71,6 +71,37 @@ _CAUSES: t.Tuple[t.Tuple[str, str, str], ...] = (
     ),
     (r"variable lookup failed for (\S+?)::(\S+)", "its section [{0}] says no {1}", "Add it to the configuration"),
     (
+        r"unable to find 'section' for (\S+)|has no such section: (\S+)",
+        "[{section}] names the section [{0}], which the configuration does not have",
+        "Add it, or name another one",
+    ),
+    (
+        r"(\S+?):(?:invalid|unknown object) type in 'policy' configuration",
+        "the policy says {0}: that is none of match, supplied and optional, or openssl knows no such attribute",
+        "Correct the policy that [{section}] names",
+    ),
+    (
+        r"error setting CRL nextUpdate|error setting certificate times",
+        "it would be valid until a time that can't be written",
+        "Correct the days in [{section}], or give days",
+    ),
+    (
+        r"(?:start|end) date is invalid",
+        "default_startdate or default_enddate in [{section}] is no time that openssl reads",
+        "Write it as 20301231235959Z, or leave it out and say default_days",
+    ),
+    (r"ca: (\S+) is not a directory", "the directory {0} does not exist", "Make it, or correct new_certs_dir in [{section}]"),
+    (
+        r"error (\d+) at \d+ depth lookup: *([^\n]*)",
+        "clients would reject the certificate: openssl verify says error {0}, {1}",
+        "See what the certificate of the CA allows (path length, name constraints), and what the configuration says of dates",
+    ),
+    (
+        r"No such file[^\0]*Problem with index file",
+        "the database {database} does not exist",
+        "Bring it back (ca_database_restore)",
+    ),
+    (
         r"Problem with index file|wrong number of fields|invalid type, Data base error",
         "the database {database} has a line that openssl ca can't read",
         "Find out what it is before anything else. ca_info names such lines",

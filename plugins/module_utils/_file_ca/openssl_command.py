@@ -24,6 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signature import FORG
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 
 TIMEOUT = 300  # seconds
+_GONE = ("sha", "mdc2", "ripemd", "ripemd160", "rmd160", "whirlpool")  # openssl 3 no longer signs with them
 _OF_CRLS = {"3", "4", "8", "11", "12", "15", "16", "33", "36"}  # X509_V_ERR_*, of a CRL that is not accepted
 
 
@@ -58,13 +59,14 @@ class OpensslCommand:
 def todays_hash(configured: t.Optional[str]) -> t.Tuple[t.List[str], t.List[Finding]]:
     """What C(openssl ca) must be told, and a person, where the configuration says (default_md) a hash that can be forged."""
     said = (configured or "").strip()
-    if said.lower() not in FORGEABLE:
+    plain = re.sub(r"^(?:rsa|dsa|ssl3)-|with(?:rsa)?encryption$|[^a-z0-9]", "", said.lower())
+    if plain not in (*FORGEABLE, *_GONE):
         return [], []
-    return ["-md", "sha256"], [hash_replaced(f"the configuration says default_md = {said}")]
+    return ["-md", "sha256"], [hash_replaced(f"the configuration says default_md = {said}, a hash")]
 
 
 def hash_replaced(why: str) -> Finding:
-    return Finding("hash_replaced", f"{why} that can be forged and that clients refuse: what is signed now has one of today")
+    return Finding("hash_replaced", f"{why} that can be forged or that clients refuse: what is signed now has one of today")
 
 
 @contextlib.contextmanager

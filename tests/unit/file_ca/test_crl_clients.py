@@ -200,10 +200,10 @@ def test_of_two_crls_without_numbers_the_later_one_is_newer(ca: OpensslCa) -> No
         made.append(_crl_policy.known_crl(crls_of_files.whose_crl, generation, (ca.directory / begin).read_bytes(), None, False))
     assert made[0] and made[1] and made[0].age < made[1].age
     assert _crl_policy.is_successor(
-        crls_of_files.whose_crl, (ca.directory / "20250601000000Z").read_bytes(), made[0].parsed, generation, "crl.pem"
+        crls_of_files.whose_crl, (ca.directory / "20250601000000Z").read_bytes(), made[0].der, generation, "crl.pem"
     )
     assert not _crl_policy.is_successor(
-        crls_of_files.whose_crl, (ca.directory / "20250101000000Z").read_bytes(), made[1].parsed, generation, "crl.pem"
+        crls_of_files.whose_crl, (ca.directory / "20250101000000Z").read_bytes(), made[1].der, generation, "crl.pem"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import ca_request
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import subject_name
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, pem, subject_name
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -72,7 +72,7 @@ def test_a_request_gets_no_more_than_the_section_says(tmp_path: Path) -> None:
         request = asked
         if subject or weak:
             key = rsa.generate_private_key(65537, weak or 2048)
-            request = ca_request(key, subject_name(subject or {"commonName": "Weak"}), 5).public_bytes(serialization.Encoding.PEM).decode()
+            request = pem(ca_request(key, subject_name(subject or {"commonName": "Weak"}), 5), REQUEST)
         before = state(root)
         assert why in refused(lambda request=request: sign(root, request))
         assert state(root) == before
