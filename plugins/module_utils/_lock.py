@@ -117,11 +117,48 @@ def _is(descriptor: int, path: str) -> bool:
     return False
 
 
-def wait_until_gone(path: t.Optional[str], what: str) -> None:
-    """Wait for the lock file of another program, C(LONGEST_WAIT) at most. Raises KeywardError where it stays."""
+def wait_until_gone(path: t.Optional[str], what: str, check: bool = False) -> None:
+    """Wait for the lock file of another program, C(LONGEST_WAIT) at most. Raises KeywardError where it stays.
+
+    One that a killed program left behind stays for ever: where it names a process that has ended, that is said at once, and in check
+    mode, which waits for nobody, too.
+    """
     deadline = time.monotonic() + LONGEST_WAIT
     while path and os.path.lexists(path):
+        holder = _holder(path)
+        if holder is not None and not _runs(holder):
+            why = f"{path} was left behind by process {holder}, which no longer runs on this host"
+            remedy = "See what it left undone (ca_info names it). Then remove that file, and run the task again"
+            raise KeywardError(what, why, remedy)
+        if check:
+            return
         if time.monotonic() > deadline:
-            why = f"another program is at work: {path} has been there for more than {LONGEST_WAIT} seconds"
+            by = f" (process {holder})" if holder is not None else ""
+            why = f"another program is at work: {path} has been there for more than {LONGEST_WAIT} seconds{by}"
             raise KeywardError(what, why, "Wait until it has ended, and run the task again. If there is none, remove that file")
         time.sleep(0.1)
+
+
+def _holder(path: str) -> t.Optional[int]:
+    """The number of the process that a lock file names."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        said = os.read(descriptor, _LONGEST_HOLDER).strip()
+        return int(said) if said.isdigit() and len(said) < 8 else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

@@ -52,7 +52,7 @@ def subject_name(subject: t.Mapping[str, t.Any]) -> x509.Name:
                 raise KeywardError(
                     "the CA can't be installed",
                     f"the subject attribute {name} can't have the value {value!r}",
-                    "It must not be empty, and a countryName has two letters",
+                    "It must not be empty nor too long (a commonName has at most 64 characters), and a countryName has two letters",
                 ) from exc
     if not attributes:
         raise KeywardError("the CA can't be installed", "its subject is empty", "Give subject, with a commonName at least")

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -245,12 +247,23 @@ def test_a_pki_whose_configuration_names_no_days(tmp_path: Path) -> None:
     assert_crl_of(ca.directory / "crl.pem", ca.certificate)
 
 
+def ended_process() -> int:
+    done = subprocess.Popen(["true"])
+    done.wait()
+    return done.pid
+
+
 def test_nothing_is_signed_while_easyrsa_is_at_work(make_ca: MakeCa, monkeypatch: pytest.MonkeyPatch) -> None:
     ca = make_ca()
     monkeypatch.setattr(_lock, "LONGEST_WAIT", 0)
-    (ca.directory / "lock.file").write_text("4711\n")
+    (ca.directory / "lock.file").write_text(f"{os.getpid()}\n")
     for order in (lambda: sign_crls(ca), lambda: renew(ca)):
-        with pytest.raises(KeywardError, match="lock.file"):
+        with pytest.raises(KeywardError, match=f"another program is at work: .*lock.file.*process {os.getpid()}"):
+            order()
+    monkeypatch.setattr(_lock, "LONGEST_WAIT", 60)
+    (ca.directory / "lock.file").write_text(f"{ended_process()}\n")
+    for order in (lambda: sign_crls(ca), lambda: renew(ca)):
+        with pytest.raises(KeywardError, match="left behind by process .* no longer runs on this host. See what it left undone"):
             order()
     assert not (ca.directory / "crl.pem").exists() and not (ca.directory / "ca.0.crt").exists()
     (ca.directory / "lock.file").unlink()

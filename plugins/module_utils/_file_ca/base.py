@@ -133,10 +133,10 @@ class FileCa:
         return type(self)(self.selector)
 
     def alone(self, files: Files, what: str, check: bool) -> t.ContextManager[t.Tuple[int, ...]]:
-        """Lock this CA, except in check mode. Yields the descriptors by which a program can hold the locks."""
+        """Keeps other runs from changing this CA meanwhile, other than in check mode. Yields what a program holds the locks by."""
+        wait_until_gone(files.lock, what, check)
         if check:
             return contextlib.nullcontext(())
-        wait_until_gone(files.lock, what)
         return locked([os.path.dirname(path) for path in (files.certificate, files.database) if path], what)
 
     def as_decided(self, of: t.Optional[str], what: str, at: t.Optional[str] = None) -> Facts:

@@ -36,6 +36,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, 
 
 try:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
@@ -49,6 +50,8 @@ _WHAT = "the CA can't be installed"
 def install(ca: FileCa, order: Install, check: bool) -> Changed:
     """Raises KeywardError; RenewedMeanwhile where another run has made the CA."""
     _refuse_remains(ca, order)
+    if not order.keys:
+        _try(order)
     changed = ca.lay_out(order, check=True)
     if not check:
         make_directory(ca.directory, ca.MODE)
@@ -161,18 +164,38 @@ def _make(ca: FileCa, files: Files, order: Install, changed: bool, check: bool) 
         key = _ca_certificate.new_key(order.key_type, order.key_size, order.curve)
         place = Place(private_key, mode="0600", encrypted_at_rest=bool(passphrase))
         put_new(private_key, key_bytes(key, place, passphrase, False), 0o600)
-    subject = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(one.oid), one.value) for one in order.subject])
     if root:
-        certificate = _ca_certificate.root_certificate(key, subject, order.days, order.path_length)
-        return _put_certificate(ca, files, certificate.public_bytes(serialization.Encoding.PEM))
+        return _put_certificate(ca, files, _made(order, key))
     if waiting is None:
-        waiting = pem(_ca_certificate.ca_request(key, subject, order.path_length), REQUEST).encode("ascii")
+        waiting = _made(order, key)
         put_new(path, waiting, 0o644)
         changed = True
     facts = ca.again().waiting(files)
     if facts is None:
         raise KeywardError(_WHAT, f"{path} is there and is no request that can be read", "Find out what it is and move it away")
     return Changed(changed, facts.authority, pending=True, request=waiting.decode("ascii", "replace"), request_file=path)
+
+
+def _made(order: Install, key: t.Any) -> bytes:
+    """The certificate of a root, or the request of a subordinate (PEM)."""
+    subject = x509.Name([x509.NameAttribute(x509.ObjectIdentifier(one.oid), one.value) for one in order.subject])
+    if order.kind == "root":
+        certificate = _ca_certificate.root_certificate(key, subject, order.days, order.path_length)
+        return certificate.public_bytes(serialization.Encoding.PEM)
+    return pem(_ca_certificate.ca_request(key, subject, order.path_length), REQUEST).encode("ascii")
+
+
+def _try(order: Install) -> None:
+    """Raise KeywardError where no such certificate or request can be made, before anything is."""
+    if order.path_length is not None and order.path_length < 0:
+        why = f"path_length is {order.path_length}, and a certificate says 0 or more"
+        raise KeywardError(_WHAT, why, "Give the number of CAs that may follow below it, or leave it out")
+    try:
+        kind = "EC" if order.key_type == "RSA" else order.key_type  # an RSA key takes its time
+        _made(order, _ca_certificate.new_key(kind, order.key_size, order.curve))
+    except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as exc:
+        why = "the cryptography package of this host makes no certificate with that subject, curve and time"
+        raise KeywardError(_WHAT, why, "Give another subject, curve or number of days, or install a newer release of it") from exc
 
 
 def _put_certificate(ca: FileCa, files: Files, text: bytes) -> Changed:

@@ -14,6 +14,7 @@ from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule 
 from ansible_collections.keyward.pki.plugins.action.ca_install import ActionModule as CaInstall
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
+from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.meanwhile import Meanwhile
 
@@ -102,3 +103,30 @@ def test_a_known_ca_whose_database_is_gone_is_restored_not_begun_anew(host: Mean
     index.unlink()
     refused = host.does(CaInstall, **ROOT, **kept)["msg"]
     assert "index.txt is missing" in refused and "Restore it (keyward.pki.restore" in refused and not index.exists()
+
+
+@pytest.mark.parametrize("terms", [ROOT, SUB])
+@pytest.mark.parametrize("check", [True, False])
+def test_what_no_certificate_can_say_is_refused_before_anything_is_made(
+    check: bool, terms: dict[str, Any], host: Meanwhile, tmp_path: Path
+) -> None:
+    for more, why in (
+        ({"path_length": -1}, "path_length is -1"),
+        ({"subject": {"commonName": "L" * 65}}, "at most 64 characters"),
+        ({"subject": {"countryName": "USA"}}, "a countryName has two letters"),
+    ):
+        done = host.does(CaInstall, **{**terms, **more}, check=check)
+        assert done["failed"] and why in done["msg"]
+        assert not (tmp_path / "ca").exists()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_what_the_library_of_the_host_refuses_is_found_out_first(
+    check: bool, host: Meanwhile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_given: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(_ca_certificate, "root_certificate", refuse)
+    done = host.does(CaInstall, **ROOT, check=check)
+    assert done["failed"] and "makes no certificate with that subject" in done["msg"] and not (tmp_path / "ca").exists()
