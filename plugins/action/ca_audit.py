@@ -45,7 +45,7 @@ class ActionModule(StoreTask):
         return {"changed": False, "audit": document, "lines": lines(document)}
 
     def _stores(self, option: str, kind: Kind, faults: list[Finding]) -> dict[str, Store]:
-        """Those that can be read, by the paths that the inventory has. What stands in one that can't is as good as lost today."""
+        """The readable stores, by the paths in the inventory. What is only in an unreadable store counts as lost today."""
         found: dict[str, Store] = {}
         given = dict.fromkeys([*(self.options[option] or ()), *(path for ca in self.options["cas"] for path in ca[option])])
         for path in given:
@@ -69,7 +69,7 @@ class ActionModule(StoreTask):
         ]
 
     def _remembered(self, record: Record) -> list[Finding]:
-        """What is less than before, by this controller's memory."""
+        """Findings where the stores hold less than this controller remembers."""
         if not isinstance(record, KnownAuthority):
             return []
         error = self.memory.rolled_back(BACKUPS.name, record.id, record.signed)
@@ -114,7 +114,7 @@ class ActionModule(StoreTask):
 
 
 def _hints_missing(stores: t.Iterable[Store], known: t.Sequence[KnownAuthority]) -> list[Finding]:
-    """Without them more is read than need be, and nothing else."""
+    """Missing hints: they make runs slower, nothing else."""
     lacking = [
         store.path
         for store in stores

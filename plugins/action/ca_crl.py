@@ -69,12 +69,12 @@ class ActionModule(Task):
         return bool(self.options["fetch"] or self.options["former_hosts"])
 
     def _locked(self, generation: Generation) -> bool:
-        """Whether its key is encrypted and nobody has given its passphrase: no run may stand still for that each night."""
+        """Whether its key is encrypted and no passphrase was given: that must not fail the run each night."""
         given = self._secret("private_key_passphrase") or any(one.get("private_key_passphrase") for one in self.options["older"] or ())
         return generation.private_key == "inaccessible" and bool(generation.encrypted_at_rest) and not given
 
     def _without_locked(self, told: Crled, able: list[Generation], due: list[DueCrl]) -> tuple[list[DueCrl], list[Known], list[Finding]]:
-        """What can be signed, the CRLs that go on for keys which can't be used, and what is to be said of these."""
+        """The generations that can sign, the CRLs that stay for keys which can't be used, and the findings about those."""
         locked = {one.sha256: one for one in able if self._locked(one)}
         kept, found = list[Known](), list[Finding]()
         for generation in (locked[one.certificate] for one in due if one.certificate in locked):
@@ -142,7 +142,7 @@ class ActionModule(Task):
 
     @staticmethod
     def _newest(crls: list[Known], generation: Generation) -> Known | None:
-        """The newest one that who has this generation's certificate takes. Where it may sign none, all are as good."""
+        """The newest CRL that holders of this generation's certificate accept. Where the certificate allows none, any will do."""
         able = may(load(generation.certificate), "crl_sign")
         taken = [crl for crl in crls if not able or rejection(crl.der, generation.certificate) is None]
         return max(taken, key=lambda crl: crl.age, default=None)
@@ -175,7 +175,7 @@ class ActionModule(Task):
         )
 
     def _proofs(self) -> Result:
-        """A CRL by each key, in no place."""
+        """Sign a CRL with each key, in a scratch place."""
         told: Crled = self.completed(self.send(Crls(scratch=True, urls=self._looks_at_urls), Crled))
         able, advisories = self._able(told, expired=True)
         if told.abilities.signs_any_crl:

@@ -141,7 +141,7 @@ class ActionModule(DatabaseTask):
         state = self._state(told)
         there = None if stores else self._host_store(told.generations, to_write=True)
         used: t.Sequence[Store | HostStore] = [there] if there else stores
-        self.memory.refuse_other_stores(used)  # one of a host is known by what it told
+        self.memory.refuse_other_stores(used)  # a store on the host: take what the host told of it
         known = self._known(told, used)
         moved = [Finding("home_changed", f"a person says where {told.authority.subject} lives")] if known.change else []
         newest, said = known.newest, self._compared(told, known, used)
@@ -252,7 +252,7 @@ class ActionModule(DatabaseTask):
             authority, database = replace(told.authority, id=identity or _new_id(told)), _databases.new_id()
             above = own.name if own else directory_name(authority)
             name = f"{above}/{_databases.directory_of(database, authority)}"
-            # Those of which no manifest reads.
+            # Sets without a readable manifest.
             every = every or [one for store in stores for one in store.series([above]) if one.authority == above]
         read = own.series if own else {}
         series = {store.path: next((one for one in read.get(store.path, ()) if one.name == name), store.one(name)) for store in stores}
@@ -302,7 +302,7 @@ class ActionModule(DatabaseTask):
         )
 
     def _gone_back(self, told: StateTold, known: Known) -> tuple[Lacking, ...]:
-        """What a database that only its own judgement compares has lost."""
+        """The losses of a database that only its backend's judgement can compare."""
         if not told.own_state:
             return ()
         return _databases.lacking_of(known.sets, lambda older: self._lost(told, older))
@@ -361,7 +361,7 @@ class ActionModule(DatabaseTask):
     # --- into a store of the host ---
 
     def _in_store_of_host(self, store: HostStore, told: StateTold, draft: SetManifest, known: Known, plan: Plan) -> Made:
-        """Made and stored there: nothing travels."""
+        """Make and store the set on the host: no file travels."""
         series = known.own[store.path]
         directory, database = known.name.split("/")
         counting = tuple(one.digest for one in series.all)
@@ -411,7 +411,7 @@ class ActionModule(DatabaseTask):
                 arrived.links = plan.chain
                 with self._saying("compares the set with those before it"):
                     for _member in set_files(arrived).list():
-                        pass  # it was proved where it was made; here, that its lists and those of its chain are what its manifest says
+                        pass  # its files were proved on the host; here the member lists of its chain are compared with the manifest
                     lacking = _databases.lacking_of(known.sets, lambda older: compared(arrived, older, files=False))
                 manifest = replace(manifest, lacking=lacking)
             with first.locked():
@@ -455,7 +455,7 @@ class ActionModule(DatabaseTask):
 
 
 def _new_id(told: StateTold) -> str:
-    """A certificate whose key is not there makes nobody its owner: it can be that of the CA above."""
+    """The id of a new authority. A certificate without its key does not count: it may be that of the CA above."""
     own = [generation for generation in told.generations if generation.private_key != "missing"]
     return authority_id(own or told.generations[-1:])
 
@@ -469,7 +469,7 @@ def _numbers(state: State) -> str:
 
 
 def _left_out(files: t.Iterable[t.Mapping[str, t.Any]]) -> t.Iterator[Finding]:
-    """Said each night: in none of the sets is that file."""
+    """Reported each night: no set has that file."""
     for one in files:
         if one.get("count") is None:
             yield Finding("private_key_left_out", f"{one['path']}: {one['why']}")

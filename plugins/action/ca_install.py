@@ -45,7 +45,7 @@ class ActionModule(BackupTask):
             return self._answered(exc.waiting) if exc.waiting else self._new(exc.abilities)
 
     def _there(self, told: Told) -> Result:
-        """A CA that is there is never touched."""
+        """What is said of a CA that exists already: it is never touched."""
         lost = [generation.label for generation in told.generations if generation.private_key == "missing"]
         if lost:
             raise KeywardError(
@@ -138,7 +138,7 @@ class ActionModule(BackupTask):
     def _brought_back(self, chosen: ChosenBackup, abilities: Abilities) -> Result:
         own, trial = None, None
         if not abilities.keys_in_hand:
-            # What was imported is exported once more, under a password of this moment, to see whether it can be.
+            # Export what was imported once more, under a throwaway password, to see whether the next backup can be made.
             own, trial = _adcs.terms_of_bringing_back(chosen), one_time_password()
         keys = ImportKeys(
             generations=tuple(chosen.generations),

@@ -67,7 +67,7 @@ class Plan(t.NamedTuple):
     expected: list[Generation]  # every generation that is or was there
     due_for: list[Generation]  # those that no backup covers
     covered: frozenset[str]
-    home: HomeChange | None  # what a person says of it
+    home: HomeChange | None  # what a person states about its home
     why: str | None  # install, renewal, password_change or forced; None where nothing is due
     copies: list[tuple[Stored, Store]]
 
@@ -132,7 +132,7 @@ class ActionModule(BackupTask):
         return t.cast(Exported, self.completed(self.send(order, Exported)))
 
     def _one_time_password(self) -> str | None:
-        """None where nothing is to be stored, or could be."""
+        """A one-time password for the host's keys; None in check mode, and where the password given is missing or too weak to store under."""
         password = self._secret("password")
         fit = password is not None and not password_fault(password)
         self._one_time = one_time_password() if fit and not self._check else None
@@ -220,7 +220,7 @@ class ActionModule(BackupTask):
         return result
 
     def _refuse_what_can_not_be_sealed(self, plan: Plan) -> None:
-        """Before any secret is asked for: a partial backup is a failure."""
+        """Refuse a partial backup, before the password is asked for."""
         carried = {generation.public_key_sha256 for generation in plan.match.generations} if plan.match else set()
         faults, remedies = [], []
         for generation in plan.told.generations:
@@ -292,7 +292,7 @@ class ActionModule(BackupTask):
         return data
 
     def _handed_over(self, plan: Plan) -> list[Bundle]:
-        """The keys of the host, opened. Asked for once more where it could not know that a backup is due."""
+        """The host's keys, opened. They are asked for again where the host couldn't know that a backup is due."""
         told = plan.told
         if not told.files and any(generation.private_key == "present" for generation in told.generations):
             told = self._ask((), plan.match.public_keys if plan.match else ())
@@ -398,7 +398,7 @@ class ActionModule(BackupTask):
 
 
 def _why_due(plan: Plan) -> str:
-    """The first cause: what is damaged explains what is not covered."""
+    """Why a backup is due. Where older backups are damaged, that is the cause, and told alone."""
     if plan.match is None:
         return "the stores hold no backup of this CA"
     damaged = [advisory.message for advisory in plan.match.advisories]

@@ -115,7 +115,7 @@ class ActionModule(BackupTask):
 
     def _import(self, chosen: ChosenBackup, told: Told | None, abilities: Abilities, keys: t.Collection[str]) -> Imported:
         files = () if self._check else chosen.given(keys, abilities.keys_in_hand)
-        # What was imported is exported once more, under a password of this moment, to see whether it can be.
+        # Export what was imported once more, under a throwaway password, to see whether the next backup can be made.
         self._trial_password = one_time_password() if files and not abilities.keys_in_hand else None
         order = ImportKeys(
             generations=tuple(chosen.generations),

@@ -73,7 +73,7 @@ class ActionModule(BackupTask):
         return result
 
     def _unless_unvouched(self, chosen: ChosenBackup, verdict: Verdict) -> Verdict:
-        """What no task would restore is not restorable, unless a person vouches for it now."""
+        """Refuse a backup that no known signer vouches for, since no task would restore it, unless a person vouches for it now."""
         doubt = chosen.stored.doubt if chosen.stored else None
         if doubt is None or self.options["verified_by"]:
             return verdict
@@ -108,7 +108,7 @@ def _certificate_result(der: bytes) -> Result:
 
 
 def _encryption_result(contents: t.Sequence[Contents]) -> Result | None:
-    """One statement for all files of a backup: the weakest of them counts."""
+    """The protection of a whole backup: that of its weakest file."""
     if not contents:
         return None
     all_of = [content.encryption for content in contents]

@@ -21,7 +21,7 @@ class ActionModule(Task):
     NAME, ARGUMENTS = "ca_store", _arguments.CA_STORE
 
     def perform(self) -> Result:
-        """On the host with no order: a store there is no CA's."""
+        """Make the store on the host. There is no order: it belongs to no CA."""
         if self.options["host"]:
             arguments = {name: value for name, value in self._task.args.items() if name not in _arguments.SIGNERS}
             outcome: Result = self._execute_module(module_args=arguments, task_vars=self._task_vars)
@@ -38,7 +38,7 @@ class ActionModule(Task):
         return {name: value for name, value in outcome.items() if name not in left_out}
 
     def _signer(self, first: bool) -> Result | None:
-        """Who signs for stores here; the key is made together with the first one. None where there is none, or it can't be read."""
+        """Who signs for stores here; the signing key is made with the first store. None where there is none, or it can't be read."""
         signers = Signers(self.options)
         given = all(self.options[name] is not None for name in ("store_signing_key", "allowed_signers"))
         made = make_signing_key(signers, given) if first else None
@@ -56,6 +56,6 @@ class ActionModule(Task):
 
 
 def _holds_anything(path: str) -> bool:
-    """Never where signed manifests lie: whoever signed them has the key."""
+    """Whether a signing key may be made: never beside signed manifests, since whoever signed them has a key already."""
     with os.scandir(path) as entries:
         return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)

@@ -251,14 +251,14 @@ class Task(ActionBase):  # type: ignore[misc]
     @contextlib.contextmanager
     def room_for(self, answers: type[t.Any]) -> t.Iterator[None]:
         """Whatever the host prints in here takes no more memory than such an answer may. Raises KeywardError."""
-        # A local module is a program of this process, and has its limits. What needs much memory there is not the answer.
+        # A module on this machine inherits the limits of this process. It needs memory for more than its answer.
         local = getattr(self._connection, "transport", None) == "local"
         full = False
         try:
             with contextlib.nullcontext() if local else memory_limited(getattr(answers, "ROOM", ROOM)):
                 yield
         except MemoryError:
-            full = True  # what filled it is let go before anything else
+            full = True  # free what filled the memory before anything else
         if full:
             raise KeywardError(
                 f"{self.NAME} can't go on",

@@ -48,7 +48,7 @@ class Abilities:
 
 @dataclass(frozen=True)
 class CrlFacts:
-    """A CRL of the CA that lies on its host. C(needed): something that its key signed is unexpired. Times are ISO 8601, UTC."""
+    """A CRL of the CA on its host. C(needed): its key has signed certificates that haven't expired. Times are ISO 8601, UTC."""
 
     path: str
     public_key_sha256: str

@@ -170,7 +170,8 @@ class NamedUrl:
 
 @dataclass(frozen=True)
 class Crl:
-    """A CRL at its place, or in none (scratch). C(certificate): whose place it is, where the host can tell. C(lacks): revocations."""
+    """A CRL on the host, or a scratch one. C(certificate): of its generation, where the host can tell. C(lacks): how many revocations
+    it lacks."""
 
     content: t.Annotated[bytes, Most(LARGEST_CRL)] = field(repr=False)
     path: t.Optional[Path] = None
@@ -201,7 +202,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class SignDrafts:
-    """Sign each in memory: the proof of keys that software has which signs no CRL but its own."""
+    """Sign each in memory: this proves the keys of software that signs only its own CRLs."""
 
     NAME: t.ClassVar[str] = "sign_drafts"
 
