@@ -132,7 +132,7 @@ class ActionModule(BackupTask):
         return t.cast(Exported, self.completed(self.send(order, Exported)))
 
     def _one_time_password(self) -> str | None:
-        """A one-time password for the host's keys; None in check mode, and where the password given is missing or too weak to store under."""
+        """A one-time password for the host's keys; None in check mode, and where no password, or too weak a one, was given."""
         password = self._secret("password")
         fit = password is not None and not password_fault(password)
         self._one_time = one_time_password() if fit and not self._check else None
