@@ -262,7 +262,19 @@ function Get-PendingRequest {
     $file = "$(Get-AdcsSetting 'RequestFileName' $SanitizedName)"
     $suffix = if ($Certificates) { "($Certificates)" } else { '' }
     $file = Resolve-AdcsPlaceholder -Path $file -SanitizedName $SanitizedName -Suffix $suffix
+    if ($file -and -not [IO.File]::Exists($file)) { $file = Get-RequestBeside -Path $file }
     [ordered]@{ path = $file; request = if ($file -and [IO.File]::Exists($file)) { [IO.File]::ReadAllText($file) } else { $null } }
+}
+
+function Get-RequestBeside {
+    # The newest request file of this name with another index, or that path where there is none: the index in the name is not always the count of certificates.
+    param([string]$Path)
+    $directory, $stem = [IO.Path]::GetDirectoryName($Path), ([IO.Path]::GetFileNameWithoutExtension($Path) -replace '\([0-9]+\)$', '')
+    if (-not [IO.Directory]::Exists($directory)) { return $Path }
+    $others = @([IO.Directory]::GetFiles($directory, '*.req') | Where-Object {
+            ([IO.Path]::GetFileNameWithoutExtension($_) -replace '\([0-9]+\)$', '') -eq $stem
+        } | Sort-Object -Property { [IO.File]::GetLastWriteTimeUtc($_) })
+    if ($others.Count) { $others[-1] } else { $Path }
 }
 
 function Assert-AdcsNotClustered {

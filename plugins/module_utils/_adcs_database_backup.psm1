@@ -142,7 +142,7 @@ function Write-DatabaseSet {
     param([string]$Directory, [System.Collections.IDictionary]$Facts, [System.Collections.IDictionary]$State, [bool]$TruncateLogs, [string]$What)
     $parameters = @{ Path = $Directory; DatabaseOnly = $true }
     if (-not $TruncateLogs) { $parameters['KeepLog'] = $true }
-    $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Parameters $parameters -Limit Copy -What $What
+    $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Parameters $parameters -Limit Copy -Bytes (Get-DatabaseSize) -What $What
     # Whatever case Windows gives the folder: what is restored must find it as DataBase.
     $database = @([IO.Directory]::GetDirectories($Directory) | Where-Object { [IO.Path]::GetFileName($_) -eq 'DataBase' })
     $made = @(if ($database.Count) { [IO.Directory]::GetFiles($database[0]) })

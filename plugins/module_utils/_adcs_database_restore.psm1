@@ -339,8 +339,13 @@ function Switch-Database {
                 $aside = Move-AdcsDatabase -Directory $place -Label 'set-aside' -Time $Time -What $What
                 if ($aside) { $null = $moved.Add($aside) }
             }
-            $parameters = @{ Path = $Directory; DatabaseOnly = $true; Force = $true }
-            $null = Invoke-AdcsCmdlet -Command 'Restore-CARoleService' -Parameters $parameters -Limit Copy -What $What
+            # Confirm: what this runspace prefers does not reach the compatibility session of PowerShell 7.
+            $parameters = @{ Path = $Directory; DatabaseOnly = $true; Force = $true; Confirm = $false }
+            $size = 0L
+            foreach ($file in [IO.Directory]::GetFiles($Directory, '*', [IO.SearchOption]::AllDirectories)) {
+                $size += (New-Object -TypeName IO.FileInfo -ArgumentList $file).Length
+            }
+            $null = Invoke-AdcsCmdlet -Command 'Restore-CARoleService' -Parameters $parameters -Limit Copy -Bytes $size -What $What
         }
         if ($Wanted['registry']) {
             $file = Join-Path -Path $Directory -ChildPath 'edited.reg'

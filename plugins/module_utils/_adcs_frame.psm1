@@ -43,18 +43,18 @@ $errorTexts = @{
     '0x800706BA' = 'the service of the CA does not answer',
     'Start CertSvc; where it runs, its database is not mounted: see event 17 of the Application log'
     '0x80070522' = 'the session lacks the privilege to back up or to restore', 'Run the task elevated, as an administrator of the host'
-    '0x80090003' = 'the private key can not be exported', 'Back it up by the procedure of its provider, and state that in the manifest'
+    '0x80090003' = 'the private key can not be exported', 'Back it up by the procedure of its provider (HSM)'
     '0x8009000B' = 'the private key can not be exported',
     'Back it up by the procedure of its provider (HSM), or renew the CA with an exportable key'
     '0x8009000D' = 'the private key is missing, or its provider (HSM) does not answer',
-    'Check the provider and the key container: certutil -verifykeys'
+    'Is the device there and unlocked? The tools of its vendor tell. A key in software: put it back with ca_key_restore'
     '0x8009000F' = 'a key with the same container name is there already',
     'Find out whose it is (certutil -key); move it away before you restore'
     '0x80090010' = 'the provider of the private key does not allow it',
     'Give the account rights on the key, or back it up by the procedure of its provider'
     '0x80090011' = 'the certificate or key was not found', 'Look at the store: certutil -store My'
     '0x80090016' = 'a CA certificate has no private key',
-    'Restore all keys of the CA with ca_key_restore; certutil -verifykeys shows which is missing'
+    'Restore all keys of the CA with ca_key_restore; ca_info shows which is missing'
     '0x80090022' = 'the provider of the private key wants to ask a person',
     'Let the CA use its key without interaction (the provider''s own protection settings)'
     '0x80090029' = 'the provider of the private key does not support this', 'Back it up by the procedure of its provider'

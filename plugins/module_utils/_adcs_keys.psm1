@@ -18,6 +18,8 @@ $cannotLeave = '0x80090003', '0x8009000B', '0x80090010', '0x80090029'
 # Where the keys are to be exported one by one.
 $keyIsMissing = '0x8009000D', '0x80090016'
 $serviceIsDown = '0x80070422', '0x80070426', '0x800706BA'
+# What the service refuses to an account with two roles of the CA; the keys are in the store of the computer all the same.
+$rolesAreSeparate = '0x80094008'
 
 # --- backup ----------------------------------------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ function Export-Authority {
     }
     catch {
         $data = $_.Exception.Data
-        if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing + $serviceIsDown) -notcontains $data['Code'])) { throw }
+        if (-not $data.Contains('Code') -or ($data['Code'] -and ($cannotLeave + $keyIsMissing + $serviceIsDown + $rolesAreSeparate) -notcontains $data['Code'])) { throw }
         if (-not $data['Code']) {
             $states = @(Get-AdcsKeyState @($Thumbprint | ForEach-Object { Get-AdcsCertificate $_ }))
             if (-not @($states | Where-Object { $_.Exportable -eq $false }).Count) { throw }

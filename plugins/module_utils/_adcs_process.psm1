@@ -9,6 +9,8 @@ Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
 # Seconds. A large database takes hours to copy, and its logs are replayed while the service starts.
+# To it comes a second for each 2 MB of the database that is copied, asked or opened.
+$bytesInASecond = 2MB
 $limits = @{ Quick = 60; Key = 120; Publish = 300; View = 600; Command = 600; Service = 600; Setup = 1800; Copy = 14400 }
 
 # Which cmdlets come with what.
@@ -122,12 +124,25 @@ function Invoke-AdcsCertutil {
     Invoke-AdcsProgram -FilePath (Get-AdcsSystemPath -Name 'certutil.exe') @PSBoundParameters
 }
 
+function Stop-CompatibilityProcess {
+    # PowerShell 7 runs the modules of AD CS in a powershell.exe of its own, a child of this process, which would go on with what was given up.
+    if ($PSVersionTable.PSEdition -ne 'Core') { return }
+    try {
+        foreach ($child in @(Get-CimInstance -ClassName Win32_Process -Filter "ParentProcessId=$PID and Name='powershell.exe'")) {
+            Stop-Process -Id $child.ProcessId -Force
+        }
+    }
+    catch { Write-Debug -Message 'There is none, or it ended by itself.' }
+}
+
 function Invoke-AdcsCmdlet {
     <#
     .SYNOPSIS
         Runs a cmdlet, or a script block, in a runspace of its own and in bounded time. Returns what it puts out, live objects.
     .PARAMETER Limit
         How long it may take, a name of $limits.
+    .PARAMETER Bytes
+        The size of the database that it works through: the bound grows with it.
     .PARAMETER What
         The first part of the error: "the keys can't be backed up".
     .NOTES
@@ -139,9 +154,10 @@ function Invoke-AdcsCmdlet {
         [Parameter(Mandatory = $true, ParameterSetName = 'ScriptBlock')][scriptblock]$ScriptBlock,
         [hashtable]$Parameters = @{},
         [Parameter(Mandatory = $true)][string]$Limit,
+        [long]$Bytes = 0,
         [Parameter(Mandatory = $true)][string]$What
     )
-    $seconds = $limits.$Limit
+    $seconds = $limits.$Limit + [int][Math]::Min(604800, $Bytes / $bytesInASecond)
     $name = if ($Command) { $Command } else { 'the provider of the key' }
     $runspace = [RunspaceFactory]::CreateRunspace([System.Management.Automation.Runspaces.InitialSessionState]::CreateDefault2())
     $runspace.ThreadOptions = 'ReuseThread'
@@ -162,6 +178,7 @@ function Invoke-AdcsCmdlet {
         $ended = $running.AsyncWaitHandle.WaitOne($seconds * 1000)
         if (-not $ended) {
             $ended = $shell.BeginStop($null, $null).AsyncWaitHandle.WaitOne(10000)
+            if (-not $ended) { Stop-CompatibilityProcess }
             throw (New-AdcsError -What $What -Why "$name did not end within $seconds seconds" `
                 -Remedy 'It may wait for a dialog that nobody sees, or for a device: run it by hand on the host, see what it asks, then run this again')
         }

@@ -39,6 +39,7 @@ function Invoke-AdcsSetup {
     # Install-AdcsCertificationAuthority. Whether it waits for its certificate is read from the registry afterwards.
     param([hashtable]$Parameters, [string]$What)
     $Parameters['Force'] = $true
+    $Parameters['Confirm'] = $false  # what this runspace prefers does not reach the compatibility session of PowerShell 7
     $command = 'Install-AdcsCertificationAuthority'
     $enterprise = $Parameters['CAType'] -like 'Enterprise*'
     # An enterprise CA begins to issue by the default templates as soon as it is there. What it is to issue is set when it is whole.

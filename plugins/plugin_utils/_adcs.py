@@ -226,7 +226,7 @@ class CrlDraft:
             raise KeywardError(
                 f"{self.generation.label} could not sign a CRL",
                 "its certificate does not verify what its key signed",
-                "Look at the key of this certificate with certutil -verifykeys, and put the right one back (ca_key_restore)",
+                "Look at the key of this certificate with certutil -verifystore My, and put the right one back (ca_key_restore)",
             )
         return Known(self.generation, None, made, proved=whose is Whose.OURS)
 

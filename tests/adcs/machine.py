@@ -56,6 +56,7 @@ SWITCHES: dict[str, Any] = {
     "pings_until_ready": 0,
     "directory": "writable",
     "enrolls_at_once": "never",
+    "role_separation": False,
     "cluster": False,
     "domain": False,
     "kra": False,
@@ -110,6 +111,7 @@ MESSAGES: dict[int, tuple[str, str, str]] = {
         "Die Sperrfunktion konnte die Sperrung nicht überprüfen, da der Sperrserver offline war.",
     ),
     0x80092004: ("CRYPT_E_NOT_FOUND", "Cannot find object or property.", "Das Objekt oder die Eigenschaft wurde nicht gefunden."),
+    0x80094008: ("CERTSRV_E_ROLECONFLICT", "The user has multiple roles assigned.", "Dem Benutzer sind mehrere Rollen zugewiesen."),
     0x80094004: ("CERTSRV_E_PROPERTY_EMPTY", "The requested property value is empty.", "Der angeforderte Eigenschaftenwert ist leer."),
     0x800B0109: (
         "CERT_E_UNTRUSTEDROOT",

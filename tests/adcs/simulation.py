@@ -358,6 +358,8 @@ class Host(Machine):
         path = Path(given.get("Path") or "/")
         password, force = given.get("Password") or "", bool(given.get("Force"))
         if command == "Backup-CARoleService":
+            if self.switches()["role_separation"]:
+                raise Failure(0x80094008)
             if not given.get("DatabaseOnly"):
                 self.backup_key(path, password, force)
             if not given.get("KeyOnly"):

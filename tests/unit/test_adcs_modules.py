@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -386,3 +387,27 @@ def test_crls_are_found_wherever_the_ca_publishes_them(host: AdcsHost, tmp_path:
     assert found() == [("", False)], "none lies there: as the CA has it"
     host.publish_crls()
     assert found() == [(f"base+{host.active}.crl", False)]
+
+
+def test_an_account_with_two_roles_still_backs_up_the_keys(host: AdcsHost, tmp_path: Path) -> None:
+    host.install_by_hand()
+    host.switch(role_separation=True)
+    script = f"""
+        $password = New-SecureString -Request @{{ password = 'Xq7-0123456789abcdef' }} -Name 'password'
+        $made = Export-Authority -Thumbprint '{host.generations[0]}' -Password $password
+        $made.files.Count, $made.not_exportable.Count"""
+    assert run(host, tmp_path, "_adcs_keys", script) == [1, 0]
+
+
+def test_a_request_with_another_number_is_found(host: AdcsHost, tmp_path: Path) -> None:
+    folder = tmp_path / "CertEnroll"
+    folder.mkdir()
+    for number, name in enumerate(("ca01_Issuing(1).req", "ca01_Issuing(3).req", "ca01_Other(9).req")):
+        (folder / name).touch()
+        os.utime(folder / name, (number, number))
+    wanted = "ca01_Issuing(2).req", "ca01_Third.req"
+    script = f"""
+        foreach ($name in '{wanted[0]}', '{wanted[1]}') {{
+            [IO.Path]::GetFileName((Get-RequestBeside -Path (Join-Path -Path '{folder}' -ChildPath $name)))
+        }}"""
+    assert run(host, tmp_path, "_adcs_authority", script) == ["ca01_Issuing(3).req", "ca01_Third.req"]
