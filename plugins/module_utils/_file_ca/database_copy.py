@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import is_staging
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
@@ -180,8 +181,10 @@ class Survey:
                 continue
             with contextlib.ExitStack() as stack:
                 opened = {path: stack.enter_context(contextlib.closing(_Opened(path))) for path in paths if os.path.lexists(path)}
-                same = all(one.is_there for one in opened.values()) and not any(os.path.lexists(p) for p in paths if p not in opened)
-                if not same or (self._is_at_work() and not last):
+                if self._is_at_work() and not last:
+                    continue
+                # Looked at last: of files that were put in place since they were opened, some have another name or one again.
+                if not all(one.is_there for one in opened.values()) or any(os.path.lexists(path) for path in paths if path not in opened):
                     continue
                 held = {path: one.read() for path, one in opened.items() if one.is_file}
                 if all(found is not None for found in held.values()):
@@ -238,7 +241,7 @@ class Survey:
                 self._stores |= {directory} - {self._apart or ""}
                 directories.clear()
                 continue
-            directories.sort()
+            directories[:] = sorted(name for name in directories if not is_staging(name))
             found.setdefault(directory, folders)
             links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
             for name in sorted({*names, *links} - {LOCK}):

@@ -35,14 +35,20 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import files_here, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_configuration import MOVED, Configurations, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import LARGEST_LOOKED_AT, KnownCrls, published_on
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import owner_of, recorded_protection, staged_member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore, take_away_left
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import (
+    lacks_chain,
+    owner_of,
+    recorded_protection,
+    staged_member,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._files import (
     make_directories,
     move_aside,
@@ -54,7 +60,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._protection import Pro
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -170,10 +176,9 @@ class Restoration:
                 continue
             if there == "different" and member.part == "attributes" and self._says_the_same(path):
                 there = "same"
-            if stream and there == "different" and member.part == "certificate" and _lacks_chain(path, stream.read(LARGEST_INPUT)):
+            if stream and there == "different" and member.part == "certificate" and lacks_chain(path, stream.read(LARGEST_INPUT)):
                 there = "shortened"
             items.append(_Item(here, path, there))
-        self._set.prove()
         for item in items:
             if self._order.part in ("all", item.member.part):
                 self._refuse_outside(item)
@@ -338,21 +343,29 @@ class Restoration:
             path = self._core_path(part)
             if path not in [one.path for one in self._restored]:
                 self._restored.append(orders.BroughtBack(path, "database"))
-        protections = {item.path: recorded_protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
+        kept = [item for item in wanted.values() if item.member.type != "link" and (item.member.acl or not _is_new(item))]
+        protections = {item.path: recorded_protection(item.member, item.path) for item in kept}
         if self._check:
             self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._gives_way(i)]
             return
-        path = ""
+        for folder in {os.path.dirname(item.path) for item in items if item.member.part in ISSUED_PARTS}:
+            take_away_left(folder)
+        path, self._ways = "", None
         stack = contextlib.ExitStack()
         try:
             late: t.List[t.Tuple[StagedFile, str]] = []
             directories: t.List[_Item] = []
+            mass = stack.enter_context(MassRestore())
             for member, stream in self._set.contents() if wanted else ():
                 if member.path not in wanted:
                     continue
                 item = wanted[member.path]
                 path = item.path
-                self._ways = None
+                if stream and _is_new(item):
+                    if not mass.knows(os.path.dirname(path)):
+                        self._make_way(item)
+                    mass.add(path, stream, item.member)
+                    continue
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
                     if make_directories(path, Protection(int(member.mode, 8))):
@@ -376,6 +389,7 @@ class Restoration:
                         staged.replace()
                     else:
                         staged.commit()
+            mass.finish()
             for part, data in changed.items():
                 path = self._core_path(part)
                 like = self._core[part]
@@ -396,6 +410,11 @@ class Restoration:
             ) from exc
         finally:
             stack.close()
+
+    def _make_way(self, item: _Item) -> None:
+        """The folder of a file that comes back."""
+        self._refuse_outside(item)
+        make_directories(os.path.dirname(item.path), Protection(0o755))
 
     def _gives_way(self, item: _Item) -> bool:
         """Whether what is there is kept under another name: as the task says, or where the set's certificate of one number counts."""
@@ -456,6 +475,11 @@ class Restoration:
         )
 
 
+def _is_new(item: _Item) -> bool:
+    """Whether it is one of the many that come back where nothing is."""
+    return item.there == "missing" and item.member.type == "file" and item.member.part in ISSUED_PARTS
+
+
 def _part(part: str) -> str:
     parts = {"movable": "issued", **dict.fromkeys(("index", "serial", "crl_number", "attributes", "companion"), "database")}
     return parts.get(part, part)
@@ -475,9 +499,3 @@ def _compare(member: Member, path: str) -> str:
     if os.path.getsize(path) != member.size:
         return "different"
     return "same" if digest_or_none(path) == member.sha256 else "different"
-
-
-def _lacks_chain(path: str, whole: bytes) -> bool:
-    """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
-    certificates = pem_certificates(whole)
-    return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]

@@ -11,7 +11,9 @@ import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._protection import (
     Protection,
     acl_from_text,
@@ -19,6 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._protection import (
     protection_of,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 
 _CHUNK = 1024 * 1024
 
@@ -50,3 +53,9 @@ def owner_of(member: Member) -> t.Tuple[int, int]:
     with contextlib.suppress(KeyError):
         gid = grp.getgrnam(member.group).gr_gid
     return uid, gid
+
+
+def lacks_chain(path: str, whole: bytes) -> bool:
+    """Whether a file holds the set's CA certificate without those of the CAs above it: a restored key brings only its own."""
+    certificates = pem_certificates(whole)
+    return len(certificates) > 1 and pem_certificates(read_file(path, "the CA certificate", LARGEST_INPUT)) == certificates[:1]

@@ -15,9 +15,23 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import restore_mass
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, Members
 from support.openssl_ca import OpensslCa
-from support.sets import copied, digested, ended_within, forged, listed, lose_all_but_keys, make, refused, relisted, restore, restored
+from support.sets import (
+    contents_of,
+    copied,
+    digested,
+    ended_within,
+    forged,
+    listed,
+    lose_all_but_keys,
+    make,
+    refused,
+    relisted,
+    restore,
+    restored,
+)
 
 
 def test_a_damaged_set_is_found_before_anything_is_touched(ca: OpensslCa, tmp_path: Path) -> None:
@@ -68,9 +82,9 @@ def test_a_forged_set_makes_no_program_of_root(ca: OpensslCa, tmp_path: Path) ->
 def test_what_is_swapped_while_it_is_restored_changes_nothing_else(
     ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nameless: bool
 ) -> None:
-    """The directory of issued certificates may belong to another user than root, who restores."""
+    """The directory of the CA may belong to another user than root, who restores."""
     manifest, victim = make(ca, tmp_path / "set"), tmp_path / "victim"
-    issued = ca.directory / "newcerts" / "1000.pem"
+    issued = ca.directory / "index.txt.attr"
     issued.unlink()
     victim.write_text("of root")
     victim.chmod(0o600)
@@ -93,6 +107,50 @@ def test_what_is_swapped_while_it_is_restored_changes_nothing_else(
             restore(ca, tmp_path / "set", manifest)
         assert seen and not issued.exists()
     assert oct(victim.stat().st_mode) == "0o100600"
+
+
+def test_a_directory_that_is_swapped_while_much_is_restored_changes_nothing(
+    ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns the directory of issued certificates takes away the one in which they are staged, and gives its name to others."""
+    manifest, newcerts = make(ca, tmp_path / "set"), ca.directory / "newcerts"
+    before = contents_of(tmp_path / "set")
+    lose_all_but_keys(ca)
+    newcerts.mkdir()
+    real, seen = restore_mass._sync, list[Path]()
+
+    def swapped(descriptor: int) -> None:
+        for staged in [] if seen else newcerts.glob(".*.keyward-restore"):
+            seen.append(staged)
+            staged.rename(tmp_path / "taken")
+            (ca.directory / "private").rename(staged)
+        real(descriptor)
+
+    monkeypatch.setattr(restore_mass, "_sync", swapped)
+    restore(ca, tmp_path / "set", manifest)
+    (staged,) = seen
+    assert [path.name for path in staged.iterdir()] == [ca.private_key.name], "what has its name now is not taken away"
+    staged.rename(ca.directory / "private")
+    assert {path.name for path in newcerts.iterdir()} == {"1000.pem"}
+    assert (newcerts / "1000.pem").read_bytes() == before[str(newcerts / "1000.pem").lstrip("/")] and not list(
+        (tmp_path / "taken").iterdir()
+    )
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_what_a_killed_restore_left_is_in_no_set_and_goes(ca: OpensslCa, tmp_path: Path, others: bool) -> None:
+    newcerts = ca.directory / "newcerts"
+    left = newcerts / f".{'0' * 16}.keyward-restore"
+    left.mkdir(mode=0o700)
+    (left / "1000.pem").write_text("half of it")
+    manifest = make(ca, tmp_path / "set")
+    assert not [path for path in contents_of(tmp_path / "set") if "keyward-restore" in path]
+    (newcerts / "1000.pem").unlink()
+    if others:  # who could have given its name to any directory
+        newcerts.chmod(0o777)
+    restore(ca, tmp_path / "set", manifest)
+    assert (newcerts / "1000.pem").exists() and left.exists() is others
+    assert {path.name for path in newcerts.iterdir()} == {"1000.pem", *([left.name] if others else [])}
 
 
 def test_a_forged_set_reaches_nothing_but_the_ca(ca: OpensslCa, tmp_path: Path) -> None:
