@@ -307,10 +307,67 @@ Save-Answer 'Also: certutil -renewCert of a running CA, as the collection calls 
     $service = [string](Get-Service -Name CertSvc).Status
     Restart-Service -Name CertSvc -Force
     Start-Authority
+    $hashes = @((Get-ItemProperty -Path "$configuration\$active").CACertHash | ForEach-Object { $_ -replace '[^0-9A-Fa-f]', '' })
     [ordered]@{
+        'NotBefore of all, in UTC' = @($hashes | ForEach-Object { (Get-Item -Path "Cert:\LocalMachine\My\$_").NotBefore.ToUniversalTime().ToString('s') })
         certutil = $ended; before = $before; 'before the restart' = $after; 'service before the restart' = $service
         'after the restart' = @((Get-ItemProperty -Path "$configuration\$active").CACertHash).Count
     }
+}
+
+Save-Answer '13. Is RestoreInProgress gone when the service has started?' {
+    $folder, $key = (New-Folder), "$configuration\RestoreInProgress"
+    Backup-CARoleService -Path $folder -DatabaseOnly -KeepLog
+    Stop-Service -Name CertSvc -Force
+    $restored = Invoke-Try { Restore-CARoleService -Path $folder -DatabaseOnly -Force -Confirm:$false }
+    $before = Test-Path -Path $key
+    Start-Authority
+    [ordered]@{ 'Restore-CARoleService' = $restored; 'before the start' = $before; 'after it' = Test-Path -Path $key }
+}
+
+Save-Answer '14. Are the CRLs of an older root published when it is not in Root?' {
+    $oldest = @((Get-ItemProperty -Path "$configuration\$active").CACertHash)[0] -replace '[^0-9A-Fa-f]', ''
+    $place = "Cert:\LocalMachine\Root\$oldest"
+    $enroll = Join-Path -Path $env:SystemRoot -ChildPath 'System32\CertSrv\CertEnroll'
+    $there = Test-Path -Path $place
+    if ($there) { Remove-Item -Path $place }
+    try {
+        Restart-Service -Name CertSvc -Force
+        Start-Authority
+        $since = Get-Date
+        $published = Invoke-Certutil -Argument '-CRL' -Seconds 300
+        [ordered]@{
+            'it was there' = $there; 'certutil -CRL' = $published
+            'CRLs written' = @(Get-ChildItem -Path $enroll -Filter '*.crl' | Where-Object { $_.LastWriteTime -ge $since } | ForEach-Object { $_.Name })
+        }
+    }
+    finally { $null = Get-Item -Path "Cert:\LocalMachine\My\$oldest" | Export-Certificate -FilePath (Join-Path -Path $base -ChildPath 'oldest.cer') |
+            Import-Certificate -CertStoreLocation Cert:\LocalMachine\Root }
+}
+
+Save-Answer '15. What are provider, KeySpec and container after Import-PfxCertificate?' {
+    $newest = @((Get-ItemProperty -Path "$configuration\$active").CACertHash)[-1] -replace '[^0-9A-Fa-f]', ''
+    $file = Join-Path -Path (New-Folder) -ChildPath 'newest.p12'
+    $null = Export-PfxCertificate -Cert "Cert:\LocalMachine\My\$newest" -FilePath $file -Password (ConvertTo-Secure $plain) -ChainOption EndEntityCertOnly
+    $before = & $certutil -v -store My $newest | Select-String -Pattern 'Provider|KeySpec|Container' | ForEach-Object { "$_".Trim() }
+    $imported = Invoke-Try { Import-PfxCertificate -FilePath $file -CertStoreLocation Cert:\LocalMachine\My -Password (ConvertTo-Secure $plain) -Exportable }
+    $after = & $certutil -v -store My $newest | Select-String -Pattern 'Provider|KeySpec|Container' | ForEach-Object { "$_".Trim() }
+    [ordered]@{ before = @($before); imported = $imported; after = @($after) }
+}
+
+Save-Answer '16. What does -installCert do while the CRL of the CA above is offline, with -silent and with -f?' {
+    [ordered]@{ 'not asked' = 'this CA is a root; the job for a subordinate of the same workflow answers it' }
+}
+
+Save-Answer '17. What does the CA say of its own certificate?' {
+    [ordered]@{
+        'certutil -CAInfo certstatuscode 0' = (& $certutil -CAInfo certstatuscode 0 | Out-String).Trim()
+        'after a start that succeeded' = Get-CimInstance -ClassName Win32_Service -Filter "Name='CertSvc'" | Select-Object -Property ExitCode, ServiceSpecificExitCode
+    }
+}
+
+Save-Answer '18. Does -importCert need -f for a certificate that no request waits for?' {
+    [ordered]@{ 'not asked' = 'every certificate of this CA has its row' }
 }
 
 Save-Answer '12. Which certificate of a .p12 does -CertFile take?' {
@@ -324,10 +381,17 @@ Save-Answer '12. Which certificate of a .p12 does -CertFile take?' {
         Install-AdcsCertificationAuthority @parameters -Force
     }
     $there = Get-ItemProperty -Path $configuration -Name Active -ErrorAction SilentlyContinue
+    $first = if ($there) { @((Get-ItemProperty -Path "$configuration\$($there.Active)").CACertHash) } else { @() }
+    $again = Invoke-Try {
+        Uninstall-AdcsCertificationAuthority -Force
+        Install-AdcsCertificationAuthority -CAType StandaloneRootCA -CertificateID ($hashes[-1] -replace '[^0-9A-Fa-f]', '') -OverwriteExistingDatabase -Force
+    }
     [ordered]@{
         'CACertHash of the CA that was backed up' = $hashes
         'Install-AdcsCertificationAuthority -CertFile' = $installed
-        'CACertHash then' = if ($there) { @((Get-ItemProperty -Path "$configuration\$($there.Active)").CACertHash) } else { @() }
+        'CACertHash then' = $first
+        'Install-AdcsCertificationAuthority -CertificateID' = $again
+        'CACertHash after that' = if ($there) { @((Get-ItemProperty -Path "$configuration\$($there.Active)").CACertHash) } else { @() }
         'in the store My, with a key' = @(Get-ChildItem -Path Cert:\LocalMachine\My | Where-Object { $_.HasPrivateKey } | ForEach-Object { $_.Thumbprint })
         'service' = [string](Get-Service -Name CertSvc).Status
     }

@@ -5,7 +5,7 @@
 .SYNOPSIS
     Makes a throw-away machine reachable for Ansible: a local administrator of this run, and WinRM. Windows PowerShell 5.1, elevated.
 .PARAMETER Account
-    The file that gets the account's name and password, one a line.
+    The file that gets the account's name and password, and then every IPv4 address of this machine, one a line.
 #>
 param([Parameter(Mandatory = $true)][string]$Account)
 Set-StrictMode -Version 2.0
@@ -22,12 +22,14 @@ $secure = New-Object -TypeName System.Security.SecureString
 foreach ($character in $password.ToCharArray()) { $secure.AppendChar($character) }
 $null = New-LocalUser -Name keyward -Password $secure -PasswordNeverExpires -AccountNeverExpires
 Add-LocalGroupMember -SID S-1-5-32-544 -Member keyward
-[IO.File]::WriteAllText($Account, "keyward`n$password`n")
+# Which of them WSL reaches depends on its version and its network.
+$addresses = @(Get-NetIPAddress -AddressFamily IPv4 | ForEach-Object { $_.IPAddress })
+[IO.File]::WriteAllText($Account, (@('keyward', $password) + $addresses -join "`n") + "`n")
 
 Enable-PSRemoting -Force -SkipNetworkProfileCheck
 # A local administrator that comes over the network gets its whole token.
 $policies = 'HKLM:\SOFTWARE\Microsoft\Windows\CurrentVersion\Policies\System'
 $null = New-ItemProperty -Path $policies -Name LocalAccountTokenFilterPolicy -PropertyType DWord -Value 1 -Force
-# The controller comes from the virtual network of WSL, which counts as public.
-$null = New-NetFirewallRule -DisplayName 'keyward: WinRM from WSL' -Direction Inbound -Protocol TCP -LocalPort 5985 -Profile Any -Action Allow
+# The controller comes from the virtual network of WSL, whose own firewall no rule of a profile opens. Nobody else reaches a machine of one run.
+Set-NetFirewallProfile -All -Enabled False
 Get-Service -Name WinRM | Format-List -Property Name, Status

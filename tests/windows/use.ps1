@@ -4,12 +4,16 @@
 <#
 .SYNOPSIS
     Lets the standalone CA of this host issue one certificate, and revokes it.
+.PARAMETER Issue
+    Issues one; its serial number goes into this file.
+.PARAMETER Revoke
+    Revokes the certificate whose serial number is in this file.
 .PARAMETER Record
     Changes nothing; writes the rows of the database into this file.
 .PARAMETER Compare
     Changes nothing; fails unless the rows of the database are those in this file.
 #>
-param([string]$Record, [string]$Compare)
+param([string]$Issue, [string]$Revoke, [string]$Record, [string]$Compare)
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Continue'  # the streams of programs are no errors
 
@@ -31,6 +35,11 @@ if ($Record -or $Compare) {
 $active = (Get-ItemProperty -Path HKLM:\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration).Active
 $name = (Get-ItemProperty -Path "HKLM:\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration\$active").CommonName
 $config = "$env:COMPUTERNAME\$name"
+if ($Revoke) {
+    $serial = [IO.File]::ReadAllText($Revoke).Trim()
+    $null = Invoke-Program certutil.exe @('-config', $config, '-revoke', $serial, '1')
+    return "$serial is revoked"
+}
 $work = Join-Path -Path $env:TEMP -ChildPath ('keyward-use-' + [guid]::NewGuid().ToString('N'))
 $null = New-Item -ItemType Directory -Path $work
 $information, $request, $certificate = 'request.inf', 'request.req', 'certificate.cer' | ForEach-Object { Join-Path -Path $work -ChildPath $_ }
@@ -45,5 +54,5 @@ $id = $found.Groups[1].Value
 $null = Invoke-Program certutil.exe @('-config', $config, '-resubmit', $id)
 $null = Invoke-Program certreq.exe @('-q', '-f', '-retrieve', '-config', $config, $id, $certificate)
 $issued = New-Object -TypeName System.Security.Cryptography.X509Certificates.X509Certificate2 -ArgumentList $certificate
-$null = Invoke-Program certutil.exe @('-config', $config, '-revoke', $issued.SerialNumber, '1')
-Write-Output -InputObject "request $id was issued as $($issued.SerialNumber), and revoked"
+[IO.File]::WriteAllText($Issue, $issued.SerialNumber)
+Write-Output -InputObject "request $id was issued as $($issued.SerialNumber)"
