@@ -111,11 +111,13 @@ def make_directories(path: str, protection: Protection) -> t.List[str]:
     return missing[::-1]
 
 
-def make_directory(path: str, mode: int) -> None:
-    """Create a directory and its parents where they are missing. Raises KeywardError."""
+def make_directory(path: str, mode: int, attempts: int = 10) -> None:
+    """Create a directory and its parents where they are missing; another run may be making them. Raises KeywardError."""
     try:
         make_directories(path, Protection(mode))
     except OSError as exc:
+        if isinstance(exc, FileExistsError) and attempts:
+            return make_directory(path, mode, attempts - 1)
         raise KeywardError(f"the directory {path} was not made", os_cause(exc), "Put that right and run the task again") from exc
 
 

@@ -53,7 +53,7 @@ class Memory:
             if shape["format"] != FORMAT or shape["format_version"] != VERSION:
                 raise ValueError
             for one in shape["newest"].values():
-                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"], one["looked_at"]
+                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]
             return {**shape, "stores": dict(shape["stores"])}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise KeywardError(
@@ -120,7 +120,7 @@ class Memory:
         C(series): of each store. Nothing is spared where the newest ones don't follow the remembered one, or anything is said of them.
         """
         before = self._shape["newest"].get(_name(kind, authority, database))
-        if not before or not before["looked_at"]:
+        if not before or not before.get("looked_at"):
             return
         last = before["sequence"]
         if any(_digest_of_names(each.names, last) != before["looked_at"] for each in series):
@@ -163,7 +163,7 @@ class Memory:
         if len(names) == 1:
             entry["looked_at"] = names.pop()
         elif looked_at is None and before and before["digest"] == newest.digest:
-            entry["looked_at"] = before["looked_at"]
+            entry["looked_at"] = before.get("looked_at")
         if self._shape["newest"].get(name) == entry and ids.items() <= self._shape["stores"].items():
             return
         folder, what = os.path.dirname(self.path), f"the memory {self.path}"

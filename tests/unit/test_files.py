@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged, _store_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 
@@ -97,3 +97,18 @@ def test_a_store_that_is_swapped_for_a_link_changes_nothing_else(tmp_path: Path,
     with pytest.raises(KeywardError):
         _store_directory.initialise(str(store), "databases", 0o770)
     assert stat.S_IMODE(victim.stat().st_mode) == 0o700 and not list(victim.iterdir())
+
+
+def test_a_directory_that_another_run_makes_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.mkdir
+
+    def late(path: str, mode: int) -> None:
+        before(path, mode)
+        raise FileExistsError(17, "exists", path)
+
+    monkeypatch.setattr(os, "mkdir", late)
+    make_directory(str(tmp_path / "a" / "b"), 0o700)
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(KeywardError, match="was not made"):
+        make_directory(str(tmp_path / "file"), 0o700)
