@@ -245,9 +245,10 @@ def _moment(value: _der.Value) -> datetime:
     found = re.match(r"([0-9]{12})([0-9]{2})?(?:\.[0-9]+)?(Z|[+-][0-9]{4})\Z", text)
     if value.tag not in (_UTC_TIME, _GENERALIZED_TIME) or not found:
         raise _der.Damaged("a time is none")
+    digits, zone = found.group(1) + (found.group(2) or "00"), found.group(3).replace("Z", "+0000")
+    parts = [int(digits[place : place + 2]) for place in range(4, len(digits), 2)]
     try:
-        moment = datetime.strptime(found.group(1) + (found.group(2) or "00"), "%Y%m%d%H%M%S")
-        zone = found.group(3).replace("Z", "+0000")
+        moment = datetime(int(digits[:4]), *parts)  # type: ignore[arg-type]
         return moment - timedelta(hours=int(zone[:3]), minutes=int(zone[0] + zone[3:]))
     except OverflowError:
         raise _der.Damaged("a time is none") from None

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 
 _CLOCKS_DIFFER = timedelta(minutes=10)
 _FORM = "%Y-%m-%dT%H:%M:%SZ"  # ISO 8601
+_WRITTEN = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})Z\Z")
 
 
 def now() -> datetime:
@@ -28,8 +30,11 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The time that C(format_time) wrote. Raises ValueError, TypeError."""
-    return datetime.strptime(text, _FORM)
+    """The other way. Raises ValueError, TypeError."""
+    found = _WRITTEN.match(text)  # strptime costs each process a hundred times as much
+    if not found:
+        raise ValueError("no time")
+    return datetime(*map(int, found.groups()))  # type: ignore[arg-type]
 
 
 def at_most_now(text: str, moment: datetime) -> datetime:
