@@ -11,6 +11,7 @@ passphrase such as C(demo) would turn C(/etc/demoCA) into C(/etc/********CA).
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import sys
 import typing as t
@@ -87,9 +88,8 @@ def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
             return told(backend, exc.facts)
     subject, _dot, method = order.NAME.rpartition(".")
     if subject:  # database.copy, host_store.read
-        from ansible_collections.keyward.pki.plugins.module_utils import _host_sets
-
-        return getattr(_host_sets, method)(backend, order, check)
+        # Not by a statement: Ansible would send it with every module. Those that have such orders name it.
+        return getattr(importlib.import_module(f"{__package__}._host_sets"), method)(backend, order, check)
     return getattr(backend, method)(order, check)
 
 

@@ -30,7 +30,7 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """The other way. Raises ValueError, TypeError."""
+    """The time that C(format_time) wrote. Raises ValueError, TypeError."""
     found = _WRITTEN.match(text)  # strptime costs each process a hundred times as much
     if not found:
         raise ValueError("no time")

@@ -268,9 +268,15 @@ advisories:
   elements: dict
 """
 
+import typing as t
+
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copy, ReadStore, TellState
+
+if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
+    from ansible_collections.keyward.pki.plugins.module_utils import _host_sets  # noqa: F401 # pylint: disable=unused-import
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database  # noqa: F401 # pylint: disable=unused-import
 
 
 def main() -> None:

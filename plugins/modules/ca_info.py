@@ -223,8 +223,13 @@ advisories:
       type: str
 """
 
+import typing as t
+
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_INFO
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
+
+if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database  # noqa: F401 # pylint: disable=unused-import
 
 
 def main() -> None:

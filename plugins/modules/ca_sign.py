@@ -134,9 +134,14 @@ advisories:
   elements: dict
 """
 
+import typing as t
+
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_SIGN
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Sign
+
+if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca import issuing  # noqa: F401 # pylint: disable=unused-import
 
 
 def main() -> None:

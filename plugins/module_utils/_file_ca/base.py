@@ -9,6 +9,7 @@ A backend of such a CA derives from C(FileCa) and answers where its files are.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import stat
@@ -35,12 +36,20 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import request_der, short_subject, spki_sha256
 
 if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database import FileDatabase
+    from ansible_collections.keyward.pki.plugins.module_utils._backend import Database
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
     from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
 
 CLOCK_OFF = timedelta(days=1)
 LARGEST_DATABASE = 1 << 30  # bytes of an index.txt
+
+
+def part(name: str) -> t.Any:
+    """A module of this toolbox, loaded where an order needs it.
+
+    Not by a statement: what that names, Ansible sends with every module. The public modules name what their own orders need.
+    """
+    return importlib.import_module(f"{__package__}.{name}")
 
 
 class FileCa:
@@ -113,9 +122,7 @@ class FileCa:
 
         Raises KeywardError where the order can't be carried out by this software.
         """
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import lay_out
-
-        return lay_out(self.files(), check)
+        return t.cast("bool", part("installing").lay_out(self.files(), check))
 
     def stated_path(self, path: str) -> str:
         return absolute(self._stated_from, path)
@@ -231,43 +238,27 @@ class FileCa:
         return t.cast(Exported, told(self, facts, Exported, files=files))
 
     def import_keys(self, order: keys.ImportKeys, check: bool) -> keys.Imported:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_restore import import_keys
-
-        return import_keys(self, order, check)
+        return t.cast("keys.Imported", part("key_restore").import_keys(self, order, check))
 
     def install(self, order: lifecycle.Install, check: bool) -> lifecycle.Changed:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import install
-
-        return install(self, order, check)
+        return t.cast("lifecycle.Changed", part("installing").install(self, order, check))
 
     def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import renew
-
-        return renew(self, order, check)
+        return t.cast("lifecycle.Changed", part("switch").renew(self, order, check))
 
     def answer(self, order: lifecycle.Answer, check: bool) -> lifecycle.Changed:
         if order.of is None:
-            from ansible_collections.keyward.pki.plugins.module_utils._file_ca.installing import answer_first
-
-            return answer_first(self, order, check)
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.switch import answer
-
-        return answer(self, order, check)
+            return t.cast("lifecycle.Changed", part("installing").answer_first(self, order, check))
+        return t.cast("lifecycle.Changed", part("switch").answer(self, order, check))
 
     def sign(self, order: lifecycle.Sign, check: bool) -> lifecycle.Signed:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issuing import sign
-
-        return sign(self, order, check)
+        return t.cast("lifecycle.Signed", part("issuing").sign(self, order, check))
 
     def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crls import crls
+        return t.cast("lifecycle.Crled", part("crls").crls(self, order, check))
 
-        return crls(self, order, check)
-
-    def database(self) -> FileDatabase:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database import FileDatabase
-
-        return FileDatabase(self)
+    def database(self) -> Database:
+        return t.cast("Database", part("database").FileDatabase(self))
 
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]
