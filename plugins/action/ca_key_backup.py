@@ -68,7 +68,7 @@ class Plan(t.NamedTuple):
     due_for: list[Generation]  # those that no backup covers
     covered: frozenset[str]
     home: HomeChange | None  # what a person states about its home
-    why: str | None  # install, renewal, password_change or forced; None where nothing is due
+    why: str | None  # install, renewal, password_change, storage_change or forced; None where nothing is due
     copies: list[tuple[Stored, Store]]
 
     @property
@@ -176,13 +176,16 @@ class ActionModule(BackupTask):
             why = "renewal"
         elif proved == "previous_password":
             why = "password_change"
+        elif _storage_changed(told, match):
+            why = "storage_change"
         elif self.options["force"]:
             why = "forced"
         home = match.change_home(self.said, told.authority.home) if match else None
         return Plan(told, match, expected, due_for, covered, home, why, match.copies(self.stores) if match else [])
 
     def _carry_out(self, plan: Plan, advisories: list[Finding]) -> Result:
-        advisories += [*lost_on_host(plan.expected, plan.told), *generation_advisories(plan.expected, now_text())]
+        changed = _storage_changed(plan.told, plan.match)
+        advisories += [*lost_on_host(plan.expected, plan.told), *generation_advisories(plan.expected, now_text()), *changed]
         result: Result = {
             "changed": bool(plan.why or plan.copies or plan.home),
             "authority": self.authority_result(plan.told.authority, plan.match),
@@ -397,12 +400,17 @@ class ActionModule(BackupTask):
             _hints.leave(store, name, [home.host for home in homes], newest.manifest.public_keys)
 
 
+def _storage_changed(told: Told, match: KnownAuthority | None) -> list[Finding]:
+    return _adcs.storage_changed(told, match.newest.manifest.own) if match and match.newest else []
+
+
 def _why_due(plan: Plan) -> str:
     """Why a backup is due. Where older backups are damaged, that is the cause, and told alone."""
     if plan.match is None:
         return "the stores hold no backup of this CA"
     damaged = [advisory.message for advisory in plan.match.advisories]
-    return "; ".join(damaged or [f"the newest backup does not hold {generation.label}" for generation in plan.due_for])
+    found = damaged or [f"the newest backup does not hold {generation.label}" for generation in plan.due_for]
+    return "; ".join(found or [one.message for one in _storage_changed(plan.told, plan.match)])
 
 
 def _coverage(generations: t.Sequence[Generation], covered: t.Collection[str]) -> str:

@@ -162,6 +162,28 @@ def known_type(ca_type: object) -> str | None:
     return ca_type if isinstance(ca_type, str) and ca_type in _CA_TYPES else None
 
 
+def storage_changed(told: Told, kept: t.Mapping[str, t.Any] | None) -> list[Finding]:
+    """Whether the CA keeps its keys in another provider than when its newest backup was made (C(kept): what that recorded)."""
+    was, is_now = ((own or {}).get("provider") for own in (kept, told.own))
+    if not isinstance(was, str) or not isinstance(is_now, str) or not was or not is_now or was == is_now:
+        return []
+    text = f"the CA keeps its keys in {is_now}, and kept them in {was} when its newest backup was made"
+    return [Finding("key_storage_changed", text)]
+
+
+def wrong_specification(generations: t.Sequence[Generation]) -> list[Finding]:
+    """A renewal with the same key fails where the certificate gives a key of a key storage provider the specification of a CSP's key."""
+    text = (
+        "its key is in a key storage provider, and its certificate says KeySpec {}: a renewal with the same key fails. Repair it before: {}"
+    )
+    repair = "certutil -repairstore My {}"
+    return [
+        Finding("key_storage_changed", f"{g.label}: " + text.format(g.key_storage["key_spec"], repair.format(g.sha1.upper())), g.sha256)
+        for g in generations
+        if g.key_storage and g.key_storage.get("key_spec") and str(g.key_storage.get("provider")).endswith("Key Storage Provider")
+    ]
+
+
 def kept_with_keys(told: Told) -> dict[str, t.Any] | None:
     """What the manifest of an AD CS key backup holds in addition."""
     names = ("ca_type", "provider", "provider_type")
@@ -282,7 +304,8 @@ def sealed(
     kept = [replace(g, key_storage=storage.get(g.public_key_sha256, g.key_storage)) for g in expected]
     refuse_unless_restorable(bundles, kept)
     text = "can't be exported any more; an earlier backup's file keeps its key"
-    return Sealed(files, kept, opened_by, tuple(Finding("not_exportable", f"{g.label} {text}", g.sha256) for g in not_exported))
+    found = [Finding("not_exportable", f"{g.label} {text}", g.sha256) for g in not_exported]
+    return Sealed(files, kept, opened_by, (*found, *wrong_specification(kept)))
 
 
 def _named(files: t.Sequence[File], taken: int = 0) -> dict[str, bytes]:

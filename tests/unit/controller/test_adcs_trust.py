@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
-from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_trust
+from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.adcs import Parent
+from support.authorities import authority, generation
 
 CHECKS = Abilities(checks_its_certificate=True)
 
@@ -42,3 +45,19 @@ def test_a_certificate_that_names_no_crl_is_told_where_that_matters() -> None:
     without, with_one = (generation_of(_x509.pem_certificates(answer(Parent(), each))[0]) for each in (False, True))
     assert [one.code for one in _adcs_trust.of_answer(without, CHECKS)] == ["no_distribution_point"]
     assert _adcs_trust.of_answer(with_one, CHECKS) == [] and _adcs_trust.of_answer(without, Abilities()) == []
+
+
+def test_where_keys_are_kept_is_told() -> None:
+    """In another provider than when the newest backup was made; or as a certificate says that can't be renewed with its key."""
+    ours = Told(authority(), (), own={"provider": "An HSM Key Storage Provider"})
+    assert [one.code for one in _adcs.storage_changed(ours, {"provider": "Microsoft Software Key Storage Provider"})] == [
+        "key_storage_changed"
+    ]
+    for kept in (None, {}, {"provider": None}, {"provider": "An HSM Key Storage Provider"}):
+        assert _adcs.storage_changed(ours, kept) == []
+    assert _adcs.storage_changed(Told(authority(), ()), {"provider": "x"}) == []
+    ksp = {"provider": "Microsoft Software Key Storage Provider", "key_spec": 2}
+    trapped = replace(generation("first"), key_storage=ksp)
+    others = [replace(trapped, key_storage=storage) for storage in (None, {**ksp, "key_spec": 0}, {**ksp, "provider": "A Provider"})]
+    (told,) = _adcs.wrong_specification([trapped, *others])
+    assert "KeySpec 2" in told.message and trapped.sha1.upper() in told.message

@@ -272,3 +272,15 @@ def test_own_facts_of_another_shape_are_passed_over(store: Path) -> None:
     assert sound
     host.answer = lambda order, document: {**sound(order, document), "own": {"provider": ["x"], "provider_type": "y"}}
     assert host.run(CaKeyBackup, {"stores": [str(store)], "password": PASSWORD})["changed"]
+
+
+def test_keys_that_are_kept_elsewhere_now_are_backed_up_once_more(ca: OpensslCa, store: Path) -> None:
+    """As software tells that keeps its keys itself: a restore brings them back where the backup says."""
+    host, provider = Host(store), "A Provider"
+    host.forge = lambda _order, answer: {**answer, "own": {"provider": provider}}
+    assert host.back_up(ca, password=PASSWORD)["changed"] and not host.back_up(ca, password=PASSWORD)["due"]
+    provider = "Another Provider"
+    assert "keeps its keys in Another Provider, and kept them in A Provider" in host.back_up(ca)["msg"], "no password was given"
+    moved = host.back_up(ca, password=PASSWORD)
+    assert moved["due"] and [one["code"] for one in moved["advisories"]] == ["key_storage_changed"]
+    assert not host.back_up(ca, password=PASSWORD)["due"]
