@@ -46,7 +46,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import 
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import recorded_place
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, sets_of
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingNamed, NothingOnHost, Result, findings
 
 # Advisories on what a set decides, where it takes the place of what is lost: in the diff, too.
 DECIDING = ("configuration_decides", "configuration_loads_code")
@@ -65,10 +65,14 @@ class ActionModule(DatabaseTask):
         if self.options["set"]:
             with self._saying("compares the files of the set with its manifest"):
                 chosen = given_set(self.options["set"], self.signers)
-        # Where the task does not say which CA, it is the one that the set is of.
-        said = chosen is None or self.names_an_authority or self.finds_its_ca
-        self._place = None if said else recorded_place(t.cast(Stored, chosen).manifest.authority)
-        told, abilities = self._looked()
+        self._place = None
+        try:
+            told, abilities = self._looked()
+        except NothingNamed:
+            if chosen is None:
+                raise
+            self._place = recorded_place(chosen.manifest.authority)  # it is the CA that the set is of
+            told, abilities = self._looked()
         live = self._live(told)
         chosen = chosen or self._newest(live)
         manifest: SetManifest = chosen.manifest

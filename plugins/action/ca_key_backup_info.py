@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     same_name,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingNamed, NothingOnHost, Result, findings
 
 
 class ActionModule(BackupTask):
@@ -91,10 +91,10 @@ class ActionModule(BackupTask):
 
     def _told(self) -> tuple[Told | None, list[Finding]]:
         """The host's authority, or why it can't be told: stores are looked at all the same."""
-        if not self.names_an_authority and not self.finds_its_ca:
-            return None, []
         try:
             return self.look(), []
+        except NothingNamed:  # the stores alone are looked at
+            return None, []
         except NothingOnHost as exc:
             return None, [Finding("nothing_on_host", str(exc))]
         except KeywardError as exc:

@@ -25,7 +25,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     recorded_place,
     store_of,
 )
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingNamed, NothingOnHost, Result, findings
 
 
 class ActionModule(BackupTask):
@@ -34,21 +34,18 @@ class ActionModule(BackupTask):
     def perform(self) -> Result:
         self._required("password", "Give the password of the backup")
         chosen, self._place = None, None
-        if not self.names_an_authority and not self.finds_its_ca:
+        try:
+            told, abilities = self._looked()
+        except NothingNamed:  # then it is the CA that the backup is of
             chosen = self.choose(None)
             if chosen.authority is None:
                 raise KeywardError(
                     "nothing was restored",
                     "a PKCS #12 file does not say where its CA lives",
                     "Give the options that say which CA it is to be",
-                )
+                ) from None
             self._place = recorded_place(chosen.authority)
-        told: Told | None = None
-        try:
-            told = self.look(self._place)
-            abilities = told.abilities
-        except NothingOnHost as exc:
-            abilities = exc.abilities
+            told, abilities = self._looked()
         chosen = chosen or self.choose(told)
         if self.said and chosen.known is None:
             why = "the backup lies in no store, and so nothing can be recorded of where its CA lives"
@@ -99,6 +96,14 @@ class ActionModule(BackupTask):
         return chosen.known.change_home(self.said, here)
 
     # --- the keys ---
+
+    def _looked(self) -> tuple[Told | None, Abilities]:
+        """The authority on the host, None where nothing of it is there, and what its software can do."""
+        try:
+            told = self.look(self._place)
+        except NothingOnHost as exc:
+            return None, exc.abilities
+        return told, told.abilities
 
     def _put_back(self, chosen: ChosenBackup, told: Told | None, abilities: Abilities) -> Imported:
         """The keys that are missing as far as the host was seen; if it then says that it needs others, exactly those, once."""

@@ -38,6 +38,7 @@ WHICH_AUTHORITY: Spec = {
 # The parts of a place, as manifests carry it: the options of those that say which CA and where it lies on its host.
 PLACE = ("config_file", "directory", "name", "certificate_file", "private_key_file")
 BEGINNING_OF_A_PLACE = ("config_file", "directory", "certificate_file")  # one of them, where a host has no list of its CAs
+FOUND_WITHOUT_A_PLACE = ("adcs",)  # software that tells which CA its host has
 
 
 def stated_place(options: t.Mapping[str, t.Any]) -> t.Dict[str, str]:

@@ -36,6 +36,10 @@ class Waiting(NothingThere):
         self.facts = facts
 
 
+class NothingNamed(KeywardError):
+    """The options name no CA, and this host has no list of its CAs to look in."""
+
+
 class RenewedMeanwhile(KeywardError):
     """The newest generation is another than the one that an order was decided on. Nothing was changed."""
 

@@ -22,6 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import SELECTING
 from ansible_collections.keyward.pki.plugins.module_utils._backend import (
     Backend,
+    NothingNamed,
     NothingThere,
     Older,
     RenewedMeanwhile,
@@ -70,8 +71,8 @@ def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check
             raise unforeseen(exc, "on this host") from exc
     except KeywardError as exc:
         failure["reasons"] = [finding.as_result() for finding in exc.findings]
-        what = {"nothing_there": isinstance(exc, NothingThere), "renewed_meanwhile": isinstance(exc, RenewedMeanwhile)}
-        return {**failure, "failed": True, "msg": str(exc), **what}
+        kinds = {"nothing_there": NothingThere, "nothing_named": NothingNamed, "renewed_meanwhile": RenewedMeanwhile}
+        return {**failure, "failed": True, "msg": str(exc), **{name: isinstance(exc, kind) for name, kind in kinds.items()}}
 
 
 def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:

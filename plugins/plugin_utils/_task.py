@@ -64,6 +64,10 @@ class NothingOnHost(KeywardError):
     waiting: Told | None = None
 
 
+class NothingNamed(KeywardError):
+    """The task does not say which CA, and the host has no list of its CAs to look in."""
+
+
 class RenewedMeanwhile(KeywardError):
     """What an order was decided on is no longer the newest generation. Nothing was changed: look again."""
 
@@ -180,9 +184,9 @@ class Task(ActionBase):  # type: ignore[misc]
 
     @property
     def names_an_authority(self) -> bool:
-        """Whether the task says which CA; where the host finds its CA itself, the name of its software does."""
+        """Whether the task says which CA: by its place, or by software that needs none."""
         stated = any(self.options[name] is not None for name in _arguments.BEGINNING_OF_A_PLACE)
-        return stated or (self.finds_its_ca and self.options["backend"] != "auto")
+        return stated or self.options["backend"] in _arguments.FOUND_WITHOUT_A_PLACE
 
     # --- the host ---
 
@@ -315,7 +319,8 @@ class Task(ActionBase):  # type: ignore[misc]
     def _said(self, answer: Result) -> KeywardError:
         if "nothing_there" in answer:
             failure = parse(Failure, answer)
-            kind = NothingOnHost if failure.nothing_there else RenewedMeanwhile if failure.renewed_meanwhile else KeywardError
+            kinds = {NothingOnHost: failure.nothing_there, NothingNamed: failure.nothing_named, RenewedMeanwhile: failure.renewed_meanwhile}
+            kind: type[KeywardError] = next((kind for kind, is_it in kinds.items() if is_it), KeywardError)
             error = kind.quoted(failure.msg, failure.reasons)
             if isinstance(error, NothingOnHost):
                 error.abilities = failure.abilities
@@ -330,11 +335,6 @@ class Task(ActionBase):  # type: ignore[misc]
         )
 
     # --- the transport ---
-
-    @property
-    def finds_its_ca(self) -> bool:
-        """Whether the module that this connection loads (meta/runtime.yml) finds the CA of its host, so that no place need be named."""
-        return ".ps1" in self._connection.module_implementation_preferences
 
     def _is_pipelining_enabled(self, module_style: str, wrap_async: bool = False) -> bool:
         # Without pipelining a module's arguments lie in a file on the host, whatever ansible.cfg says.
@@ -364,7 +364,7 @@ class Task(ActionBase):  # type: ignore[misc]
             why = f"the connection {transport} can't pipeline, so the secrets would lie in a file on the host"
         elif become is not None and not getattr(become, "pipelining", True):
             why = f"become method {become.name} can't pipeline, so the secrets would lie in a file on the host"
-        elif self.finds_its_ca and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
+        elif ".ps1" in connection.module_implementation_preferences and tuple(map(int, core_version.split(".")[:2])) < (2, 19):
             why = f"ansible-core {core_version} prints what a Windows host answers, at -vvv even with no_log"
         if why:
             raise KeywardError("nothing was sent to the host", why, remedy)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingNamed, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
@@ -19,17 +19,18 @@ BACKENDS = (EasyrsaBackend, OpensslBackend)
 
 
 def find(selector: Selector) -> Backend:
-    """The backend that the options name. Raises KeywardError."""
+    """The backend that the options name. Raises KeywardError, NothingNamed."""
     for backend in BACKENDS:
-        if selector.backend == backend.NAME or (selector.backend == "auto" and backend.claims(selector)):
+        stated = selector.backend == backend.NAME and (selector.config_file or selector.directory or selector.certificate_file)
+        if stated or (selector.backend == "auto" and backend.claims(selector)):
             return t.cast(Backend, backend(selector))
-    if selector.backend != "auto":
+    if selector.backend not in ("auto", *(backend.NAME for backend in BACKENDS)):
         raise KeywardError(
             "the authority can't be found",
             f"backend is {selector.backend}, and this is no Windows host",
             "Run the task on the Windows host of the CA, over winrm, psrp or ssh with its shell type",
         )
-    raise KeywardError(
+    raise NothingNamed(
         "the authority can't be found",
         "no place was named: on a POSIX host there is no list of CAs to look in",
         "Give config_file (the openssl.cnf of the CA), or directory with certificate_file and private_key_file",

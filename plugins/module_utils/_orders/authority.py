@@ -110,6 +110,7 @@ class Told:
 class Failure:
     """Why an order was not carried out, composed on the host in three parts. C(nothing_there): there is no such CA.
 
+    C(nothing_named): the options name no CA, and the host has no list of its CAs.
     C(renewed_meanwhile): its newest generation is no longer the one that the order was decided on. Nothing was changed.
     """
 
@@ -118,3 +119,4 @@ class Failure:
     renewed_meanwhile: bool = False
     reasons: t.Tuple[Finding, ...] = ()
     abilities: Abilities = Abilities()
+    nothing_named: bool = False
