@@ -24,8 +24,9 @@ LARGEST_SIGNATURE, LARGEST_EVENT, MOST_EVENTS = 32 * 1024, 1 << 20, 10_000
 _EVENT_NAME = re.compile(r"([0-9]{6,18})-[0-9TZ.]+-([a-z_]+)-[^/]*\.json\Z")
 _MOST_OF_EVENTS = 64 << 20  # bytes: whoever may write there makes any number of large ones
 EVENT_FORMAT, EVENT_VERSION = "keyward.pki event", 1
+SHOW_FINGERPRINTS = "cut -d ' ' -f 3- allowed_signers | ssh-keygen -lf -"  # of a list: behind principal and options
 WAY_OUT = (
-    "If it is yours: compare what ssh-keygen -lf shows of the store's copy of allowed_signers with the paper, and give that file as "
+    f"If it is yours: compare the store's copy of allowed_signers with the paper ({SHOW_FINGERPRINTS}), and give that file as "
     "allowed_signers. If a key was stolen: prove what is sound with its password, and vouch for it (ca_key_verify)"
 )
 VERIFIED = "verified"  # a person has proved a backup with its password, and vouches for its manifest

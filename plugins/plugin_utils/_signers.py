@@ -22,7 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, make_directories, read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
-from ansible_collections.keyward.pki.plugins.module_utils._signed import NobodyKnown
+from ansible_collections.keyward.pki.plugins.module_utils._signed import SHOW_FINGERPRINTS, NobodyKnown
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text, parse_time
 
@@ -63,8 +63,8 @@ def read_allowed_signers(path: str) -> list[Allowed]:
     """The lines that name the namespace. Raises KeywardError where there is none, or others may change the file."""
     what = f"{path} does not say who may sign for the stores"
     way_out = (
-        f"Is its volume mounted? Otherwise compare what ssh-keygen -lf shows of the copy in a store ({ALLOWED_SIGNERS}) with the paper, "
-        "and give that file as allowed_signers"
+        f"Is its volume mounted? Otherwise compare the copy in a store with the paper ({SHOW_FINGERPRINTS}), and give that file as "
+        "allowed_signers"
     )
     try:
         data = read_file(path, "the list of allowed signers", _LARGEST)

@@ -83,7 +83,8 @@ def on_a_terminal(command: list[str], answers: Mapping[str, str], cwd: Path) -> 
 
 def script_of_the_guide(scratch: Path, store: Path, backup: Path, directory: Path, database_set: Path) -> Path:
     script = "".join(blocks(DOCS / "restore-without-it.md", "sh"))
-    for name, value in (("STORE", store), ("BACKUP", backup), ("CA", directory), ("SET", database_set)):
+    signers = store / "allowed_signers"
+    for name, value in (("STORE", store), ("BACKUP", backup), ("CA", directory), ("SET", database_set), ("SIGNERS", signers)):
         script, found = re.subn(rf"^{name}=\S+$", f"{name}={value}", script, flags=re.MULTILINE)
         assert found == 1, f"the guide sets {name} once"
     path = scratch / "guide.sh"

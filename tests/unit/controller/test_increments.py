@@ -328,8 +328,11 @@ def test_a_store_that_is_new_gets_the_whole_chain(ca: OpensslCa, tmp_path: Path)
 def by_hand(ca: OpensslCa, database_set: Path, scratch: Path) -> str:
     """The guide's commands for a set, run by a shell; what they say."""
     script = "".join(blocks(DOCS / "restore-without-it.md", "sh"))
+    signers = database_set.parents[2] / "allowed_signers"
     script = re.sub(r"^SET=\S+$", f"SET={database_set}", script[script.index("SET=") :], flags=re.MULTILINE)
-    done = subprocess.run(["sh", "-euc", f"CA={ca.directory}\n{script}"], cwd=scratch, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-euc", f"CA={ca.directory}\nSIGNERS={signers}\n{script}"], cwd=scratch, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -349,7 +352,7 @@ def test_the_guide_puts_a_chain_back_by_bare_commands(ca: OpensslCa, tmp_path: P
     before = contents(ca)
     lose_all_but_keys(ca)
     full, second, newest = sets(place)
-    assert "The set is intact" in by_hand(ca, newest, tmp_path)
+    assert "The set is signed and intact" in by_hand(ca, newest, tmp_path)
     after = contents(ca)  # tar keeps times to less than a nanosecond's precision
     assert differing({name: (each[0], each[-1]) for name, each in before.items()}, {n: (e[0], e[-1]) for n, e in after.items()}) == set()
     assert not put_back(ca, place)["restored"], "nothing is missing"
@@ -358,7 +361,11 @@ def test_the_guide_puts_a_chain_back_by_bare_commands(ca: OpensslCa, tmp_path: P
     shown = by_hand(ca, newest, tmp_path)
     assert f"MISSING OR DAMAGED: {second / 'issued.tar.gz'}" in shown and "intact" not in shown
     assert [path.name for path in ca.directory.iterdir()] == ["private"], "nothing was taken"
-    assert "The set is intact" in by_hand(ca, full, tmp_path) and (ca.directory / "certs" / "gone.pem").exists()
+    signature, content = full / "manifest.json.sig", (full / "manifest.json.sig").read_bytes()
+    shutil.copy(newest / "manifest.json.sig", signature)
+    assert "intact" not in by_hand(ca, full, tmp_path) and [path.name for path in ca.directory.iterdir()] == ["private"]
+    signature.write_bytes(content)
+    assert "The set is signed and intact" in by_hand(ca, full, tmp_path) and (ca.directory / "certs" / "gone.pem").exists()
 
 
 # --- what goes -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.action.ca_key_backup_info import Ac
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
 from ansible_collections.keyward.pki.plugins.action.ca_store import ActionModule as CaStore
+from ansible_collections.keyward.pki.plugins.module_utils._signed import SHOW_FINGERPRINTS
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.plugin_utils import _signers
 from support.estate import Estate, codes, said
@@ -42,6 +44,9 @@ def test_ssh_keygen_checks_every_file_of_every_store(estate: Estate, tmp_path: P
     estate.renewed()
     assert len(verify(tmp_path, other / ALLOWED)) == 8, "two backups and two events in each of two stores"
     assert {path.read_text().count("\n") for path in tmp_path.glob("*/allowed_signers")} == {2}, "each store has both public halves"
+    for path in tmp_path.glob("*/allowed_signers"):
+        shown = subprocess.run(["sh", "-c", SHOW_FINGERPRINTS], cwd=path.parent, capture_output=True, text=True, check=True).stdout.split()
+        assert len([word for word in shown if word.startswith("SHA256:")]) == 2, "as the paper has them"
     (other / ALLOWED).write_text(both.replace('"keyward" ', '"keyward",valid-before="20200101Z" ', 1))
     estate.at(make_home(tmp_path / "third", "colleague"))
     (estate.home / ALLOWED).write_text((other / ALLOWED).read_text())

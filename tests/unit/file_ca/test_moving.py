@@ -22,6 +22,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Im
 from support.guides import DOCS, blocks
 from support.openssl_ca import OpensslCa, openssl
 from support.sets import copied, exact, make, refused, restore, restored, sent, which
+from support.signers import ALLOWED, make_home, sign
 
 MOVED = Move([("/etc/pki/CA", "/srv/ca")])
 COMMENT = "# Ours; /etc/pki/CA is backed up"
@@ -160,10 +161,12 @@ def test_the_guide_puts_a_set_to_another_place_by_bare_commands(ca: OpensslCa, t
     before = ca.config_file.read_text()
     manifest = make(ca, tmp_path / "set")
     (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest.as_json(), indent=2))
+    home = make_home(tmp_path / "home")
+    sign(tmp_path / "set" / "manifest.json", home)
     shutil.rmtree(ca.directory)
     script = "".join(blocks(DOCS / "restore-without-it.md", "sh"))
     script = re.sub(r"^SET=\S+$", f"SET={tmp_path / 'set'}", script[script.index("SET=") :], flags=re.MULTILINE)
-    done = subprocess.run(["sh", "-euc", f"CA={new}\n{script}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["sh", "-euc", f"CA={new}\nSIGNERS={home / ALLOWED}\n{script}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and f"> dir = {new}" in done.stdout, done.stdout + done.stderr
     assert (new / "openssl.cnf").read_text() == before.replace(str(ca.directory), str(new))
     assert os.readlink(new / "newcerts" / "latest.pem") == str(new / "newcerts" / "1000.pem") and not ca.directory.exists()
