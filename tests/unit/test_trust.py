@@ -119,4 +119,4 @@ def test_every_sentence_has_a_test() -> None:
 
 def test_it_is_one_page() -> None:
     text = Path(DOCS / "trust.md").read_text(encoding="utf-8")
-    assert len(text.split()) < 1000 and len(sentences(text)) == len(PROOFS)
+    assert len(text.split()) < 1100 and len(sentences(text)) == len(PROOFS)
