@@ -128,8 +128,13 @@ def protect(descriptor: int, wanted: Protection, path: str) -> None:
         os.fchmod(descriptor, wanted.mode)
     if wanted.default_acl:
         _set_acl(descriptor, _DEFAULT, wanted.default_acl, path)
-    if wanted.label is not None and _attribute(descriptor, _LABEL) not in (None, wanted.label):
-        os.setxattr(descriptor, _LABEL, wanted.label)
+    label = _attribute(descriptor, _LABEL)
+    if wanted.label not in (None, label):
+        try:
+            os.setxattr(descriptor, _LABEL, wanted.label)
+        except OSError:
+            if label is not None:
+                raise  # without SELinux nothing is born with one
     _refuse_otherwise(descriptor, wanted, path)
 
 
