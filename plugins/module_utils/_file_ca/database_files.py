@@ -171,10 +171,11 @@ def attributes_of(index: str) -> str:
 
 
 def parse_number(data: bytes, path: str) -> int:
-    """Raises KeywardError."""
-    text = data.strip()
-    if not re.match(rb"[0-9A-Fa-f]+\Z", text):
-        raise KeywardError(f"{path} can't be read", "it holds no hexadecimal number", "Find out what became of it")
+    """As openssl reads it: the digits at the beginning, in pairs; the rest means nothing. Raises KeywardError."""
+    text = t.cast(t.Match[bytes], re.match(rb"[0-9A-Fa-f]*", data)).group()
+    if not text or len(text) % 2:
+        why = "it holds no hexadecimal number" + (" of an even number of digits, as openssl needs it" if text else "")
+        raise KeywardError(f"{path} can't be read", why, "Find out what became of it")
     return int(text, 16)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import parse_number
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_faults import is_time
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Index, attribute_in, is_unique_subject, read_index
 from support.openssl_ca import OpensslCa, openssl
@@ -167,3 +169,17 @@ def test_who_says_whether_subjects_are_unique(tmp_path: Path, attributes: str | 
     made = openssl("ca", "-config", ca.config_file, "-gencrl", "-out", tmp_path / "crl", cwd=ca.directory, check=False)
     assert is_unique_subject(attribute_in(str(path), str(ca.directory)), configured) is not allowed
     assert (made.returncode == 0) is allowed
+
+
+@pytest.mark.parametrize("said", ["1001", "1001\n1002\n", "10ab\r\n", "1001 junk", "00", "101", "1", "", " 1001", "0x10", "-01"])
+def test_numbers_are_read_as_openssl_reads_them(said: str, tmp_path: Path) -> None:
+    ca = OpensslCa(tmp_path / "ca")
+    path = ca.directory / "crlnumber"
+    path.write_text(said)
+    made = openssl("ca", "-config", ca.config_file, "-gencrl", "-out", tmp_path / "crl", cwd=ca.directory, check=False)
+    try:
+        number: int | None = parse_number(said.encode("ascii"), str(path))
+    except KeywardError:
+        number = None
+    assert (made.returncode == 0) is (number is not None)
+    assert number is None or int(path.read_text(), 16) == number + 1
