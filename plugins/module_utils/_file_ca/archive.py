@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
     ANOTHER,
     FLOOR,
+    PARTS,
     PROGRAMS,
     RATIO,
     Member,
@@ -98,13 +99,14 @@ class SetFiles:
 
         Raises KeywardError where an archive is damaged, or holds anything else or less than the list says.
         """
-        for name in archives or (CORE, ISSUED):
-            if name == CORE or not self._chain:
-                members = self.list() if not self._chain else self._whole_lines(self._links[-1])
-                expected = (member for member in members if archive_of(member.part) == name)
-                yield from _read(os.path.join(self._folder, name), expected)
-            else:
+        for number, name in enumerate(archives or (CORE, ISSUED)):
+            if name == ISSUED and self._chain:
                 yield from self._of_chain()
+                continue
+            # The list is judged once; what is read of it again is in the same file.
+            members = self.list() if number == 0 and not self._chain else self._whole_lines(self._links[-1], name)
+            expected = (member for member in members if archive_of(member.part) == name)
+            yield from _read(os.path.join(self._folder, name), expected)
 
     def _of_chain(self) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
         """Of each set what none of the newer ones has again."""
@@ -116,17 +118,21 @@ class SetFiles:
                 shapes = map(json.loads, lines_in(link.members_list))
                 later.insert(0, later[0] | {shape["path"] for shape in shapes if "part" in shape or "removed" in shape})
         for link, replaced in zip(self._links, later):
-            expected = (member for member in self._whole_lines(link) if archive_of(member.part) == ISSUED)
+            expected = (member for member in self._whole_lines(link, ISSUED) if archive_of(member.part) == ISSUED)
             for member, stream in _read(link.issued, expected):
                 if member.path not in replaced:
                     yield member, stream
 
-    def _whole_lines(self, link: LinkFiles) -> t.Iterator[Member]:
+    def _whole_lines(self, link: LinkFiles, name: str) -> t.Iterator[Member]:
+        """Those of one archive, and perhaps others."""
+        others = tuple(b'"part":"%s"' % part.encode("ascii") for part in PARTS if archive_of(part) != name)
         with refusing(link.members_list):
             for line in lines_in(link.members_list):
-                shape = json.loads(line)
-                if "part" in shape:
-                    yield parsed(shape)
+                # Its path stands before its part, and no quotation mark in a path is without a backslash.
+                if not any(other in line for other in others):
+                    shape = json.loads(line)
+                    if "part" in shape:
+                        yield parsed(shape)
 
     def prove(self) -> None:
         """Read every member: it is what the list says. Raises KeywardError."""

@@ -363,7 +363,8 @@ class Restoration:
                 path = item.path
                 if stream and _is_new(item):
                     if not mass.knows(os.path.dirname(path)):
-                        self._make_way(item)
+                        self._refuse_outside(item)
+                        make_directories(os.path.dirname(path), Protection(0o755))
                     mass.add(path, stream, item.member)
                     continue
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
@@ -410,11 +411,6 @@ class Restoration:
             ) from exc
         finally:
             stack.close()
-
-    def _make_way(self, item: _Item) -> None:
-        """The folder of a file that comes back."""
-        self._refuse_outside(item)
-        make_directories(os.path.dirname(item.path), Protection(0o755))
 
     def _gives_way(self, item: _Item) -> bool:
         """Whether what is there is kept under another name: as the task says, or where the set's certificate of one number counts."""

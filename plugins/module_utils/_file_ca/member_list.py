@@ -21,6 +21,7 @@ import os
 import pwd
 import re
 import stat
+import sys
 import typing as t
 import zlib
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ def parsed(shape: t.Mapping[str, t.Any]) -> Member:
     member = Member(**shape)
     if not _is_sound(member):
         raise ValueError
+    for name in ("part", "type", "mode", "owner", "group"):  # the same few words in each line, once in memory
+        object.__setattr__(member, name, sys.intern(getattr(member, name)))
     return member
 
 
