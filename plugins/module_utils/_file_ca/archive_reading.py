@@ -39,7 +39,8 @@ _ESSENTIAL = ("configuration", "index", "serial", "crl_number", "attributes", "c
 # Folders of which all is taken. Others may write into them.
 _TREES = ("issued", "request", "movable", "crl", "extra")
 
-Held = t.Mapping[str, t.Tuple[os.stat_result, bytes]]
+Acls = t.Mapping[str, t.Optional[str]]
+Held = t.Mapping[str, t.Tuple[os.stat_result, bytes, Acls]]
 
 
 class Vanished(Exception):
@@ -108,6 +109,8 @@ class Reader:
     def look(self, path: str, part: str) -> t.Optional[os.stat_result]:
         """The status of a member; None, and why, where it is in no set. Raises KeywardError, Vanished."""
         status = status_of(path, follow=False)
+        if status is None and path in self._held:  # openssl is just putting another in its place
+            status = self._held[path][0]
         if status is None:
             if part in ISSUED_PARTS:
                 raise Vanished
@@ -160,7 +163,7 @@ class Reader:
                 archive.between()
             return member
         if path in self._held:
-            return self._add_small(archive, path, part, *self._held[path], {}, known_as)
+            return self._add_small(archive, path, part, *self._held[path], known_as)
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE)
@@ -201,14 +204,14 @@ class Reader:
         part: str,
         status: os.stat_result,
         data: bytes,
-        acls: t.Mapping[str, t.Optional[str]],
+        acls: Acls,
         known_as: t.Optional[Member],
     ) -> t.Optional[Member]:
         why = private_key_in_file(data, self._known) or _unfit(part, data[:4], lambda: _is_nearly_empty(data))
         if why:
             self._leave_out(path, why)
             return None
-        member = member_of(path, part, status, sha256=hashlib.sha256(data).hexdigest(), **(acls or recorded_acls(path)))
+        member = member_of(path, part, status, sha256=hashlib.sha256(data).hexdigest(), **acls)
         if known_as is None or not known_as.says_the_same(member):
             for piece in (header(member), data, padding(len(data))):
                 archive.add(piece)

@@ -19,7 +19,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import LARGEST_MEMBER, Held, Reader, Vanished
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import LARGEST_MEMBER, Acls, Held, Reader, Vanished
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     crl_path,
@@ -34,6 +34,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
+from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER
 from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of
@@ -77,13 +78,15 @@ class _Opened:
 
     @property
     def is_there(self) -> bool:
-        """Whether it still has its name."""
+        """Whether it still has its name. What could not be opened had none at that time, but for links that lead nowhere."""
+        if self._descriptor == -1:
+            return os.path.islink(self._path) or not os.access(self._path, os.R_OK)
         try:
             return not self.is_file or os.path.samestat(os.stat(self._path), self._status)
         except OSError:
             return False
 
-    def read(self) -> t.Optional[t.Tuple[os.stat_result, bytes]]:
+    def read(self) -> t.Optional[t.Tuple[os.stat_result, bytes, Acls]]:
         """None where somebody writes into it."""
         size = self._status.st_size
         if size > LARGEST_INDEX:
@@ -99,7 +102,7 @@ class _Opened:
         now = os.fstat(self._descriptor)
         if at != size or (now.st_size, now.st_mtime_ns) != (size, self._status.st_mtime_ns):
             return None
-        return now, b"".join(pieces)
+        return now, b"".join(pieces), recorded_acls(self._descriptor)
 
 
 class Moment(t.NamedTuple):
@@ -273,7 +276,7 @@ class Survey:
 
     def state(self, wanted: t.Mapping[str, str], held: t.Optional[Held] = None) -> State:
         """Raises KeywardError where the database can't be read. C(held): what was read of it before."""
-        data = {path: content for path, (_status, content) in (held or {}).items()}
+        data = {path: content for path, (_status, content, _acls) in (held or {}).items()}
 
         def digest(path: str) -> t.Optional[str]:
             return hashlib.sha256(data[path]).hexdigest() if path in data else digest_or_none(path)

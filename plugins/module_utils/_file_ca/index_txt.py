@@ -8,7 +8,9 @@ openssl reads it into memory (its text database), checks each row, and writes wh
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
 import typing as t
 from dataclasses import dataclass
 
@@ -25,6 +27,8 @@ _SHOWN = 20  # the most faults of one file that are reported
 @dataclass(frozen=True)
 class Row:
     """One certificate in an index.txt: V, R or E, and its six fields."""
+
+    __slots__ = ("expires", "file", "revoked", "serial", "state", "subject")  # there may be a million
 
     state: str
     expires: str
@@ -115,6 +119,7 @@ class Index:
             raise KeywardError(what, "; ".join(finding.message for finding in refused[:3]), remedy, refused)
 
 
+@functools.lru_cache(maxsize=2)  # a task asks some times for the same one
 def read_index(data: bytes, unique_subject: bool = False) -> Index:
     """What openssl has in memory of an index.txt. C(unique_subject): it allows no two valid certificates of one subject."""
     rows, lines, passed_over = [], [], []
@@ -128,7 +133,8 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
             if len(fields) == 6:
                 passed_over.append(Row(*fields))
         elif len(fields) == 6:
-            rows.append(Row(*fields))
+            state, expires, revoked, serial, file, subject = fields
+            rows.append(Row(sys.intern(state), expires, sys.intern(revoked), serial, sys.intern(file), subject))
             lines.append(number)
         elif text == "":
             faults.append(Fault(number, "is empty", refused=True))
