@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_former
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
@@ -50,7 +51,9 @@ _WHAT = "the CA can't be installed"
 def install(ca: FileCa, order: Install, check: bool) -> Changed:
     """Raises KeywardError; RenewedMeanwhile where another run has made the CA."""
     _refuse_remains(ca, order)
-    if not order.keys:
+    if order.keys:
+        refuse_former(ca, order.keys.directory, order.keys.generations[-1])
+    else:
         _try(order)
     changed = ca.lay_out(order, check=True)
     if not check:

@@ -77,9 +77,8 @@ def refuse_elsewhere(
     known = [place.path for one in recorded for place in (one.certificate_place, one.key_place) if place]
     known += [move.path(path) for path in known]
     configured = [path for path in _configured(ca) if path]
-    for path in configured if paths and not check else ():
-        if path not in ca.stated:
-            move.refuse_former(path, ca.config_file)
+    if paths and not check:
+        refuse_former(ca, directory, recorded[-1])
     trees = [ca.directory, *([os.path.dirname(ca.config_file)] if ca.config_file else [])]
     trees += [os.path.dirname(path) for path in configured if path in known or not known]
     for path in paths:
@@ -90,6 +89,13 @@ def refuse_elsewhere(
                 "If it does, name it: private_key_file, certificate_file, or older",
             )
         refuse_link_of_others(path, ca.directory, "nothing was restored", os.path.dirname(path))
+
+
+def refuse_former(ca: FileCa, directory: t.Optional[str], newest: Generation) -> None:
+    """Raise KeywardError where the configuration on this host leads to the place that the CA has left. C(directory): that one."""
+    for path in _configured(ca):
+        if path and path not in ca.stated:
+            _move(ca, directory, newest).refuse_former(path, ca.config_file)
 
 
 def _configured(ca: FileCa) -> t.Tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
+from ansible_collections.keyward.pki.plugins.action.ca_install import ActionModule as CaInstall
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
@@ -62,3 +63,23 @@ def test_every_part_of_a_ca_moves(tmp_path: Path) -> None:
         assert after["database"] == before["database"]
     assert not new(CaKeyBackup, password=PASSWORD, **stores["keys"])["changed"]
     openssl("ca", "-config", tmp_path / "new" / "openssl.cnf", "-gencrl", "-out", tmp_path / "crl")
+
+
+def test_a_ca_that_is_installed_from_its_backup_is_whole_where_it_is_installed(tmp_path: Path) -> None:
+    """Its former place is on that host, too, and its configuration was brought along: nothing goes there."""
+    ca = OpensslCa(tmp_path / "old", algorithm="ed25519")
+    ca.renew_keeping()
+    initialise(str(tmp_path / "keys"), "keys")
+    which, kept = {"config_file": str(ca.config_file)}, {"stores": [str(tmp_path / "keys")], "password": PASSWORD}
+    identity = FakeHost("old").run(CaKeyBackup, {**which, **kept})["authority"]["id"]
+    (tmp_path / "new").mkdir()
+    shutil.copy(ca.config_file, tmp_path / "new")
+    shutil.rmtree(ca.directory)
+    there = {"config_file": str(tmp_path / "new" / "openssl.cnf"), "authority_id": identity, "kind": "root", **kept}
+    refused = FakeHost("new").run(CaInstall, there)
+    assert refused["failed"] and not (tmp_path / "new" / "private").exists() and not (ca.directory / "private" / "cakey.pem").exists()
+    (tmp_path / "new" / "openssl.cnf").unlink()
+    done = FakeHost("new").run(CaInstall, there)
+    assert not done.get("failed") and len(done["generations"]) == 2, done.get("msg")
+    assert sorted(path.name for path in (tmp_path / "new" / "private").iterdir()) == ["cakey.0.pem", "cakey.pem"]
+    assert not (ca.directory / "private").exists()
