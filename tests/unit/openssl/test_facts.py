@@ -59,7 +59,7 @@ def test_database(ca: OpensslCa) -> None:
     (ca.directory / "serial").write_text("not a number\n")
     (ca.directory / "index.txt").unlink()
     assert vars(read(ca).database) == {
-        **{"path": str(ca.directory / "index.txt"), "exists": False, "entries": None, "serial": None, "crl_number": None},
+        **{"path": str(ca.directory / "index.txt"), "exists": False, "entries": None, "serial": None, "crl_number": None, "crls": ()},
     }
     os.mkfifo(ca.directory / "index.txt")
     assert read(ca).database.entries is None

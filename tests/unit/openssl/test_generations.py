@@ -49,6 +49,7 @@ def test_a_new_ca(ca: OpensslCa) -> None:
         "entries": 1,
         "serial": "1001",
         "crl_number": "01",
+        "crls": (),
     }
     assert (reading.chain, reading.pending_request, reading.advisories) == ((), None, ())
 
@@ -182,7 +183,7 @@ def test_without_a_configuration(three: OpensslCa) -> None:
     assert [g.sha256 for g in reading.generations] == [g.sha256 for g in read(three).generations]
     assert (reading.authority.name, reading.authority.directory) == ("cacert.pem", str(three.directory))
     assert set(reading.authority.place) == {"directory", "certificate_file", "private_key_file"}
-    assert vars(reading.database) == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None}
+    assert vars(reading.database) == {"path": None, "exists": False, "entries": None, "serial": None, "crl_number": None, "crls": ()}
 
     bare = Selector(certificate_file=str(three.certificate), private_key_file=str(three.private_key), name="ours")
     assert OpensslBackend(bare).facts().authority.directory == str(three.directory)
