@@ -266,7 +266,8 @@ def test_states_and_names(windows: WindowsAnsible, tmp_path: Path) -> None:
         hosts[name].install_by_hand("Ex'ample CA")
     hosts["restoring"].registry.set(CONFIGURATION + r"\RestoreInProgress", DatabaseRestored=1)
     hosts["cluster"].switch(cluster=True)
-    (hosts["cluster"].cert_enroll / "Ex!0027ample CA.crl").unlink()
+    for crl in hosts["cluster"].state.rglob("*.crl"):
+        crl.unlink()
     pending = hosts["pending"]
     pending.install_by_hand("Sub CA", "StandaloneSubordinateCA")
     pending.certify(Parent())
