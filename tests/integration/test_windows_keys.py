@@ -239,7 +239,7 @@ def test_what_hangs_is_ended(windows: WindowsAnsible, tmp_path: Path) -> None:
     host = AdcsHost(tmp_path / "ca01", cold=True)  # what hangs doesn't keep the process either
     host.install_by_hand()
     host.switch(hangs=["Backup-CARoleService", "-CRL"])
-    for crl in host.cert_enroll.glob("*.crl"):
+    for crl in host.state.rglob("*.crl"):
         crl.unlink()
     store = tmp_path / "keys"
     result = play_freely(
