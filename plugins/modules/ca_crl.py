@@ -61,6 +61,7 @@ attributes:
     support: full
     details:
       - Reads everything that the task itself would read, and writes nothing.
+      - Where a CRL is due, C(openssl ca) signs one with a key of that moment and copies of the database. What it refuses is reported.
   diff_mode:
     support: none
   idempotent:

@@ -59,6 +59,7 @@ attributes:
     support: full
     details:
       - Reads everything that the task itself would read, and writes nothing.
+      - C(openssl ca) issues one with a key of that moment and copies of the database. What it refuses is reported.
   diff_mode:
     support: none
   idempotent:
