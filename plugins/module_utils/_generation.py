@@ -22,14 +22,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     ca_version,
     even_hex,
     key_algorithm,
+    load,
     load_public_key,
     pem,
     public_key_sha256,
 )
 
 try:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -147,17 +147,15 @@ def generation_of(certificate: bytes, index: int = 0, **known: t.Any) -> Generat
     A name or a key that the library can't decode is reported as it stands: such a CA has generations, too.
     """
     try:
-        outline = _outline.certificate(certificate)
+        outline, parsed = _outline.certificate(certificate), load(certificate)
     except ValueError as exc:
         raise ValueError("it is no X.509 certificate that can be read here") from exc
     digest, kind = outline.public_key_sha256, outline.key_kind
     public_key = load_public_key(outline.public_key)
     if public_key is not None:
         digest, kind = public_key_sha256(public_key), key_algorithm(public_key)
-    try:
-        subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
-        subject = _outline.rfc4514(outline.subject)
+    as_it_stands = parsed.public_bytes(serialization.Encoding.DER) == certificate
+    subject = parsed.subject.rfc4514_string() if as_it_stands else _outline.rfc4514(outline.subject)
     return Generation(
         index=index,
         certificate=certificate,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
+from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
 from ansible_collections.keyward.pki.plugins.action.ca_install import ActionModule as CaInstall
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
@@ -121,7 +122,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> OpensslCa:
     request = ca.directory / "cacert.next.csr"
     openssl("req", "-new", "-key", ca.private_key, "-subj", ca.subject, "-out", request)
     shutil.copytree(ca.directory, folder / "kept")
-    initialise(str(folder / "keys"), "keys")
+    for kind in ("keys", "databases"):
+        initialise(str(folder / kind), kind)
     return ca
 
 
@@ -131,6 +133,7 @@ def test_odd_values_in_a_file_of_a_ca(name: str, template: OpensslCa) -> None:
     which = {"config_file": str(template.config_file)}
     tasks: list[tuple[type, dict[str, Any]]] = [
         (CaInfo, {}),
+        (CaDatabaseBackup, {"stores": [str(ca.parent / "databases")]}),
         (CaKeyBackup, {"stores": [str(ca.parent / "keys")], "password": PASSWORD}),
         (CaRenew, {"reuse_key": True, "remaining_days": 9000, "days": 9900}),
         (CaCrl, {"remaining_days": 400}),
