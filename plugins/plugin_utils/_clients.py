@@ -108,7 +108,7 @@ class Clients:
         if signer is None or signer.public_key_sha256 not in one.keys:
             other = f"the key of {signer.label}" if signer else f"another CA, {_outline.rfc4514(outline.issuer)}"
             return Finding("published_crl_other_key", f"{one.text} serves a CRL that {other} signed. Publish that of the right key"), until
-        served = Known(signer, None, parsed, proved=whose is Whose.OURS)
+        served = Known(signer, None, data, proved=whose is Whose.OURS)
         return self._stale(one, served), until
 
     def _stale(self, one: _Wanted, served: Known) -> Finding | None:
