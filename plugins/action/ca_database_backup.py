@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import secrets
 import time
 import typing as t
@@ -64,6 +63,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._increments import (
     full_after,
     lacking_stores,
     lists_are_sound,
+    lists_to_send,
     planned,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
@@ -433,12 +433,14 @@ class ActionModule(DatabaseTask):
     def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged, known: Known, plan: Plan) -> tuple[Copied, int]:
         """A set made on the host and moved by the connection's own file transfer, digests compared; and the seconds that it took there."""
         with self._remote_directory() as folder:
-            lists = {f"base-{number}.gz": os.path.join(one.path, MEMBERS) for number, one in enumerate(plan.chain)}
-            for name, path in lists.items():
-                self._send_file(path, self._on_host_path(folder, name))
-            if lists:
-                self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in lists)])
-            copied, seconds = self._copied(told, known, plan, folder=folder, base=tuple(lists))
+            names = []
+            with lists_to_send(plan.chain) as lists:
+                for number, path in enumerate(lists):
+                    names.append(f"base-{number}.gz")
+                    self._send_file(path, self._on_host_path(folder, names[-1]))
+            if names:
+                self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in names)])
+            copied, seconds = self._copied(told, known, plan, folder=folder, base=tuple(names))
             self._finished(told, draft, copied, plan)  # before a name of it becomes a path here
             self._refuse_too_large(copied.files, staged.path)
             for file in copied.files:

@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
+import json
+import os
+import tempfile
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains, list_fault
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import FullAfter, full_reason
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ListWriter, lines_in, refusing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
+    MEMBERS,
     MOST_LINKS,
     Base,
     Changes,
@@ -85,6 +93,37 @@ def lists_are_sound(chain: t.Sequence[Stored]) -> bool:
     for one in chain:
         one.flaw = one.flaw or list_fault(one)
     return not any(one.flaw for one in chain)
+
+
+@contextlib.contextmanager
+def lists_to_send(chain: t.Sequence[Stored]) -> t.Iterator[list[str]]:
+    """The list of the full set, and one of all that the increments on it changed: each file that travels takes its time."""
+    lists = [os.path.join(one.path, MEMBERS) for one in chain]
+    if len(lists) < 3:
+        yield lists
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        together = os.path.join(folder, MEMBERS)
+        with refusing(lists[-1]), ListWriter(together) as writer:
+            for line in _changed_together([lines_in(path) for path in lists[1:]]):
+                writer.write(line)
+        yield [lists[0], together]
+
+
+def _changed_together(lists: t.Sequence[t.Iterable[bytes]]) -> t.Iterator[bytes]:
+    """The newest line of each path; one that only tells a touch, with what the increment before it had of that file."""
+    shapes = [_shapes(number, lines) for number, lines in enumerate(lists)]
+    for _path, group in itertools.groupby(heapq.merge(*shapes, key=lambda one: one[:2]), key=lambda one: one[0]):
+        found: dict[str, t.Any] = {}
+        for _name, _number, shape in group:
+            found = {**found, **shape} if "part" in found and shape.keys() == {"path", "ctime", "inode"} else shape
+        yield json.dumps(found, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _shapes(number: int, lines: t.Iterable[bytes]) -> t.Iterator[tuple[str, int, dict[str, t.Any]]]:
+    for line in lines:
+        shape = json.loads(line)
+        yield shape["path"], number, shape
 
 
 def full_after(given: t.Mapping[str, t.Any] | None) -> FullAfter:

@@ -140,6 +140,24 @@ def test_what_was_changed_and_removed_is_so_after_a_restore_and_what_returned_is
     assert differing(before, contents(ca)) <= NUMBERS | {"certs"} and not (ca.directory / "certs" / "gone.pem").exists()
 
 
+def test_a_long_chain_travels_as_two_lists_and_what_was_only_touched_is_not_stored_again(ca: OpensslCa, tmp_path: Path) -> None:
+    place = {"stores": [new_store(tmp_path / "databases")]}
+    made(ca, place, 3)
+    for path in ca.directory.rglob("*.pem"):
+        path.chmod(path.stat().st_mode)  # as a restore does: another inode, another ctime
+    (ca.directory / "certs" / "n0.example.com.pem").unlink()
+    fourth = back_up(ca, place)
+    assert fourth["set"]["changes"] == {"added": 3, "changed": 0, "removed": 1} and len(issued(sets(place)[-1])) == 2
+    ca.issue("more.example.com")
+    host = FakeHost("ca1")
+    host.run(CaDatabaseBackup, {"config_file": str(ca.config_file), **place})
+    assert [document["base"] for order, document, _check in host.sent if order == "database.copy"] == [["base-0.gz", "base-1.gz"]]
+    assert kinds(place) == ["full", *["increment"] * 4]
+    before = contents(ca)
+    lose_all_but_keys(ca)
+    assert put_back(ca, place)["changed"] and differing(before, contents(ca)) <= NUMBERS
+
+
 # --- when a set is a full one ----------------------------------------------------------------------------------------
 
 
