@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations
@@ -99,6 +100,8 @@ class ActionModule(BackupTask):
             return None, [Finding("nothing_on_host", str(exc))]
         except KeywardError as exc:
             return None, [Finding("authority_unreadable", str(exc))]
+        except AnsibleConnectionFailure as exc:  # on the worst day there is no host
+            return None, [Finding("authority_unreadable", str(self.lost_connection(exc)))]
 
 
 def _age(backup: Stored) -> int:

@@ -24,8 +24,8 @@ extends_documentation_fragment:
   - keyward.pki._backups.password
 notes:
   - O(stores) is required.
-  - Without an option that names the place of the CA, the backups of the authority that lives on this inventory host are listed,
-    and the host is not contacted.
+  - Without an option that names the place of the CA, the backups of the authority that lives on this inventory host are listed.
+  - Where the host can't be reached, that is an advisory (V(authority_unreadable)), and the stores alone tell.
 author:
   - keyward.pki contributors (@keyward)
 """

@@ -94,7 +94,7 @@ class Task(ActionBase):  # type: ignore[misc]
         except KeywardError as exc:
             outcome = self.refusal(exc)
         except AnsibleConnectionFailure as exc:  # unreachable, it would skip what a play does whatever becomes of this task
-            outcome = self.refusal(self._lost_connection(exc))
+            outcome = self.refusal(self.lost_connection(exc))
         newline = _secrets.newline_at_the_end(self._task.args) if outcome.get("failed") else None
         if newline:
             outcome["msg"] = f"{outcome['msg']} {newline}"
@@ -103,7 +103,7 @@ class Task(ActionBase):  # type: ignore[misc]
         result.update(outcome)
         return result
 
-    def _lost_connection(self, exc: AnsibleConnectionFailure) -> KeywardError:
+    def lost_connection(self, exc: AnsibleConnectionFailure) -> KeywardError:
         why = printable(str(exc)[:_LONGEST_WARNING]).strip().rstrip(".")
         return KeywardError(
             f"the host {self._host} can't be reached",

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible import context
 from ansible.errors import AnsibleConnectionFailure, AnsibleLookupError
 from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
+from ansible_collections.keyward.pki.plugins.action.ca_key_backup_info import ActionModule as CaKeyBackupInfo
 from ansible_collections.keyward.pki.plugins.lookup.ca_hosts import LookupModule
+from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import outcome, summary
 from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import faults
 from support.fake_host import FakeHost
@@ -135,3 +138,15 @@ def test_a_host_that_is_away_fails_a_task_so_that_a_play_can_go_on() -> None:
     told = host.run(CaInfo, {"config_file": "/ca/openssl.cnf"})
     assert told["failed"] and "unreachable" not in told
     assert told["msg"].startswith("the host ca1 can't be reached: ") and "No route to host. Try ansible ca1 -m ping" in told["msg"]
+
+
+def test_backups_are_told_where_the_host_is_gone(tmp_path: Path) -> None:
+    initialise(str(tmp_path / "keys"), "keys")
+
+    def away(*_arguments: Any) -> Any:
+        raise AnsibleConnectionFailure("No route to host")
+
+    host = FakeHost()
+    host._module = away  # type: ignore[method-assign]
+    told = host.run(CaKeyBackupInfo, {"stores": [str(tmp_path / "keys")]})
+    assert not told.get("failed") and [one["code"] for one in told["advisories"]] == ["authority_unreadable"]
