@@ -63,6 +63,7 @@ def test_two_generations_as_openssl_sees_them(ansible: Ansible, tmp_path: Path) 
         "entries": 1,
         "serial": "1001",
         "crl_number": "01",
+        "crls": [],
     }
 
 

@@ -51,7 +51,7 @@ STEPS = [
     "keyward.pki.renewal : Back up its database before the renewal",
     "keyward.pki.renewal : Renew the CA when that is due",
     "keyward.pki.renewal : Back up its keys after the renewal",
-    "keyward.pki.renewal : Sign the CRL of each key when that is due",
+    "keyward.pki.each_authority : Sign each CRL that is due",
     "keyward.pki.renewal : Back up its database after the renewal",
     "keyward.pki.renewal : See which generations the backups cover",
 ]
