@@ -377,7 +377,7 @@ def test_crls_are_found_wherever_the_ca_publishes_them(host: AdcsHost, tmp_path:
     def found() -> list[tuple[str, bool]]:
         told = [one.split("|") for one in run(host, tmp_path, "_adcs_crl", script)]
         crls = [x509.load_der_x509_crl(base64.b64decode(content)) for _path, content in told]
-        return [(Path(path).name, any("Delta" in type(e.value).__name__ for e in c.extensions)) for (path, _), c in zip(told, crls)]
+        return [(Path(path).name, any("Delta" in type(e.value).__name__ for e in c.extensions)) for (path, _content), c in zip(told, crls)]
 
     (name,) = (path.name for path in host.cert_enroll.glob("*.crl") if "+" not in path.name)
     assert found() == [(name, False)]

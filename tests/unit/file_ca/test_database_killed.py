@@ -270,7 +270,8 @@ def test_a_number_that_cannot_be_read_is_an_error_in_three_parts(ca: OpensslCa, 
     (ca.directory / "serial").write_text(content)
     with pytest.raises(KeywardError) as caught:
         sent(which(ca), TellState())
-    assert "serial can't be read: it holds no hexadecimal number. " in str(caught.value)
+    assert "serial can't be read: it holds no hexadecimal number" in str(caught.value)
+    assert str(caught.value).endswith(". Find out what became of it.")
 
 
 @pytest.mark.parametrize("renames", range(7))
