@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible, Result
-from support.canaries import Canaries
+from support.canaries import PKCS1, Canaries
 from support.host_python import HostPython
 from support.leaks import INVITING_CFG, INVITING_ENV, canary, lose, show, task
 from support.openssl_ca import OpensslCa
@@ -148,6 +148,7 @@ def add_what_travelled(scene: Scene, traced: Sequence[Call]) -> int:
         files |= {each.decode() for each in re.findall(rb'"content": "([A-Za-z0-9+/=]{64,})"', carried)}
     scene.canaries.add("a one-time password", *passwords)
     scene.canaries.add("what travelled", *map(base64.b64decode, files))
+    scene.canaries.allow(PKCS1)
     return len(passwords)
 
 

@@ -19,6 +19,8 @@ WINDOW = 10
 NESTED = 3
 # How the identifiers of a bundle's friendlyName and localKeyId begin (DER), and that of the extensions in every certificate request.
 PKCS9 = bytes.fromhex("06092a864886f70d0109")
+# How the algorithms of PKCS #1 begin, in every RSA certificate too.
+PKCS1 = bytes.fromhex("300d06092a864886f70d01")
 
 ESCAPE = re.compile(rb"\\+(?:x([0-9a-fA-F]{2})|u00([0-9a-fA-F]{2})|([nrt\"'/]))|\\(\\)")
 BLANKS = re.compile(rb"(?:[\s,|]|b?'|\")+")
@@ -60,7 +62,7 @@ class Canaries:
         for bundle in bundles:
             self.add(f"the bundle {bundle.parent.name}", bundle.read_bytes())
             manifest = bundle.with_name("manifest.json").read_text()
-            self.allow(PKCS9, *(bytes.fromhex(digest) for digest in re.findall(r'"([0-9a-f]{40,64})"', manifest)))
+            self.allow(PKCS9, PKCS1, *(bytes.fromhex(digest) for digest in re.findall(r'"([0-9a-f]{40,64})"', manifest)))
         return len(bundles)
 
     def find(self, data: bytes | str) -> set[str]:
