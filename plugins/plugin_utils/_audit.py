@@ -154,7 +154,7 @@ class Audit:
         return {
             "id": record.id if record else None,
             "name": seen[0].label if seen else record.name if record else None,
-            "subject": generations[-1].subject if generations else record.subject if record else None,
+            "subject": next((printable(one.subject) for one in (*generations[-1:], *([record] if record else []))), None),
             "level": min((_level(one) for one in about), key=_WORST_FIRST.index, default=FINE),
             "in_inventory": bool(seen),
             "in_stores": record is not None,
@@ -174,7 +174,7 @@ class Audit:
         on_hosts = [each.private_key for one in told for each in one.told or () if each.sha256 == generation.sha256]
         holding = [one for one in (known.backups if known else ()) if generation.sha256 in one.manifest.fingerprints]
         return {
-            "subject": generation.subject,
+            "subject": printable(generation.subject),
             "common_name": printable(short_subject(generation.certificate)),
             "serial": generation.serial,
             "not_before": generation.not_before,
@@ -209,7 +209,7 @@ class Audit:
         for series in known.holdings.values():
             for event in read_events(series.events, (VERIFIED,), self._signers):
                 if event.get("follows") == newest.digest and self._age(event["at"]) is not None:
-                    found.append({"at": event["at"], "by": printable(str(event["person"])), "age": self._age(event["at"])})
+                    found.append({"at": event["at"], "by": printable(str(event.get("person"))), "age": self._age(event["at"])})
         return max(found, key=lambda one: str(one["at"]), default=None)
 
     def _database(self, latest: Stored) -> Result:
@@ -360,7 +360,7 @@ def lines(document: Result) -> list[str]:
             found.append(f"{one['level']}: {one['name']} ({one['subject'] or 'no certificate is known'}): {why[0]}{more}")
     if len(found) > _MOST_LINES:
         found[_MOST_LINES:] = [f"... and {len(found) - _MOST_LINES} more that need a person: see the report"]
-    return [head, *found]
+    return [printable(line) for line in (head, *found)]
 
 
 def _shown(findings: t.Iterable[Finding]) -> list[Result]:

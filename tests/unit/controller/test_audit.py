@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -170,12 +171,21 @@ def test_a_set_that_lags_and_a_crl_that_runs_out(estate: Estate, monkeypatch: py
     assert future["audit"]["authorities"][0]["key_backup"]["age"] is None and "not_proved" in codes(future, "warning")
 
 
+def texts(value: Any) -> list[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [value] if isinstance(value, str) else [text for one in inner for text in texts(one)]
+
+
 def test_what_a_host_says_is_text_and_no_more(estate: Estate) -> None:
     info = estate.host.run(CaInfo, estate.which)
     forged = {**info, "advisories": [{"code": "x", "message": "\x1b[2J{{ 7 * 7 }}", "certificate": None}]}
     (one,) = estate.audit(estate.entry(info=forged))["audit"]["authorities"]
     (told,) = [finding["message"] for finding in one["findings"] if finding["code"] == "x"]
     assert "\x1b" not in told and "{{ 7 * 7 }}" in told
+    odd = OpensslCa(estate.path / "odd", name="Odd\x1b[2J\u202e CA", algorithm="ed25519")
+    shown = estate.host.run(CaInfo, {"config_file": str(odd.config_file)})
+    result = estate.audit(estate.entry(info=shown, place={"config_file": str(odd.config_file)}))
+    assert "Odd" in result["lines"][1] and not any(re.search("[\x1b\u202e]", text) for text in texts(result))
     for broken in ({"generations": [{}]}, {**info, "database": {"crls": [{"this_update": 5}]}}, {**info, "advisories": [5]}):
         assert "host_not_seen" in codes(estate.audit(estate.entry(info=broken)), "red")
 
