@@ -71,6 +71,8 @@ def test_the_report(report: Path) -> None:
     jsonschema.validate(document, json.loads((ROOT / "docs" / "audit-schema.json").read_text(encoding="utf-8")))
     assert [one["level"] for one in document["authorities"]] == ["red", "warning", "warning"], "worst first"
     assert document["counts"]["lost_today"] == 1 and [one["in_inventory"] for one in document["authorities"]].count(False) == 1
+    modes = {path.name: path.stat().st_mode & 0o777 for path in report.iterdir()}
+    assert modes == {"audit.html": 0o640, "audit.json": 0o640, "keyward.prom": 0o644}
     metrics = (report / "keyward.prom").read_text(encoding="utf-8").splitlines()
     assert [line for line in metrics if not line.startswith("#") and not METRIC.match(line)] == []
     assert "keyward_private_keys_lost_today 1" in metrics and metrics[-1] != ""
