@@ -57,7 +57,7 @@ def test_a_host_that_answers_without_end_is_cut(ca: OpensslCa, monkeypatch: pyte
     host = FakeHost()
 
     def endless(_order: str, _document: dict[str, Any]) -> dict[str, Any]:
-        return {"msg": "x" * (64 * MIB)}
+        return {"msg": "x" * (2048 * MIB)}  # more than what earlier tests may have left to be used again
 
     host.answer = endless
     monkeypatch.setattr("ansible_collections.keyward.pki.plugins.module_utils._orders.database.StateTold.ROOM", 32 * MIB)
