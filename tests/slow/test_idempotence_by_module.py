@@ -9,7 +9,9 @@ in tests/conftest.py need it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +71,14 @@ class Host:
 
 
 @pytest.fixture
-def host(ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
-    return Host(ansible_adhoc, monkeypatch, tmp_path / "host")
+def host(ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
+    """Takes back what ansible-core does to this process: signal handlers, and standard streams that programs don't inherit."""
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield Host(ansible_adhoc, monkeypatch, tmp_path / "host")
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    for stream in range(3):
+        os.set_inheritable(stream, True)
 
 
 # --- what each module is given, once the host was made ready for it ---
