@@ -137,7 +137,7 @@ def extension(thing: t.Any, kind: t.Any) -> t.Any:
         return thing.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-    except (x509.DuplicateExtension, ValueError, TypeError, UnsupportedAlgorithm):
+    except _x509.UNREADABLE:
         return _alone(thing, kind) if isinstance(thing, x509.Certificate) else None
 
 
@@ -146,7 +146,7 @@ def _alone(certificate: x509.Certificate, kind: t.Any) -> t.Any:
     try:
         der = _readable.certificate(certificate.public_bytes(serialization.Encoding.DER), kind.oid.dotted_string)
         return x509.load_der_x509_certificate(der).extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError, UnsupportedAlgorithm):
+    except _x509.UNREADABLE:
         return None
 
 

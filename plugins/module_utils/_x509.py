@@ -23,6 +23,16 @@ try:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
     from cryptography.x509.oid import NameOID
+
+    # What the library raises where an extension is not there, or where any of a document can't be read: X.400 and EDI names, too.
+    UNREADABLE: t.Tuple[t.Type[Exception], ...] = (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    )
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -84,7 +94,7 @@ def ca_version(certificate: bytes) -> t.Optional[int]:
         extensions = load(certificate).extensions
         value = extensions.get_extension_for_oid(x509.ObjectIdentifier("1.3.6.1.4.1.311.21.1")).value
         return _der.integer(_der.only(t.cast(x509.UnrecognizedExtension, value).value)) & 0xFFFF
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except UNREADABLE:
         return None
 
 
@@ -202,7 +212,8 @@ def proves(private_key: t.Any, public_key: t.Any) -> bool:
 
 # --- PEM ---------------------------------------------------------------------------------------------------------
 
-_MARKER = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
+# As openssl, which passes over a byte order mark where the file begins.
+_MARKER = re.compile(rb"(?:\A\xef\xbb\xbf|^)-----(BEGIN|END) ([A-Z0-9 #]{1,64})-----[ \t]*\r?$", re.MULTILINE)
 CERTIFICATE, REQUEST, CRL = "CERTIFICATE", "CERTIFICATE REQUEST", "X509 CRL"
 _CERTIFICATES = (CERTIFICATE, "X509 CERTIFICATE", "TRUSTED CERTIFICATE")
 _REQUESTS = (REQUEST, "NEW CERTIFICATE REQUEST")
@@ -219,7 +230,7 @@ def pem_blocks(data: bytes) -> t.Iterator[t.Tuple[str, bytes]]:
     label, start = b"", 0
     for marker in _MARKER.finditer(data):
         if marker.group(1) == b"BEGIN":
-            label, start = marker.group(2), marker.start()
+            label, start = marker.group(2), marker.start(1) - 5
         elif label and marker.group(2) == label:
             yield label.decode("ascii"), data[start : marker.end()]
             label = b""
@@ -262,10 +273,16 @@ def load_crl(data: bytes) -> t.Any:
 
 
 def crl_der(data: bytes) -> bytes:
-    """The DER of a CRL in PEM or DER bytes; empty, which no parser takes, where there is none."""
-    if b"-----BEGIN" not in data[:4096]:
-        return data
-    return next((pem_content(block) for label, block in pem_blocks(data) if label == CRL), b"")
+    """The DER of the first CRL in PEM or DER bytes; empty, which no parser takes, where there is none."""
+    return next(crls_in(data), b"")
+
+
+def crls_in(data: bytes) -> t.Iterator[bytes]:
+    """All of them (DER)."""
+    if data[:1] == b"\x30" and data[1:2] >= b"\x80":  # DER: what has a name and a signature is longer than 127 bytes
+        yield data
+    else:  # openssl crl -text writes a line for each entry before the PEM block
+        yield from (pem_content(block) for label, block in pem_blocks(data) if label == CRL)
 
 
 # The reasons of RFC 5280, 5.3.1, as databases and results have them; there are no words for the others.
@@ -280,10 +297,28 @@ REASONS = {
 
 
 def revoked_in(parsed: t.Any) -> t.Iterator[t.Tuple[int, datetime, t.Optional[str]]]:
-    """(serial number, when, one of REASONS) of each certificate that a CRL lists."""
+    """(serial number, when, one of REASONS) of each certificate of its issuer that a CRL says is revoked.
+
+    An indirect CRL lists those of other CAs as well: an entry that names one counts for what follows, too. A delta CRL names what is
+    no more on hold.
+    """
+    own = True
     for entry in parsed:
-        why = next((e.value.reason.value for e in entry.extensions if hasattr(e.value, "reason")), None)
-        yield entry.serial_number, moment(entry, "revocation_date"), REASONS.get(why or "")
+        why = None
+        try:
+            for extension in entry.extensions:
+                why = getattr(getattr(extension.value, "reason", None), "value", why)
+                if isinstance(extension.value, x509.CertificateIssuer):
+                    own = parsed.issuer in extension.value.get_values_for_type(x509.DirectoryName)
+        except UNREADABLE:
+            pass
+        if own and why != "removeFromCRL":
+            yield entry.serial_number, moment(entry, "revocation_date"), REASONS.get(why or "")
+
+
+def is_delta(der: bytes) -> bool:
+    """Whether a CRL (DER) lists only what has changed since another one. Raises ValueError where it is none."""
+    return "2.5.29.27" in _outline.crl_extensions(der)
 
 
 def crl_number(parsed: t.Any) -> t.Optional[str]:
@@ -291,7 +326,7 @@ def crl_number(parsed: t.Any) -> t.Optional[str]:
         number = parsed.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
     except x509.ExtensionNotFound:
         return None
-    except (x509.DuplicateExtension, ValueError, TypeError):  # another one, of which the number knows nothing
+    except UNREADABLE:  # another one, of which the number knows nothing
         try:
             there = _outline.crl_extensions(parsed.public_bytes(serialization.Encoding.DER))
             number = _der.integer(_der.only(there["2.5.29.20"]))

@@ -23,9 +23,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
     is_self_signed,
     load,
     load_crl,
-    moment,
     next_update,
     pem_certificates,
+    revoked_in,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._fetched import MISSING, NOT_ASKED, SERVED, UNREACHABLE, Fetched, fetched
 
@@ -116,8 +116,8 @@ class Clients:
         own = max((each for each in self._known if each.generation.public_key_sha256 == key), key=lambda each: each.age, default=None)
         lacks = 0
         if own and own.age > served.age:
-            listed = {entry.serial_number for entry in served.parsed}
-            lacks = len([1 for entry in own.parsed if entry.serial_number not in listed and moment(entry, "revocation_date") <= now()])
+            listed = {number for number, _at, _why in revoked_in(served.parsed)}
+            lacks = len([1 for number, at, _why in revoked_in(own.parsed) if number not in listed and at <= now()])
         why = None
         if until is None or until < now_text():
             why = f"expired on {until}"

@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, running_out
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -110,27 +110,34 @@ class Seen:
 def seen(crls: t.Sequence[str] | None, folder: str | None, generations: t.Sequence[Generation]) -> Seen:
     """C(crls): files; C(folder): one with certificates. Raises KeywardError where a CRL is not of this CA, or can't be read."""
     advisories: list[Finding] = []
-    read = [_crl(path, generations, advisories) for path in crls or ()]
+    read = [crl for path in crls or () for crl in _crls(path, generations, advisories)]
     return Seen(read, _issued(folder, generations, advisories) if folder else [], bool(crls or folder), advisories, generations)
 
 
-def _crl(path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> Crl:
+def _crls(path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> list[Crl]:
+    """Those of a file: web servers want the CRLs of all generations in one."""
     what = f"the published CRL {path} can't be "
     try:
         data = read_file(path, "the published CRL", LARGEST_CRL)
-        parsed = _x509.load_crl(data)
-        signer, whose = among(generations, lambda certificate: whose_crl(data, certificate))
+        return [_crl(der, path, generations, advisories) for der in list(_x509.crls_in(data)) or [b""]]
     except FileNotFoundError:
         raise KeywardError(what + "read", "it does not exist", "Give a file on the controller") from None
     except ValueError:
         raise KeywardError(what + "read", "it is no CRL, neither PEM nor DER", "Give another file") from None
+
+
+def _crl(der: bytes, path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> Crl:
+    """Raises ValueError where it is none."""
+    parsed = _x509.load_crl(der)
+    signer, whose = among(generations, lambda certificate: whose_crl(der, certificate))
     if signer is None:
-        raise KeywardError(what + "used", "no generation of this CA signed it", "Give the CRLs of this CA only")
+        why = f"no generation of this CA signed it, or one in it: that is of {_outline.rfc4514(_outline.crl(der).issuer)}"
+        raise KeywardError(f"the published CRL {path} can't be used", why, "Give the CRLs of this CA only")
     if whose is Whose.CANT_TELL:
         advisories.append(unverified(f"the published CRL {path}"))
     number = _x509.crl_number(parsed)
     revoked = [Revoked(*one) for one in _x509.revoked_in(parsed)]
-    return Crl(None if number is None else int(number, 16), revoked, Known(signer, path, _x509.crl_der(data)))
+    return Crl(None if number is None else int(number, 16), revoked, Known(signer, path, der))
 
 
 def _issued(folder: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> list[Issued]:

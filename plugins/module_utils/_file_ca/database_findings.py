@@ -104,17 +104,21 @@ def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) 
             paths += [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith((".pem", ".crl", ".der"))]
         except OSError:
             pass
-    seen: t.List[t.Any] = []
+    seen: t.Set[bytes] = set()
     for path in dict.fromkeys(paths):
         try:
-            data = read_if_there(path, "the CRL", LARGEST_CRL) or b""
-            parsed = _x509.load_crl(data)
-            signer, whose = among(generations, functools.partial(whose_crl, data))
-        except (KeywardError, ValueError, TypeError):
+            held = list(_x509.crls_in(read_if_there(path, "the CRL", LARGEST_CRL) or b""))
+        except KeywardError:
             continue
-        if parsed not in seen and signer:
-            seen.append(parsed)
-            yield path, parsed, whose, signer
+        for der in held:
+            try:
+                parsed = _x509.load_crl(der)
+                signer, whose = among(generations, functools.partial(whose_crl, der))
+            except (ValueError, TypeError):
+                continue
+            if der not in seen and signer:
+                seen.add(der)
+                yield path, parsed, whose, signer
 
 
 def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Iterator[Finding]:
@@ -127,7 +131,7 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
     for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
         if whose is Whose.CANT_TELL:
             yield unverified(path)
-        lost = sorted(entry.serial_number for entry in parsed if not _is_known(rows.get(entry.serial_number)))
+        lost = sorted(number for number, _at, _why in _x509.revoked_in(parsed) if not _is_known(rows.get(number)))
         if lost:
             listed = ", ".join(_x509.even_hex(number) for number in lost[:_SHOWN])
             text = f"{path} lists {len(lost)} certificates that {database.path} does not call revoked: {listed}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, pem, pem_blocks, pem_certificates, public_key_sha256
 from cryptography.hazmat.primitives import serialization
 from support import pfx
 
@@ -16,3 +16,18 @@ def test_public_key_sha256_is_of_the_subject_public_key_info():
     public = pfx.key("rsa-2048").public_key()
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     assert public_key_sha256(public) == hashlib.sha256(der).hexdigest()
+
+
+def test_a_byte_order_mark_stands_before_a_pem_file_as_openssl_takes_it():
+    text = pem(b"\x30\x03\x02\x01\x05").encode()
+    assert pem_certificates(b"\xef\xbb\xbf" + text) == [b"\x30\x03\x02\x01\x05"]
+    assert next(pem_blocks(b"\xef\xbb\xbf" + text))[1].startswith(b"-----BEGIN"), "what is given to the library has none"
+    assert pem_certificates(text + b"\xef\xbb\xbf" + text) == [b"\x30\x03\x02\x01\x05"]
+    assert not pem_certificates(b"x" + text)
+
+
+def test_a_crl_is_found_behind_any_text():
+    der = b"\x30\x81\x80" + bytes(128)
+    block = pem(der, "X509 CRL").encode()
+    assert crl_der(b"    Serial Number: 1000\n" * 1000 + block) == der == crl_der(block) == crl_der(der)
+    assert crl_der(b"<html>") == crl_der(b"") == b"", "no CRL is nothing"

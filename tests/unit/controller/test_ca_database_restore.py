@@ -195,12 +195,30 @@ def test_what_is_published(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
     assert "1000" in openssl("crl", "-in", ca.sign_crl(), "-noout", "-text").stdout
 
 
+def test_all_crls_of_a_published_file_are_compared(ca: OpensslCa, store: Path, tmp_path: Path) -> None:
+    """Web servers want those of all generations in one file."""
+    host = Host(ca)
+    ca.renew_keeping()
+    host.back_up(store)
+    older, revoked = ca.directory / "cacert.0.pem", ca.directory / "newcerts" / "1000.pem"
+    pair = {"certificate": older, "private_key": ca.directory / "private" / "cakey.0.pem"}
+    first = ca.sign_crl().read_bytes()
+    openssl("ca", "-config", ca.config_file, "-revoke", revoked, cwd=ca.directory)
+    second = ca.sign_crl(**pair).read_bytes()
+    (ca.directory / "crl.pem").unlink()
+    lose_all_but_keys(ca)
+    (tmp_path / "all.pem").write_bytes(first + second)
+    result = host.restore(stores=[str(store)], published_crl=[str(tmp_path / "all.pem")], advance="auto")
+    assert [one["serial"] for one in result["reentered"]] == ["1000"], result.get("msg")
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
         ({"published_crl": ["nowhere.pem"]}, "it does not exist"),
         ({"published_crl": ["note"]}, "it is no CRL"),
         ({"published_crl": ["other.pem"]}, "no generation of this CA signed it"),
+        ({"published_crl": ["both.pem"]}, "or one in it: that is of CN=Another CA"),
         ({"published_certificates": "nowhere"}, "does not exist"),
         ({"advance": "on"}, "neither auto nor a dictionary"),
         ({"advance": {"serial": "xyz"}}, "no hexadecimal number"),
@@ -212,6 +230,7 @@ def test_what_can_t_be_compared_or_taken(ca: OpensslCa, store: Path, tmp_path: P
     host.back_up(store)
     (tmp_path / "note").write_text("something")
     shutil.copy(OpensslCa(tmp_path / "another", name="Another CA", algorithm="ed25519").sign_crl(), tmp_path / "other.pem")
+    (tmp_path / "both.pem").write_bytes(ca.sign_crl().read_bytes() + (tmp_path / "other.pem").read_bytes())
     for option, value in options.items():
         if option == "published_crl":
             options = {option: [str(tmp_path / each) for each in value]}
