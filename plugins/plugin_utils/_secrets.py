@@ -63,8 +63,10 @@ def _kind(value: t.Any) -> str | None:
         return "a number"
     if isinstance(value, date):
         return "a date"
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (list, tuple, dict, set)):
         return "a list or a dictionary"
+    if isinstance(value, bytes):
+        return "binary data"
     return None
 
 

@@ -35,6 +35,7 @@ COERCED = {
     "yes": "true or false",
     "Off": "true or false",
     "[a, b]": "a list or a dictionary",
+    "!!binary c2VjcmV0": "binary data",
     "correct horse": None,
     "~x": None,
 }
