@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -109,6 +110,12 @@ def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]
     except (ValueError, TypeError, ZeroDivisionError, UnsupportedAlgorithm, NotImplementedError) as exc:
         if encrypted and "password" in str(exc).lower():
             return replace(known, why="the passphrase does not open it", remedy="Give the right private_key_passphrase")
+        if encrypted and "unknown" in str(exc).lower():
+            how = re.search(rb"DEK-Info: *([\w-]{1,40})", data) or re.search(rb"[0-9]+(?:\.[0-9]+){3,20}", str(exc).encode("utf-8"))
+            said = f" ({how.group(how.lastindex or 0).decode('ascii')})" if how else ""
+            why = f"it is encrypted in a way that the cryptography package of this host can't open{said}"
+            remedy = f"Encrypt it in another one: openssl pkey -in {path} -aes256 -out a new file, which takes its place"
+            return replace(known, why=why, remedy=remedy)
         kind = None if encrypted else private_key_kind(pem_content(data) if encoding == "PEM" else data)
         if kind and kind not in READ:
             why = f"it is a key of the kind {kind}, which the cryptography package of this host can't read"

@@ -79,6 +79,7 @@ def subject_of(ca: OpensslCa) -> bytes:
     return _outline.certificate(pem_certificates(ca.certificate.read_bytes())[0]).subject
 
 
+X400_NAME = extension("2.5.29.17", b"\x30\x04\xa3\x02\x30\x00", b"")
 SAID_DEFAULT = extension("2.5.29.35", b"\x30\x00", b"\x01\x01\x00")
 
 
@@ -93,8 +94,9 @@ SAID_DEFAULT = extension("2.5.29.35", b"\x30\x00", b"\x01\x01\x00")
         ({"version": VERSION_1_SAID}, "CN=Odd CA"),
         ({"extensions": (CA_TRUE, SIGNS, NAMED, SAID_DEFAULT)}, "CN=Odd CA"),
         ({"serial": b"\xff"}, "CN=Odd CA"),
+        ({"extensions": (CA_TRUE, SIGNS, NAMED, X400_NAME)}, "CN=Odd CA"),
     ],
-    ids=["characters", "latin-1", "teletex", "bmp", "long", "version 1", "said default", "negative serial"],
+    ids=["characters", "latin-1", "teletex", "bmp", "long", "version 1", "said default", "negative serial", "x400"],
 )
 def test_a_certificate_that_the_library_refuses_is_of_a_ca_like_any_other(written: Any, subject: str, tmp_path: Path) -> None:
     ca, host = OpensslCa(tmp_path / "ca"), FakeHost()
@@ -159,6 +161,32 @@ def test_a_key_of_an_unsupported_kind_is_called_by_its_name(arguments: list[str]
         assert "no bundle can hold it" in found.remedy
     else:
         assert kind is None or "explicit" in kind  # this release of the library reads it
+
+
+@pytest.mark.parametrize("how", ["traditional", "PKCS #8"])
+def test_a_key_that_the_library_cannot_decrypt_is_not_called_damaged(how: str, tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain", tmp_path / "key"
+    openssl("genrsa", "-out", plain, "2048")
+    if how == "traditional":
+        openssl("rsa", "-in", plain, "-traditional", "-camellia256", "-passout", "pass:secret", "-out", path)
+    else:
+        openssl("pkcs8", "-topk8", "-in", plain, "-v2", "aria256", "-passout", "pass:secret", "-out", path)
+    found = load_key_file(str(path), "secret")
+    assert found is not None and found.key is None and found.why is not None
+    said = "CAMELLIA-256-CBC" if how == "traditional" else "1.2.410.200046.1.1.12"
+    assert f"can't open ({said})" in found.why and "damaged" not in found.why and f"openssl pkey -in {path} -aes256" in found.remedy
+
+
+@pytest.mark.parametrize("which", ["certificate", "private_key"])
+def test_a_byte_order_mark_is_nothing_to_a_ca(which: str, tmp_path: Path) -> None:
+    """Editors on Windows write one, and openssl passes over it."""
+    ca = OpensslCa(tmp_path / "ca")
+    path: Path = getattr(ca, which)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    ca.sign_crl()
+    initialise(str(tmp_path / "keys"), "keys")
+    given = {"config_file": str(ca.config_file), "stores": [str(tmp_path / "keys")], "password": PASSWORD}
+    assert FakeHost().run(CaKeyBackup, given).get("restorable")
 
 
 def test_a_damaged_key_is_not_called_an_unsupported_one(tmp_path: Path) -> None:
