@@ -117,7 +117,8 @@ class Survey:
 
     def __init__(self, backend: FileCa, reading: Facts, extra: t.Sequence[str] = (), apart: t.Optional[str] = None) -> None:
         """C(extra): what belongs to a set besides; C(apart): where the set is made, which may lie in a directory of the CA."""
-        self._backend, self._reading, self._extra, self._apart = backend, reading, extra, apart
+        self._backend, self._reading, self._extra = backend, reading, extra
+        self._apart = apart and os.path.realpath(apart)
         self._stores: t.Set[str] = set()
         self._files = backend.files()
         if self._files.database is None:
@@ -237,11 +238,12 @@ class Survey:
     def _add_tree(self, found: t.Dict[str, str], folder: str, part: str, folders: str = "directory") -> None:
         """All below a folder. In a flat CA that is everything, also what is stored of it, and what is being made."""
         for directory, directories, names in os.walk(folder):
-            if MARKER in names or directory == self._apart:
+            making = self._apart is not None and os.path.realpath(directory) == self._apart
+            if MARKER in names or making:
                 if directory == folder:
                     why = f"{folder}, where the CA has its files, is a store itself"
                     raise KeywardError("the database can't be backed up", why, "Move the store to a place of its own")
-                self._stores |= {directory} - {self._apart or ""}
+                self._stores |= set() if making else {directory}
                 directories.clear()
                 continue
             directories[:] = sorted(name for name in directories if not is_staging(name))

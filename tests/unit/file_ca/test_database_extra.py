@@ -109,6 +109,16 @@ def test_a_store_in_the_directory_of_a_flat_ca_is_in_no_set(ca: OpensslCa, tmp_p
     assert sent(which(ca), TellState()).state == before, "what is stored makes nothing due"
 
 
+def test_a_set_does_not_hold_what_it_is_made_of_where_a_link_leads_to_the_ca(ca: OpensslCa, tmp_path: Path) -> None:
+    """Temporary files lie in the home of a user, by one path, and the CA by another."""
+    (tmp_path / "link").symlink_to(ca.directory)
+    ca.config_file.write_text(ca.config_file.read_text().replace(f"dir = {ca.directory}", f"dir = {tmp_path}/link\ncerts = $dir", 1))
+    ca.config_file.write_text(ca.config_file.read_text().replace("certs = $dir/certs", "", 1))
+    copied(which(ca), ca.directory / "set")
+    names = contents_of(ca.directory / "set")
+    assert any(name.endswith("newcerts/1000.pem") for name in names) and not [name for name in names if "/set" in name]
+
+
 def test_a_ca_whose_files_lie_in_a_store_is_refused(ca: OpensslCa, tmp_path: Path) -> None:
     (ca.directory / "newcerts" / "keyward-store.json").write_text("{}")
     assert "is a store itself" in refused(lambda: copied(which(ca), tmp_path / "set"))
