@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, load_crl, next_update
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crls_in, load, load_crl, next_update
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._clients import Clients
 from ansible_collections.keyward.pki.plugins.plugin_utils._der_files import DerFiles, der_files
@@ -204,6 +204,8 @@ class ActionModule(Task):
             raise KeywardError(
                 "no CRL was signed", "the published CRL can't be read, neither as PEM nor as DER", "Give the last one"
             ) from None
+        if len(list(crls_in(data))) > 1:
+            raise KeywardError("no CRL was signed", f"{path} holds several CRLs", "Give each in a file of its own, in one task for each")
         told = self.look()
         if not told.abilities.signs_any_crl:
             raise _adcs.no_terms_of_crls()

@@ -19,7 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs im
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, behind_link, crl_path, older_path
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import why_it_stays
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import needed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
@@ -42,7 +42,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signature import Whos
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, load_crl, moment, pem
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, is_delta, load_crl, moment, pem, revoked_in
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -74,7 +74,7 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
             database.refuse_unread(_WHAT)
             advisories += findings(database, files, facts.generations)
             if order.sign and check:
-                signing.rehearse(order.days)
+                signing.rehearse(order.days, {due.certificate for due in order.sign})
             elif order.sign:
                 changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
                 database = DatabaseFiles(ca, files)
@@ -119,8 +119,11 @@ class _Signing:
                 if generation.public_key_sha256 in self._facts.private_keys
             ]
 
-    def rehearse(self, days: t.Optional[int]) -> None:
+    def rehearse(self, days: t.Optional[int], due: t.Container[str]) -> None:
         """Raises KeywardError where C(openssl ca) would sign none. Nothing of the CA is touched."""
+        for generation in self._facts.generations:
+            if generation.sha256 in due:
+                self._refuse_immovable(self._path_of(generation), self._files.crl_number)
         refuse_days(self._ca, "default_crl_days", days, _WHAT)
         with scratch_directory() as scratch:
             command = self._command(scratch)
@@ -152,7 +155,7 @@ class _Signing:
             if generation.sha256 not in due or due[generation.sha256] != _digest(there):
                 continue
             begins = _begin_after(generation, there)
-            self._refuse_immovable(path)
+            self._refuse_immovable(path, self._files.crl_number)
             with scratch_directory() as scratch:
                 refuse_days(self._ca, "default_crl_days", days, _WHAT)
                 data = self._signed(generation, self._command(scratch), scratch, days, begins)
@@ -165,6 +168,9 @@ class _Signing:
     def sign_again(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[Crl], bool]:
         """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
         last = load_crl(published)
+        if is_delta(crl_der(published)):
+            why = "the published CRL is a delta CRL: it lists only what has changed since the last complete one"
+            raise KeywardError(_WHAT, why, "Give the newest complete CRL")
         signer, whose = among(self._facts.generations, lambda certificate: whose_crl(published, certificate))
         if signer is None:
             raise KeywardError(_WHAT, "no generation of this CA signed the published CRL", "Give a CRL of this CA")
@@ -221,13 +227,14 @@ class _Signing:
             self.found.append(unverified(f"the CRL of {generation.label}"))
         return data
 
-    def _refuse_immovable(self, path: str) -> None:
-        """Refuse before signing where the CRL couldn't be put in place, so that no CRL number is used up."""
-        hindrance = why_it_stays(behind_link(path)) if os.path.exists(path) else None
-        if hindrance:
-            raise KeywardError(_WHAT, *hindrance)
+    def _refuse_immovable(self, path: str, number: t.Optional[str] = None) -> None:
+        """Refuse before signing where the CRL, or the file of its number, couldn't be put in place, so that no number is used up."""
+        place = behind_link(path)
         if os.path.islink(path):
             refuse_link_of_others(path, self._ca.directory, _WHAT)
+            if not os.path.isdir(os.path.dirname(place)):
+                raise KeywardError(_WHAT, f"{path} is a link to {place}, and its directory is not there", "Mount it, or remove the link")
+        refuse_immovable([place, number] if number else [place], _WHAT)
 
     def _put(self, path: str, data: bytes) -> None:
         """A CRL takes the place of its predecessor in one step: what serves it never sees half of one. A link to it stays."""
@@ -264,7 +271,7 @@ def _begin_after(generation: Generation, last: t.Optional[bytes]) -> datetime:
 
 def _lacking(data: bytes, revoked: t.Set[int]) -> int:
     try:
-        return len(not_in_crl(revoked, (entry.serial_number for entry in load_crl(data))))
+        return len(not_in_crl(revoked, (number for number, _at, _why in revoked_in(load_crl(data)))))
     except (ValueError, TypeError):
         return 0
 

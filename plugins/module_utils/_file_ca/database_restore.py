@@ -9,18 +9,13 @@ import contextlib
 import glob
 import os
 import re
-import stat
 import time
 import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import (
-    digest_or_none,
-    hex_or_none,
-    lies_in,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import hex_or_none, lies_in
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles, parse_number
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import ExtraPaths, places_here, refuse_outside
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
@@ -43,6 +38,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_configuration import MOVED, Configurations, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import LARGEST_LOOKED_AT, KnownCrls, published_on
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore, take_away_left
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_places import compared, followed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import (
     lacks_chain,
     owner_of,
@@ -166,7 +162,7 @@ class Restoration:
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
                 self._core[member.part] = member
             here = replace(member, target=self._move.path(member.target)) if member.target else member
-            there = _compare(here, path)
+            there = compared(here, path)
             if stream and member.part == "configuration":
                 there = self._configurations.compare(member, path, stream, there)
             if stream and member.part == "crl":
@@ -343,6 +339,9 @@ class Restoration:
             path = self._core_path(part)
             if path not in [one.path for one in self._restored]:
                 self._restored.append(orders.BroughtBack(path, "database"))
+        apart = {item.path for item in wanted.values() if item.member.type != "file" or self._gives_way(item)}
+        written = [*(item.path for item in wanted.values()), *map(self._core_path, changed)]
+        links = followed(written, apart, self._backend.directory, "nothing was restored")
         kept = [item for item in wanted.values() if item.member.type != "link" and (item.member.acl or not _is_new(item))]
         protections = {item.path: recorded_protection(item.member, item.path) for item in kept}
         if self._check:
@@ -383,9 +382,11 @@ class Restoration:
                     continue
                 if member.part in CORE:
                     data = changed.pop(member.part, None)
-                    late.append((stack.enter_context(staged_member(path, stream, member, protections[path], data)), member.part))
+                    place = links.get(path, path)
+                    late.append((stack.enter_context(staged_member(place, stream, member, protections[path], data)), member.part))
                     continue
-                with staged_member(path, stream, member, protections[path], self._configurations.texts.get(member.path)) as staged:
+                data = self._configurations.texts.get(member.path)
+                with staged_member(links.get(path, path), stream, member, protections[path], data) as staged:
                     if item.there in ("different", "shortened", MOVED):
                         staged.replace()
                     else:
@@ -395,7 +396,8 @@ class Restoration:
                 path = self._core_path(part)
                 like = self._core[part]
                 make_directories(os.path.dirname(path), Protection(0o755))
-                late.append((stack.enter_context(staged_member(path, None, like, recorded_protection(like, path), data)), part))
+                own, place = recorded_protection(like, path), links.get(path, path)
+                late.append((stack.enter_context(staged_member(place, None, like, own, data)), part))
             order = {"index": 0, "crl_number": 1, "serial": 2}
             # The numbers go on before the rows do: a run killed in between hands out no number twice.
             for staged, part in sorted(late, key=lambda one: -order[one[1]]):
@@ -422,7 +424,7 @@ class Restoration:
         if item.there != "different" or number not in base.twice or number in base.theirs_count:
             return item
         kept = glob.glob(glob.escape(item.path) + ".set-aside-*")
-        if any(_compare(item.member, path) == "same" for path in kept):
+        if any(compared(item.member, path) == "same" for path in kept):
             return item
         return replace(item, path=f"{item.path}.set-aside-{self._when}", there="missing")
 
@@ -479,19 +481,3 @@ def _is_new(item: _Item) -> bool:
 def _part(part: str) -> str:
     parts = {"movable": "issued", **dict.fromkeys(("index", "serial", "crl_number", "attributes", "companion"), "database")}
     return parts.get(part, part)
-
-
-def _compare(member: Member, path: str) -> str:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return "missing"
-    if member.type == "directory":
-        return "same" if os.path.isdir(path) else "different"
-    if member.type == "link":
-        return "same" if stat.S_ISLNK(status.st_mode) and os.readlink(path) == member.target else "different"
-    if not os.path.isfile(path):
-        return "different"
-    if os.path.getsize(path) != member.size:
-        return "different"
-    return "same" if digest_or_none(path) == member.sha256 else "different"

@@ -13,6 +13,8 @@ import stat
 import struct
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+
 Hindrance = t.Tuple[str, str]  # why, and what to do
 
 _IMMUTABLE, _APPEND_ONLY = 0x10, 0x20  # ioctl_iflags(2)
@@ -20,18 +22,38 @@ _GET_FLAGS = 2 << 30 | struct.calcsize("l") << 16 | ord("f") << 8 | 1  # FS_IOC_
 _LARGEST = 16 * 1024 * 1024
 
 
+def refuse_immovable(paths: t.Iterable[str], what: str) -> None:
+    """Raise KeywardError where one of these files couldn't be replaced or made; C(what) fails then. Before the first step."""
+    mounted, folders = _mount_points(), set()
+    for path in paths:
+        there = os.path.lexists(path)
+        folder = os.path.dirname(path)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not there and folder in folders:
+            continue
+        folders.add(folder)
+        hindrance = _why(path if there else None, folder, mounted)
+        if hindrance:
+            raise KeywardError(what, *hindrance)
+
+
 def why_it_stays(path: str) -> t.Optional[Hindrance]:
     """Why no file can be renamed over this one, as far as that shows beforehand."""
-    folder = os.path.dirname(path)
-    if os.path.realpath(path) in _mount_points():
+    return _why(path, os.path.dirname(path), _mount_points())
+
+
+def _why(path: t.Optional[str], folder: str, mounted: t.Container[str]) -> t.Optional[Hindrance]:
+    """C(path): None for a new one."""
+    if path and os.path.realpath(path) in mounted:
         why = f"{path} is mounted by itself, as containers mount single files: no other file can take its place"
         return why, f"Mount its directory {os.path.dirname(os.path.realpath(path))} instead"
-    for what in (path, folder):
+    for what in (path, folder) if path else (folder,):
         flags = _flags(what)
         letter = "i" if flags & _IMMUTABLE else "a" if flags & _APPEND_ONLY else None
         if letter:
             kind = "immutable" if letter == "i" else "open for appending only"
-            return f"{what} is {kind} (chattr +{letter})", f"Take that away for the renewal: chattr -{letter} {what}"
+            return f"{what} is {kind} (chattr +{letter})", f"Take that away meanwhile: chattr -{letter} {what}"
     if not os.access(folder, os.W_OK | os.X_OK):
         read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
         why = "its file system is mounted read-only" if read_only else "this user may not write there"
@@ -40,7 +62,7 @@ def why_it_stays(path: str) -> t.Optional[Hindrance]:
             "Mount it for writing" if read_only else "Let the user that runs this task (become)",
         )
     status, user = os.stat(folder), os.geteuid()
-    if status.st_mode & stat.S_ISVTX and user not in (0, status.st_uid, os.lstat(path).st_uid):
+    if path and status.st_mode & stat.S_ISVTX and user not in (0, status.st_uid, os.lstat(path).st_uid):
         return f"{folder} is sticky, and {path} is another user's", "Become that user, or the owner of the directory"
     return None
 

@@ -18,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_former
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
@@ -55,6 +56,7 @@ def install(ca: FileCa, order: Install, check: bool) -> Changed:
         refuse_former(ca, order.keys.directory, order.keys.generations[-1])
     else:
         _try(order)
+    refuse_immovable([os.path.join(ca.directory, "new")], _WHAT)
     changed = ca.lay_out(order, check=True)
     if not check:
         make_directory(ca.directory, ca.MODE)
@@ -102,6 +104,8 @@ def lay_out(files: Files, check: bool) -> bool:
     if files.database:
         new.append((files.database + ".attr", "unique_subject = no\n"))
     absent = [(path, text) for path, text in new if path and not os.path.lexists(path)]
+    made = [path for path in (files.certificate, files.private_key) if path and not os.path.lexists(path)]
+    refuse_immovable([*made, *missing, *(path for path, _text in absent)], _WHAT)
     if not check:
         if files.private_key:
             make_directory(os.path.dirname(files.private_key), 0o700)

@@ -13,9 +13,10 @@ from dataclasses import replace
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import LIMITS, extension
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles, attributes_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import (
@@ -82,6 +83,9 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             finished = [] if check else database.finish(_WHAT)
             database.index.refuse(_WHAT, database.path)
             refuse_to_overwrite(database, files, facts.generations, _WHAT)
+            issued_into = os.path.join(files.new_certificates, "new")
+            replaced = (files.serial, files.database, attributes_of(files.database), issued_into)
+            refuse_immovable([path for path in replaced if path], _WHAT)
             refuse_days(ca, "default_days", order.days, _WHAT)
             rehearsed = issuing.rehearse(extensions)
             refuse_as_issuer(facts.generations[-1], _WHAT)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_elsewhere
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
@@ -96,6 +97,7 @@ def put_back(ca: FileCa, facts: t.Optional[Facts], order: ImportKeys, check: boo
             [Finding("conflict", f"{file.place.path} holds something else", file.generation.sha256) for file in in_the_way],
         )
     refuse_elsewhere(ca, [file.place.path for file in missing], order.generations, order.directory, check)
+    refuse_immovable([file.place.path for file in missing], _FAILED)
     protections = [file.protection() for file in missing]
     restored = tuple(
         PutBack(file.kind, file.place.path, file.generation.sha256, _access(own, file.place)) for file, own in zip(missing, protections)

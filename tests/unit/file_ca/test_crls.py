@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from support.acls import setfacl
 from support.killed import killed_at
 from support.lifecycle import SUBJECT, crl, install, refused, renew, sign, state, written
@@ -136,3 +140,21 @@ def test_a_crl_has_the_readers_of_the_one_before(tmp_path: Path) -> None:
     before = path.read_bytes()
     crl(ca, days=9, remaining_days=400)
     assert path.read_bytes() != before and recorded_acls(str(path))["acl"] == "user::rw-,user:daemon:r--,group::---,mask::r--,other::---"
+
+
+def test_a_delta_crl_is_not_signed_again_as_if_it_were_complete(tmp_path: Path) -> None:
+    install(tmp_path / "ca")
+    certificate = x509.load_pem_x509_certificate((tmp_path / "ca" / "cacert.pem").read_bytes())
+    key = serialization.load_pem_private_key((tmp_path / "ca" / "private" / "cakey.pem").read_bytes(), None)
+    since = datetime(2026, 1, 1)
+    builder = x509.CertificateRevocationListBuilder(certificate.subject, since, since + timedelta(days=7))
+    builder = builder.add_extension(x509.CRLNumber(4), False).add_extension(x509.DeltaCRLIndicator(3), True)
+    made = builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())  # type: ignore[arg-type]
+    published = written(tmp_path, made.public_bytes(serialization.Encoding.DER))
+    before = state(tmp_path / "ca")
+    for check in (True, False):
+        assert "is a delta CRL" in refused(lambda check=check: crl(tmp_path / "ca", check=check, published_crl=published))
+        assert state(tmp_path / "ca") == before
+    crl(tmp_path / "ca")
+    twice = (tmp_path / "ca" / "crl" / "crl.pem").read_bytes() * 2
+    assert "holds several CRLs" in refused(lambda: crl(tmp_path / "ca", published_crl=written(tmp_path, twice)))
