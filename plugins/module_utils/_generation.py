@@ -202,17 +202,18 @@ def _in_its_last_tenth(generation: Generation, now: str) -> bool:
 # The codes for a key that the host can't use: of the newest generation, and of an older one.
 KEY_MISSING = ("key_missing_on_host", "older_key_missing_on_host")
 KEY_INACCESSIBLE = ("key_inaccessible", "older_key_inaccessible")
+KEY_LOCKED = "key_needs_passphrase"  # of either: encrypted, and no passphrase was given, as in each run that is no person's
 
 
 def keys_not_in_hand(generations: t.Sequence[Generation], told: t.Iterable[Finding]) -> t.List[Finding]:
     """Findings for keys that are missing or unusable on the host; those in C(told) are not repeated."""
-    known = {advisory.certificate for advisory in told if advisory.code in KEY_MISSING + KEY_INACCESSIBLE}
+    known = {advisory.certificate for advisory in told if advisory.code in (*KEY_MISSING, *KEY_INACCESSIBLE, KEY_LOCKED)}
     found = []
     for generation in generations:
         if generation.private_key != "present" and generation.sha256 not in known:
             codes = KEY_MISSING if generation.private_key == "missing" else KEY_INACCESSIBLE
             what = "is not here" if codes is KEY_MISSING else "can't be used here"
-            code = codes[generation is not generations[-1]]
+            code = KEY_LOCKED if generation.encrypted_at_rest else codes[generation is not generations[-1]]
             found.append(Finding(code, f"the private key of {generation.label} {what}", generation.sha256))
     return found
 
@@ -231,7 +232,7 @@ def oldest_first(generations: t.Iterable[Generation]) -> t.List[Generation]:
 
 def why_inaccessible(generation: Generation, told: t.Iterable[Finding]) -> t.Optional[str]:
     """What the host C(told) of a key that it has but can't use; the message ends with what to do."""
-    found = (one.message for one in told if one.code in KEY_INACCESSIBLE and one.certificate == generation.sha256)
+    found = (one.message for one in told if one.code in (*KEY_INACCESSIBLE, KEY_LOCKED) and one.certificate == generation.sha256)
     return next(found, None)
 
 

@@ -17,7 +17,13 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Nothin
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile, load_key_file, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._generation import KEY_INACCESSIBLE, KEY_MISSING, Generation, generation_of
+from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    KEY_INACCESSIBLE,
+    KEY_LOCKED,
+    KEY_MISSING,
+    Generation,
+    generation_of,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_element, is_certificate, pem_certificates
 
 MOST_CHAIN = 100
@@ -320,6 +326,7 @@ def _unreadable(what: str) -> t.Type[KeywardError]:
 
 
 def _inaccessible(key_file: KeyFile, about: str, certificate: t.Optional[str], code: str) -> Finding:
+    code = KEY_LOCKED if key_file.locked else code
     return Finding(code, f"the private key {key_file.path} of {about} can't be used: {key_file.why}. {key_file.remedy}", certificate)
 
 

@@ -42,7 +42,7 @@ _POINTERS = ("PKCS#11 PROVIDER URI", "TSS2 PRIVATE KEY", "TSS2 KEY BLOB")
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A private key file. C(key) is None where it can't be read or opened; C(why) says why."""
+    """A private key file. C(key) is None where it can't be read or opened; C(why) says why. C(locked): no passphrase was given for it."""
 
     path: str
     key: t.Any = field(default=None, repr=False)
@@ -51,6 +51,7 @@ class KeyFile:
     remedy: str = ""
     encrypted: t.Optional[bool] = None
     in_token: bool = False
+    locked: bool = False
     place: t.Optional[Place] = None
 
 
@@ -100,7 +101,7 @@ def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]
         return KeyFile(path, why="it holds no private key, neither PEM nor DER", remedy="Check that this is the right file")
     known = KeyFile(path, encrypted=encrypted, place=place_of(path, encoding, container, encrypted))
     if encrypted and not passphrase:
-        return replace(known, why="it is encrypted at rest", remedy="Give private_key_passphrase")
+        return replace(known, locked=True, why="it is encrypted at rest", remedy="Give private_key_passphrase")
     load = serialization.load_pem_private_key if encoding == "PEM" else serialization.load_der_private_key
     try:
         key = load(data, passphrase.encode("utf-8") if encrypted and passphrase else None, **_without_prime_tests())

@@ -65,7 +65,7 @@ def test_key_forms(make_ca: MakeCa, rsa_ca: OpensslCa, tmp_path: Path, form: str
             (generation,) = reading.generations
             assert (generation.private_key, generation.encrypted_at_rest, generation.exportable) == ("inaccessible", True, None)
             assert generation.key_place == place
-            assert codes(reading) == ["key_inaccessible"]
+            assert codes(reading) == ["key_inaccessible" if passphrase else "key_needs_passphrase"]
             assert str(ca.private_key) in reading.advisories[0].message and why in reading.advisories[0].message
             assert reading.advisories[0].certificate == generation.sha256
             assert not reading.private_keys
