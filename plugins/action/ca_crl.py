@@ -29,11 +29,37 @@ class ActionModule(Task):
     NAME, ARGUMENTS = "ca_crl", _arguments.CA_CRL
 
     def perform(self) -> Result:
-        if self.options["published_crl"] is None:
-            return self._proofs() if self.options["scratch"] else self.decided_anew(self._refreshed)
+        given = [name for name in ("published_crl", "scratch") if self.options[name]] + ["sign: false"] * (not self.options["sign"])
+        if len(given) > 1:
+            raise KeywardError("ca_crl can't run", f"{' and '.join(given)} exclude each other", "Give one of them")
+        if not self.options["sign"]:
+            return self._looked_at()
         if self.options["scratch"]:
-            raise KeywardError("ca_crl can't run", "published_crl and scratch exclude each other", "Give one of them")
-        return self.decided_anew(self._signed_again)
+            return self._proofs()
+        return self.decided_anew(self._signed_again if self.options["published_crl"] else self._refreshed)
+
+    def _looked_at(self) -> Result:
+        """What lies on the host, and what runs out. Nobody said that CRLs are signed here, so a key that is missing is no matter."""
+        told: Crled = self.completed(self.send(Crls(urls=self._looks_at_urls), Crled))
+        kept, found = list[Known](), list[Finding]()
+        for same in of_each_key([one for one in told.generations if one.not_after >= now_text() and one.sha256 not in told.idle]):
+            last = self._newest([crl for generation in same for crl in self._crls_of(told, generation)], same[-1])
+            kept += [last] if last else []
+            found += self._runs_out(last) if last else ()
+        return self._result(told, False, kept, found)
+
+    @staticmethod
+    def _runs_out(crl: Known) -> t.Iterator[Finding]:
+        until, remedy = next_update(crl.parsed), "Run keyward.pki.crl, and publish it"
+        if until is not None and until < now_text():
+            text = f"the CRL {crl.path} expired on {until}: clients reject what it is for. {remedy}"
+            yield Finding("crl_expired", text, crl.generation.sha256)
+        elif until is not None and crl.in_last_third:
+            text = f"the CRL {crl.path} is in the last third of its time, and expires on {until}. {remedy}"
+            yield Finding("crl_runs_out", text, crl.generation.sha256)
+        if crl.lacks:
+            text = f"the CRL {crl.path} lacks {crl.lacks} certificates that the database says are revoked. {remedy}"
+            yield Finding("crl_lacks_revocations", text, crl.generation.sha256)
 
     def _refreshed(self) -> Result:
         """The CRL of each key, signed again where it is missing, wrong, lacks a revocation or is about to expire."""

@@ -15,7 +15,7 @@ author:
   - keyward.pki contributors (@keyward)
 description:
   - Private to the roles of this collection; it may change in any release.
-positional: hosts
+positional: hosts, number
 options:
   _input:
     description: The variables of all hosts (C(hostvars)).
@@ -26,6 +26,9 @@ options:
     type: list
     elements: str
     required: true
+  number:
+    description: Only this CA of each host, counted from 0.
+    type: int
 """
 
 EXAMPLES = r"""
@@ -46,8 +49,8 @@ _value:
 from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import cas_of
 
 
-def ca_inventory(variables: t.Any, hosts: t.Iterable[str]) -> list[dict[str, t.Any]]:
-    return [ca for host in hosts for ca in cas_of(str(host), variables[host])]
+def ca_inventory(variables: t.Any, hosts: t.Iterable[str], number: int | None = None) -> list[dict[str, t.Any]]:
+    return [ca for host in hosts for ca in cas_of(str(host), variables[host], number)]
 
 
 class FilterModule:

@@ -172,6 +172,7 @@ CA_SIGN: Spec = {
 }
 CA_CRL: Spec = {
     **WHICH_AUTHORITY,
+    "sign": {"type": "bool", "default": True},
     "scratch": {"type": "bool", "default": False},
     "days": {"type": "int"},
     "remaining_days": {"type": "int"},

@@ -19,6 +19,12 @@ description:
   - With O(published_crl) it signs the last published CRL again, with all its entries, for the day when the keys are back, the
     database is not, and the CRL is about to expire.
 options:
+  sign:
+    description:
+      - With V(false) nothing is signed. What CRLs lie on the host is looked at, and said where one has expired, runs out, or lacks a
+        revocation. No key and no passphrase is needed.
+    type: bool
+    default: true
   scratch:
     description:
       - Sign in a scratch directory, from a copy of the database, and verify. The CA's own CRLs and CRL number stay as they are.
@@ -92,9 +98,10 @@ EXAMPLES = r"""
     remaining_days: 7
   become: true
 
-- name: Look at what clients get
+- name: Look at what clients get, and sign nothing
   keyward.pki.ca_crl:
     config_file: /etc/pki/CA/openssl.cnf
+    sign: false
     fetch: true
   become: true
 """
@@ -182,6 +189,7 @@ advisories:
       a key needs a CRL of its own, and V(crl_rejected) where clients reject one.
     - V(crl_needs_passphrase), and V(crl_not_refreshed) once the last third of the CRL's time has begun, say that a key is encrypted and its
       passphrase was not given. Then the task does not fail.
+    - With O(sign=false), V(crl_expired), V(crl_runs_out) and V(crl_lacks_revocations).
     - With O(fetch), V(published_crl_stale), V(published_crl_other_key), V(published_missing), V(published_certificate_other),
       V(published_not_der), V(parent_crl_stale), V(one_url_two_keys), V(url_unreachable) and V(url_not_looked_at). With O(former_hosts),
       V(url_of_former_host).

@@ -8,14 +8,17 @@ No Ansible here. docs/audit-schema.json describes the document.
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, generation_advisories, merge_generations
 from ansible_collections.keyward.pki.plugins.module_utils._home import at_home, place_text, standing
+from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_crypto import Pkcs12Error
+from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_outside import weakness
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._signed import VERIFIED, read_events
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
@@ -159,12 +162,14 @@ class Audit:
             "in_inventory": bool(seen),
             "in_stores": record is not None,
             "homes": [place_text(home) for home in (record.homes if record else ())],
-            "hosts": [{"host": one.home.host, "name": one.label, "state": _state(one), "why": one.failure} for one in seen],
+            "hosts": [
+                {"host": one.home.host, "place": _place(one), "name": one.label, "state": _state(one), "why": one.failure} for one in seen
+            ],
             "generations": shown,
             "key_backup": self._key_backup(known) if known and known.newest else None,
             "key_backups": _listed(known) if known else [],
             "databases": databases,
-            "crls": [dict(crl) for one in told for crl in (one.database or {}).get("crls") or ()],
+            "crls": [{"host": one.home.host, **crl} for one in told for crl in (one.database or {}).get("crls") or ()],
             "findings": about,
         }
 
@@ -244,7 +249,7 @@ class Audit:
         known = record if isinstance(record, KnownAuthority) else None
         found = [finding for one in seen for finding in one.advisories]
         for one in seen:
-            found += self._of_host(one)
+            found += self._of_host(one, known, sets)
         for generation, shape in zip(generations, shown, strict=True):
             if shape["covered"] == "none":
                 text = f"{generation.label} is in no backup: its private key would be lost today"
@@ -252,7 +257,7 @@ class Audit:
                     text = f"{generation.label} is not in the newest backup, only in {shape['restored_from'][0]}"
                 found.append(Finding("generation_missing", text, generation.sha256))
         if known:
-            found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen)]
+            found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen), *_weak(known)]
         if sets:
             found += [*(finding for series in sets.every for finding in series.advisories), *_unsound(sets)]
         found += self._of_sets(sets, seen)
@@ -266,17 +271,28 @@ class Audit:
         found += [*generation_advisories(generations, format_time(self._now)), *self._of_crls(seen)]
         return list(dict.fromkeys(found))
 
-    def _of_host(self, seen: Seen) -> list[Finding]:
+    def _of_host(self, seen: Seen, known: KnownAuthority | None, sets: KnownDatabases | None) -> list[Finding]:
         here = f"{seen.label} on {seen.home.host}"
         if seen.failure:
             return [Finding("host_not_seen", f"{here} was not seen, and is judged by what is stored: {seen.failure}")]
         if seen.told is None:
             why = "it is offline" if seen.offline else "its host was not asked"
-            return [Finding("host_not_asked", f"{here} is judged by what is stored: {why}")]
+            return [Finding("host_not_asked", f"{here} is judged by {self._stored(seen, known, sets)}: {why}")]
         standing_there = standing(seen.home, seen.told, self._candidates(seen))
         if standing_there.elsewhere:
             return [Finding("not_at_home", f"{here} is not at home there: {standing_there.elsewhere}")]
         return list(standing_there.advisories)
+
+    def _stored(self, seen: Seen, known: KnownAuthority | None, sets: KnownDatabases | None) -> str:
+        """What stands for a CA whose host was not asked, and how old that is."""
+        stored, newest = known.newest if known else None, self._set_of(sets, seen)
+        parts = [f"the key backup {stored.name} ({self._days(stored.manifest.created)})"] if stored else []
+        parts += [f"the set {newest.name} ({self._days(newest.manifest.as_of)})"] if newest else []
+        return " and ".join(parts) or "what is stored, which is nothing"
+
+    def _days(self, time: str) -> str:
+        age = self._age(time)
+        return "of a time to come" if age is None else f"{age // 86400} days old"
 
     def _of_backups(self, known: KnownAuthority, seen: t.Sequence[Seen]) -> list[Finding]:
         found, newest = list[Finding](), known.newest
@@ -321,7 +337,7 @@ class Audit:
             if end and end < format_time(self._now):
                 found.append(Finding("crl_expired", f"the CRL {crl['path']} on {host} expired on {end}: clients reject what it is for"))
             elif end and parse_time(end) - self._now < (parse_time(end) - parse_time(crl["this_update"])) / 3:
-                text = f"the CRL {crl['path']} on {host} is in its last third, and expires on {end}: keyward.pki.nightly signs the next"
+                text = f"the CRL {crl['path']} on {host} is in its last third, and expires on {end}: keyward.pki.crl signs the next"
                 found.append(Finding("crl_runs_out", text))
         return found
 
@@ -378,6 +394,11 @@ def _state(seen: Seen) -> str:
     return "not_seen" if seen.failure else "offline" if seen.offline else "not_asked"
 
 
+def _place(seen: Seen) -> str:
+    """All of it: two sections of one configuration are two CAs."""
+    return ", ".join(f"{part}={value}" for part, value in seen.home.place.items())
+
+
 def _listed(known: KnownAuthority) -> list[Result]:
     return [{"created": one.manifest.created, "generations": [g.sha256 for g in one.manifest.generations]} for one in known.backups]
 
@@ -396,6 +417,20 @@ def _unsound(sets: KnownDatabases) -> t.Iterator[Finding]:
             if not one.flaw and one.damage:
                 yield Finding("digest_mismatch", f"{one.path}: {one.damage}")
         yield from Chains(copies, thorough=True).faults
+
+
+def _weak(known: KnownAuthority) -> t.Iterator[Finding]:
+    """Backups whose outside tells that their password alone must hold: of all ages, since each of them brings back a key."""
+    weak = list[str]()
+    for backup in known.backups:
+        try:
+            reasons = [(name, weakness(content)) for name, content in backup.files().items()]
+        except (Pkcs12Error, KeywardError):
+            continue  # what can't be read is told of by its digest, or when it is proved
+        weak += [f"{os.path.join(backup.path, name)} is weakly protected: {why}" for name, why in reasons if why][:1]
+    if weak:
+        more = f" ({len(weak) - 1} more)" if len(weak) > 1 else ""
+        yield Finding("weak_encryption", f"{weak[0]}{more}. Its password alone must hold; keep it apart, and let few read that store")
 
 
 def _where(known: KnownAuthority | None, sets: KnownDatabases | None) -> str:

@@ -101,7 +101,7 @@ class Clients:
             if not _outline.same_name(outline.issuer, _outline.certificate(one.child.certificate).issuer):
                 return Finding("published_crl_other_key", f"{one.text} serves a CRL of {_outline.rfc4514(outline.issuer)}"), until
             if until is None or until < format_time(now() + SOON):
-                text = f"{one.text} serves one that expires on {until}: have the parent's CRL refreshed, or clients reject this CA"
+                text = f"{one.text} serves one that {_ends(until)}: have the parent's CRL refreshed, or clients reject this CA"
                 return Finding("parent_crl_stale", text), until
             return None, until
         signer, whose = among(self._told.generations, lambda certificate: whose_crl(data, certificate))
@@ -120,7 +120,7 @@ class Clients:
             lacks = len([1 for number, at, _why in revoked_in(own.parsed) if number not in listed and at <= now()])
         why = None
         if until is None or until < now_text():
-            why = f"expired on {until}"
+            why = _ends(until)
         elif lacks:
             why = f"lacks {lacks} revocations that the CA's own has"
         elif served.in_last_third:
@@ -193,6 +193,12 @@ def _judged(certificate: bytes, issuer: bytes) -> Whose:
         return whose_certificate(certificate, issuer)
     except ValueError:
         return Whose.NOT_OURS
+
+
+def _ends(until: str | None) -> str:
+    if until is None:
+        return "does not say until when it is valid (nextUpdate)"
+    return f"{'expired' if until < now_text() else 'expires'} on {until}"
 
 
 def _is_of(url: str, hosts: t.Collection[str]) -> bool:

@@ -39,12 +39,16 @@ WORDS = {
     "ca_sign": Words("the parent", "signed", "would sign", ""),
     "parent_database": Words("the parent's database", _BACKED_UP, "would be backed up", "not due"),
     "publish": Words("the publication", "", "", ""),
+    "stored": Words("what is stored", "", "", "stands for it"),
+    "no_database_store": Words("the database", "", "", "has no store"),
+    "clients": Words("what clients get", "", "", "", "was not looked at"),
 }
 
 
 def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | None, check: bool) -> Result:
     """What became of one CA. C(steps): C(module) and C(result) of each task, in their order; C(failure): of what is no step."""
     ran = [(step["module"], step["result"]) for step in steps if step["result"] and not step["result"].get("skipped")]
+    ran = [(module, _of_audit(result) if module == "stored" and "audit" in result else result) for module, result in ran]
     parts = _parts(ran, check)
     failures = _failures(ran, failure)
     told = _told({module: result for module, result in ran if not result.get("failed")})
@@ -61,9 +65,21 @@ def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | Non
     notes = [_number(range(counts[level]), name) for level, name in ((WARNING, "warning"), (COUNTED, "note")) if counts[level]]
     level = RED if failures or red else WARNING if counts[WARNING] or pending else FINE
     said = f"{label} on {host}: " + (", ".join([*words, *notes]) or "nothing was done")
-    why = "; ".join(text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in red)]))
+    judged = [each for module, result in ran if module == "stored" for each in result.get("advisories") or ()]
+    told_here = [each for each in judged if each["level"] == WARNING or each["code"] == "host_not_asked"]
+    texts = [text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in [*red, *told_here])])]
+    why = "; ".join(text for text in texts if not any(text != other and text in other for other in texts))
     short = said + "".join(f", {code}" for code in dict.fromkeys(advisory["code"] for advisory in red))
     return {"label": label, "host": host, "level": level, "short": short, "line": f"{said}: {why}" if why else said, "parts": parts}
+
+
+def _of_audit(result: Result) -> Result:
+    """What an audit says of the one CA that it was given: no task has warned of that yet, so its line says all."""
+    text = "it is offline, and its variables in the inventory don't say where it lives, so that nothing was looked at"
+    nothing = {"generations": [], "findings": [{"code": "host_not_seen", "message": text, "level": RED}]}
+    one = next((each for each in result["audit"]["authorities"] if each["in_inventory"]), nothing)
+    general = [each for each in result["audit"]["advisories"] if each["level"] == RED]
+    return {"changed": False, "generations": one["generations"], "advisories": [*general, *one["findings"]]}
 
 
 def _stored(result: Result) -> str:
@@ -112,7 +128,7 @@ def _told(newest: t.Mapping[str, Result]) -> list[Result]:
 
 def _covered(ran: t.Sequence[tuple[str, Result]]) -> str | None:
     for module, result in reversed(ran):
-        if module in ("ca_key_backup", "ca_key_backup_info") and result.get("generations"):
+        if module in ("ca_key_backup", "ca_key_backup_info", "stored") and result.get("generations"):
             covered = [one for one in result["generations"] if one.get("covered") not in (None, "none")]
             return f"{len(covered)} of {len(result['generations'])} generations covered"
     return None

@@ -27,12 +27,18 @@ OPTIONS = frozenset({name for module in _RUN for name in getattr(_arguments, f"C
 PARENT = frozenset(set(_arguments.WHICH_AUTHORITY) | {"host", "days", "extensions"})
 _PLAIN = OPTIONS | {"ask_hosts", "audit_directory", "audit_template", "audit_textfile", "authorities", "hosts", "serial"}
 _LIKE = 0.8  # users may have keyward_ variables of their own: refuse only what looks misspelt
+_WORD = 4  # letters of a word that says what a variable is about
 
 
-def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
-    """What is wrong with C(keyward_authorities) (None where there is none), and with the names of the plain variables."""
-    found = []
-    if authorities is not None and (not isinstance(authorities, list) or not authorities):
+def faults(authorities: t.Any, variables: t.Iterable[str], parent: t.Any = None, hosts: t.Collection[str] | None = None) -> list[str]:
+    """What is wrong with C(keyward_authorities) (None where there is none), and with the names of the plain variables.
+
+    C(parent): C(keyward_parent). C(hosts): of the inventory, where it is at hand.
+    """
+    found = [*_of_parent(parent, "keyward_parent", hosts)]
+    if authorities is not None and not isinstance(authorities, list):
+        found.append("keyward_authorities is no list: write one dictionary for each CA of the host")
+    elif authorities is not None and not authorities:
         found.append("keyward_authorities is empty: leave it out where a host has one CA, or take the host out of the play")
     for number, entry in enumerate(authorities if isinstance(authorities, list) else (), 1):
         if not isinstance(entry, dict):
@@ -41,25 +47,57 @@ def faults(authorities: t.Any, variables: t.Iterable[str]) -> list[str]:
         called = next((entry[name] for name in ("label", *_arguments.BEGINNING_OF_A_PLACE, "name") if entry.get(name)), None)
         which = f"entry {number} of keyward_authorities" + (f" ({called})" if called else "")
         found += [f"{which} has no option {name}{nearest(name, OPTIONS)}" for name in entry if name not in OPTIONS]
-        parent = entry.get("parent")
-        found += [f"the parent in {which} has no option {name}{nearest(name, PARENT)}" for name in parent or () if name not in PARENT]
+        found += _of_parent(entry.get("parent"), f"the parent in {which}", hosts)
     for name in sorted(variables):
         plain = name.removeprefix("keyward_")
-        if plain not in _PLAIN and difflib.get_close_matches(plain, _PLAIN, 1, _LIKE):
-            found.append(f"no role has a variable {name}{nearest(plain, _PLAIN, 'keyward_')}")
+        if plain not in _PLAIN and _looks_misspelt(plain):
+            text = f"no role has a variable {name}{nearest(plain, _PLAIN, 'keyward_', 2)}"
+            found.append(f"{text}; one of your own needs a name that does not begin with keyward_")
     return found
 
 
-def nearest(name: t.Any, known: t.Collection[str], prefix: str = "") -> str:
-    """A question that names the option that was probably meant."""
-    close = difflib.get_close_matches(str(name), sorted(known), 1, 0.5)
-    return f" (did you mean {prefix}{close[0]}?)" if close else ""
+def _of_parent(parent: t.Any, called: str, hosts: t.Collection[str] | None) -> t.Iterator[str]:
+    if not parent:
+        return
+    if not isinstance(parent, dict):
+        yield f"{called} is no dictionary: write its host, and what says which CA of that host"
+        return
+    for name in parent:
+        if name not in PARENT:
+            yield f"{called} has no option {name}{nearest(name, PARENT)}"
+    host = parent.get("host")
+    if not host:
+        yield f"{called} names no host: give the inventory name of the host that runs the CA above (host)"
+    elif hosts is not None and host not in hosts and host != "localhost":
+        yield f"{called} is on {host}, which the inventory does not have{nearest(host, hosts)}"
 
 
-def cas_of(host: str, variables: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
-    """The CAs that the variables of a host name, as the option C(cas) of ca_audit takes them, with what they said in this play."""
+def _looks_misspelt(plain: str) -> bool:
+    """Whether a name is like that of an option, or has one of its words, or its beginning."""
+    words = [word for word in plain.split("_") if len(word) >= _WORD]
+    known = {word for option in _PLAIN for word in option.split("_") if len(word) >= _WORD}
+    like = len(plain) >= 3 and any(option.startswith(plain) for option in _PLAIN)
+    like |= any(word.startswith(other) or other.startswith(word) for word in words for other in known)
+    return like or bool(difflib.get_close_matches(plain, _PLAIN, 1, _LIKE))
+
+
+def nearest(name: t.Any, known: t.Collection[str], prefix: str = "", most: int = 1) -> str:
+    """A question that names the option that was probably meant, or the two where both are as near."""
+    close = difflib.get_close_matches(str(name), sorted(known), most, 0.5)
+    ratios = [difflib.SequenceMatcher(None, each, str(name)).ratio() for each in close]
+    near = [each for each, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.15]
+    return f" (did you mean {' or '.join(prefix + each for each in near)}?)" if near else ""
+
+
+def cas_of(host: str, variables: t.Mapping[str, t.Any], entry_number: int | None = None) -> list[dict[str, t.Any]]:
+    """The CAs that the variables of a host name, as the option C(cas) of ca_audit takes them, with what they said in this play.
+
+    C(entry_number): only that of one entry, counted from 0.
+    """
     entries, asked, found = variables.get("keyward_authorities") or [{}], variables.get("audit_asked") or {}, []
     for number, entry in enumerate(entries):
+        if entry_number not in (None, number):
+            continue
 
         def said(option: str, otherwise: t.Any = None, entry: t.Mapping[str, t.Any] = entry) -> t.Any:
             return entry.get(option, variables.get(f"keyward_{option}", otherwise))

@@ -96,6 +96,39 @@ def test_what_clients_get_decides(tmp_path: Path, web: Web) -> None:
     assert told(host)[0] == good, "a certs-only CMS message is as good"
 
 
+def test_a_look_signs_nothing_and_says_what_runs_out(tmp_path: Path, web: Web) -> None:
+    """The nightly run of whoever publishes by other means: no key is needed for it."""
+    ca, www = naming(tmp_path / "ca", web), tmp_path / "www"
+    host = Meanwhile(ca.config_file)
+    assert told(host, sign=False)[1] == ["published_missing", "url_not_looked_at"]
+    signed = host.does(CaCrl, der_directory=str(www))
+    crl, good = Path(signed["crls"][0]["path"]), (www / CRL[1:]).read_bytes()
+    ca.private_key.unlink()
+    before = crl.read_bytes()
+    states, codes = told(host, sign=False)
+    assert (states[CRL[1:]], codes) == ("good", ["key_missing_on_host", "url_not_looked_at"])
+    assert crl.read_bytes() == before and (www / CRL[1:]).read_bytes() == good
+    index = (ca.directory / "index.txt").read_text()
+    first, rest = index.split("\n", 1)
+    fields = first.split("\t")
+    (ca.directory / "index.txt").write_text("\t".join(["R", fields[1], "250101000000Z", *fields[3:]]) + "\n" + rest)
+    assert "crl_lacks_revocations" in told(host, sign=False)[1]
+    for option in ({"scratch": True}, {"published_crl": str(www / CRL[1:])}):
+        refused = host.does(CaCrl, sign=False, **option)
+        assert refused["failed"] and "sign: false exclude each other" in refused["msg"]
+
+
+@pytest.mark.parametrize(("lasts", "code"), [((100, -1), "crl_expired"), ((100, 10), "crl_runs_out"), ((1, 100), None)])
+def test_a_look_tells_the_age_of_a_crl(tmp_path: Path, lasts: tuple[float, float], code: str | None) -> None:
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    host = Meanwhile(ca.config_file)
+    crl = Path(host.does(CaCrl)["crls"][0]["path"])
+    begun, ends = lasts
+    gencrl(ca, crl, "-crl_lastupdate", days_ago(begun), "-crl_nextupdate", days_ago(-ends))
+    result = host.does(CaCrl, sign=False)
+    assert not result["changed"] and [one["code"] for one in result["advisories"]] == ([code] if code else [])
+
+
 def test_a_server_can_do_nothing_but_fail(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_fetched, "MOST_BYTES", 1 << 20)
     (tmp_path / "www").mkdir()

@@ -89,6 +89,21 @@ def test_a_play_over_many_fits_a_screen() -> None:
     assert fine["line"] in summary({"h": [fine]})
 
 
+def test_what_is_stored_stands_for_an_offline_ca() -> None:
+    findings = [advisory("warning", "never proved"), advisory("counted", "expected")]
+    findings.append({"code": "host_not_asked", "level": "counted", "message": "it is offline, and its backup 9 days old"})
+    one = {"in_inventory": True, **COVERED, "findings": findings}
+    other = {"in_inventory": False, "generations": [], "findings": [advisory("red", "of another CA")]}
+    audit = {"audit": {"authorities": [other, one], "advisories": []}}
+    done = said(("stored", audit), ("ca_key_backup", {"skipped": True}))
+    assert done["level"] == "warning" and done["line"] == (
+        "The CA on ca1: what is stored stands for it, 1 of 2 generations covered, 1 warning, 2 notes: "
+        "never proved; it is offline, and its backup 9 days old"
+    )
+    lost = said(("stored", {"audit": {"authorities": [other], "advisories": [advisory("red", "a store is not there")]}}))
+    assert lost["level"] == "red" and "a store is not there" in lost["line"] and "don't say where it lives" in lost["line"]
+
+
 # --- the inventory ---
 
 
@@ -100,7 +115,21 @@ def test_what_is_misspelt_is_refused_with_the_nearest_name() -> None:
     (one,) = faults([{"parent": {"host": "up", "extension": "v3_ca"}}], [])
     assert "the parent in entry 1" in one and "did you mean extensions?" in one
     (one,) = faults(None, ["keyward_keep_fullsets"])
-    assert one == "no role has a variable keyward_keep_fullsets (did you mean keyward_keep_full_sets?)"
+    assert one.startswith("no role has a variable keyward_keep_fullsets (did you mean keyward_keep_full_sets?)")
+    for name in ("stores", "db_stores", "databases", "config", "dir", "passphrase", "reuse", "publish", "authority"):
+        assert len(faults(None, [f"keyward_{name}"])) == 1, name
+    assert "keyward_key_stores or" in faults(None, ["keyward_stores"])[0]
+    assert "no list" in faults({"config_file": "/a.cnf"}, [])[0]
+    for parent, why in (
+        ("root1", "is no dictionary"),
+        ({"config_file": "/a.cnf"}, "names no host"),
+        ({"host": "rot1"}, "is on rot1, which the inventory does not have (did you mean root1?)"),
+        ({"host": "root1", "day": 3}, "has no option day (did you mean days?)"),
+    ):
+        (one,) = faults(None, [], parent, ["root1"])
+        assert one.startswith("keyward_parent ") and why in one
+        (one,) = faults([{"config_file": "/a.cnf", "parent": parent}], [], None, ["root1"])
+        assert one.startswith("the parent in entry 1") and why in one
     assert "no dictionary" in faults(["ca"], [])[0]
 
 

@@ -74,6 +74,15 @@ def test_a_key_without_its_passphrase_is_named_with_that_remedy_alone(ca: Openss
         assert f"{key} of generation 0" in told and "the passphrase does not open it. Give the right private_key_passphrase" in told
 
 
+def test_an_encrypted_key_that_a_backup_holds_needs_no_person_each_night(ca: OpensslCa, stores: Path) -> None:
+    key = ca.directory / "private" / "cakey.pem"
+    key.write_text(openssl("pkey", "-in", key, "-aes256", "-passout", "pass:abcdefgh").stdout)
+    assert back_up(ca, stores / "keys", password=PASSWORD, private_key_passphrase="abcdefgh")["changed"]
+    for result in (back_up(ca, stores / "keys"), FakeHost().run(CaCrl, {"config_file": str(ca.config_file), "sign": False})):
+        assert not result.get("failed") and not result["changed"]
+        assert {one["code"]: one["level"] for one in result["advisories"]} == {"key_needs_passphrase": "counted"}
+
+
 def test_a_diff_shows_what_was_before(ca: OpensslCa, stores: Path) -> None:
     arguments = {"config_file": str(ca.config_file), "stores": [str(stores / "databases")]}
     assert FakeHost().run(CaDatabaseBackup, arguments, diff=True)["diff"]["before"] == ""
