@@ -57,7 +57,7 @@ MAX_KEYS = 200
 MAX_DIAGNOSIS_WORK = 1_000_000  # spent on telling damage from a wrong password, beyond the first derivation
 
 WEAK_ITERATIONS = 10_000  # fewer than this are weak
-_WEAK_NAMES = re.compile("none|SHA1|MD5|RC2|RC4|DES")
+WEAK_NAMES = re.compile("none|SHA1|MD5|RC2|RC4|DES")
 # The private keys that every release of `cryptography` knows: RSA, DSA, EC, Ed25519, Ed448, X25519, X448.
 _KEY_ALGORITHMS = re.compile(r"1\.2\.840\.(113549\.1\.1\.(1|7|10)|10040\.4\.1|10045\.2\.1)|1\.3\.101\.11[0-3]")
 _WINDOWS_PROVIDER, _WINDOWS_MACHINE_KEY, _KEY_USAGE = "1.3.6.1.4.1.311.17.1", "1.3.6.1.4.1.311.17.2", "2.5.29.15"
@@ -276,7 +276,7 @@ class _File(t.NamedTuple):
     trailing: bool
 
 
-def _parsed(data: bytes, secrets: Secrets) -> _File:
+def parsed(data: bytes, secrets: Secrets) -> _File:
     """The outside of a file, each bound checked."""
     if len(data) > MAX_SIZE:
         raise LimitExceeded("bytes", MAX_SIZE)
@@ -425,12 +425,12 @@ def _encryption(items: t.Sequence[_Item], mac: Mac | None) -> Encryption:
     iterations = min([*counts, mac.kdf.iterations] if mac else counts) if counts else 0
     key, certificates = schemes_of("private_key"), schemes_of("certificate")
     names_used = " ".join((*key, *certificates, mac.name if mac else ""))
-    weak = bool(key or certificates) and (iterations < WEAK_ITERATIONS or bool(_WEAK_NAMES.search(names_used)))
+    weak = bool(key or certificates) and (iterations < WEAK_ITERATIONS or bool(WEAK_NAMES.search(names_used)))
     return Encryption(key, certificates, mac.name if mac else None, iterations, weak)
 
 
 @contextlib.contextmanager
-def _as_pkcs12_errors() -> t.Iterator[None]:
+def as_pkcs12_errors() -> t.Iterator[None]:
     try:
         yield
     except _der.Damaged as exc:
@@ -444,12 +444,12 @@ def read(data: bytes, password: str | None, intact: bool = False) -> Contents:
 
     Raises PasswordWrong, Malformed (also where the password is right and the MAC is not), Unsupported, LimitExceeded.
     """
-    with _as_pkcs12_errors(), _der.one_document():
+    with as_pkcs12_errors(), _der.one_document():
         return _read(data, Secrets(password), intact)
 
 
 def _read(data: bytes, secrets: Secrets, intact: bool) -> Contents:
-    file = _parsed(data, secrets)
+    file = parsed(data, secrets)
     if file.mac and not intact and not file.mac.proves(secrets, file.content):
         raise _mac_mismatch(file, secrets)
     outcomes: list[tuple[_Item, _Outcome]] = []
@@ -486,8 +486,8 @@ def opens(data: bytes, password: str | None) -> bool:
     """
     secrets = Secrets(password)
     try:
-        with _as_pkcs12_errors(), _der.one_document():
-            file = _parsed(data, secrets)
+        with as_pkcs12_errors(), _der.one_document():
+            file = parsed(data, secrets)
             outcomes = []
             for item in file.items:
                 outcomes.append((item, _opened(item, secrets)))

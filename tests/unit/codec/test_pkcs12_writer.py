@@ -50,7 +50,7 @@ def test_a_bundle_says_how_it_is_protected():
 
 def test_keys_and_certificates_share_a_salt_that_no_other_bundle_has(few_iterations):
     def salts_and_ivs(data):
-        items = _pkcs12_reader._parsed(data, _pkcs12_crypto.Secrets(PASSWORD)).items
+        items = _pkcs12_reader.parsed(data, _pkcs12_crypto.Secrets(PASSWORD)).items
         return {item.scheme.kdf.salt for item in items}, {item.scheme.iv for item in items}
 
     first, second = (salts_and_ivs(_pkcs12_writer.write(three_keys(), [], PASSWORD)) for _bundle in range(2))

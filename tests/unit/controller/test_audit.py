@@ -19,8 +19,10 @@ from ansible_collections.keyward.pki.plugins.action.ca_database_backup import Ac
 from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
+from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_outside
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import cas_of
+from jinja2 import Environment, select_autoescape
 from support.fake_host import FakeHost
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import PASSWORD
@@ -107,6 +109,8 @@ def test_what_no_host_shows_and_what_no_inventory_names(estate: Estate) -> None:
     ):
         result = estate.audit(estate.entry(**more))
         assert codes(result, level) == [code] and result["audit"]["authorities"][0]["id"], "known by its home"
+    (told,) = [one["message"] for one in estate.audit(estate.entry(offline=True))["audit"]["authorities"][0]["findings"]]
+    assert re.search(r"judged by the key backup 000001-\S+ \(0 days old\) and the set 000001-\S+ \(0 days old\): it is offline", told)
     renamed = estate.audit({**estate.entry(), "host": "other"})
     assert sorted(codes(renamed, "red")) == ["database_not_covered", "generation_missing"] and len(renamed["audit"]["authorities"]) == 2
 
@@ -200,7 +204,17 @@ def test_the_cas_of_an_inventory() -> None:
     one, other = cas_of("h", variables)
     assert (one["place"], one["offline"], one["label"]) == ({"config_file": "/a.cnf"}, True, "/a.cnf")
     assert (other["place"], other["failure"], other["key_stores"]) == ({"directory": "/b", "backend": "easyrsa"}, "no", ["/k"])
+    assert cas_of("h", variables, 1) == [other]
     assert "secret" not in str([one, other]) and cas_of("no-ca", {"keyward_key_stores": ["/k"]}) == []
+
+
+def test_a_weakly_protected_backup_is_named_without_its_password(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    estate.back_up()
+    estate.prove()
+    assert not codes(estate.asked(), "warning")
+    monkeypatch.setattr(_pkcs12_outside, "WEAK_ITERATIONS", 10**9)
+    result = estate.asked()
+    assert codes(result, "warning") == ["weak_encryption"] and "authority.p12 is weakly protected" in result["lines"][1]
 
 
 def test_what_only_digests_show_of_a_set(estate: Estate) -> None:
@@ -215,3 +229,27 @@ def test_what_only_digests_show_of_a_set(estate: Estate) -> None:
     issued.write_bytes(issued.read_bytes()[:-1] + b"x")
     assert "digest_mismatch" not in [one["code"] for one in estate.host.run(CaDatabaseBackup, again)["advisories"]]
     assert codes(estate.asked(), "red") == ["digest_mismatch", "set_not_whole"]
+
+
+def test_no_series_of_the_metrics_is_there_twice(estate: Estate) -> None:
+    """The collector of the node exporter takes nothing of a file that has one twice, and nobody would be told of anything."""
+    info = estate.host.run(CaInfo, estate.which)
+    info["database"]["crls"] = [
+        {"path": "/crl", "needed": True, "this_update": "2026-01-01T00:00:00Z", "next_update": "2026-02-01T00:00:00Z"}
+    ]
+    info["database"]["crls"][0] |= {"public_key_sha256": "0" * 64, "number": "1"}
+    new = [
+        {**estate.entry(place={"config_file": "/etc/pki/openssl.cnf", "name": name}), "host": host}
+        for host in ("a", "b")
+        for name in ("x", "y")
+    ]
+    estate.back_up()
+    twins = [{**estate.entry(info=info), "host": host} for host in ("ca1", "ca2")]
+    audit = estate.audit(*new, *twins)["audit"]
+    environment = Environment(trim_blocks=True, keep_trailing_newline=True, autoescape=select_autoescape(default_for_string=False))
+    environment.filters |= {"to_datetime": datetime.strptime}
+    template = (ROOT / "roles" / "audit" / "templates" / "audit.prom.j2").read_text(encoding="utf-8")
+    lines = environment.from_string(template).render(audit=audit).splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if line and not line.startswith("#")]
+    assert len(series) > 15 and len([one for one in series if one.startswith("keyward_crl")]) == 2
+    assert sorted(series) == sorted(set(series))
