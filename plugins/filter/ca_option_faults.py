@@ -15,7 +15,7 @@ author:
   - keyward.pki contributors (@keyward)
 description:
   - Private to the roles of this collection; it may change in any release.
-positional: variables
+positional: variables, parent, hosts
 options:
   _input:
     description: The list of CAs of a host, or nothing.
@@ -26,6 +26,13 @@ options:
     type: list
     elements: str
     required: true
+  parent:
+    description: The CA above, as C(keyward_parent) says it.
+    type: raw
+  hosts:
+    description: The hosts of the inventory.
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""

@@ -127,7 +127,7 @@ function Open-AdcsStore {
     param([string]$Path, [string]$What)
     $marker = Get-StoreMarker -Path $Path
     if ($null -eq $marker) {
-        $remedy = 'Is the share mounted? If this is a new store, initialise it once with ca_store'
+        $remedy = 'Is the share mounted? If this is a new store, initialise it once (keyward.pki.stores, or ca_store)'
         throw (New-AdcsError -What $What -Why "$Path is not a keyward store" -Remedy $remedy)
     }
     if ($marker['kind'] -ne 'databases') {

@@ -67,7 +67,7 @@ def open_store(path: str, kind: str) -> StoreDirectory:
         raise KeywardError(
             f"{path} can't be used as a store",
             "it is not a keyward store",
-            "Is the share mounted? If this is a new store, initialise it once with ca_store",
+            "Is the share mounted? If this is a new store, initialise it once (keyward.pki.stores, or ca_store)",
         )
     if marker["kind"] != kind:
         raise KeywardError(
