@@ -91,9 +91,9 @@ def first_sentence(option: dict[str, Any], module: str) -> str:
 
 
 def as_in_a_role(option: dict[str, Any], argument: dict[str, Any], module: str) -> dict[str, Any]:
-    """A documented option as the argument specification of a role has it: without a default, which is the module's."""
+    """A documented option as the argument specification of a role has it."""
     shape = {"description": first_sentence(option, module), "type": option["type"]}
-    shape |= {key: option[key] for key in ("elements", "choices") if key in option}
+    shape |= {key: option[key] for key in ("elements", "choices", "default") if key in option}
     if "suboptions" in option:
         shape["options"] = {
             name: as_in_a_role(one, argument["options"][name], module) | ({"required": True} if one.get("required") else {})
@@ -187,6 +187,17 @@ def test_what_a_task_registers_is_told_and_is_forgotten_for_the_next_ca(role: st
     looks = {f"{role}_{name}" for name in ("info", "report", "state", "before", "old")}  # of what is there, nothing is done by them
     assert set(registered) - looks <= set(told) and len(registered) == len(set(registered))
     assert {step["module"] for step in main["vars"]["each_authority_steps"]} <= set(WORDS)
+
+
+@pytest.mark.parametrize("role", PUBLIC)
+def test_a_role_shows_an_example(role: str) -> None:
+    content = yaml.safe_load((ROLES / role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"]
+    (play,) = yaml.safe_load(content["examples"])
+    (shown,) = play["roles"]
+    assert shown["role"] == f"keyward.pki.{role}" and play["hosts"] == "cas" and play["become"] is True
+    names = {name.removeprefix("keyward_") for name in shown["vars"]}
+    assert shown["vars"].keys() <= content["options"].keys() and not names & {"password", "new_password", "private_key_passphrase"}
+    assert all(set(entry) <= OPTIONS for entry in shown["vars"].get("keyward_authorities", []))
 
 
 def test_the_options_of_an_entry_are_the_variables_of_the_roles() -> None:
