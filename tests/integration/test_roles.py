@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible
+from support.guides import DOCS, blocks
 from support.openssl_ca import openssl
 from support.plays import check, tree
 from support.roles import a_root, certificates, changed, covered, entry, issue, issued, make_stores, now, playbook, ran
@@ -24,13 +25,9 @@ PUBLISH = """\
     dest: "{{ published }}"
     mode: "0644"
 
-- name: Publish what the web server serves
-  ansible.builtin.copy:
-    src: "{{ item }}"
-    dest: "{{ published | dirname }}/www/"
-    mode: "0644"
-  loop: "{{ renewal_files }}"
 """
+# And as the guide shows it, on a web server of its own.
+PUBLISH += blocks(DOCS / "renewal-day.md", "yaml")[2].replace("/srv/www/pki", "{{ published | dirname }}/www")
 
 
 @pytest.fixture(autouse=True)
