@@ -40,7 +40,7 @@ class ActionModule(Task):
 
     def _looked_at(self) -> Result:
         """What lies on the host, and what runs out. Nobody said that CRLs are signed here, so a key that is missing is no matter."""
-        told: Crled = self.completed(self.send(Crls(urls=self._looks_at_urls), Crled))
+        told: Crled = self.completed(self.send(Crls(urls=self._looks_at_urls, look=True), Crled))
         kept, found = list[Known](), list[Finding]()
         for same in of_each_key([one for one in told.generations if one.not_after >= now_text() and one.sha256 not in told.idle]):
             last = self._newest([crl for generation in same for crl in self._crls_of(told, generation)], same[-1])

@@ -153,7 +153,8 @@ class OpensslBackend(FileCa):
                 raise KeywardError(
                     "the authority can't be found",
                     f"neither config_file nor {name} is given",
-                    "Give config_file (the openssl.cnf of the CA), or certificate_file and private_key_file",
+                    "Give config_file (the openssl.cnf of the CA), or certificate_file and private_key_file. Where other software runs "
+                    "it, let directory be the folder in which that keeps its database",
                 )
         certificate, private_key = str(selector.certificate_file), str(selector.private_key_file)
         # Without a configuration, the certificate's file tells two CAs of one directory apart.

@@ -64,6 +64,8 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
             made = signing.prove()
         elif order.published is not None:
             made, changed = signing.sign_again(order.published, order.days, check)
+        elif order.look and not files.database:
+            made = []
         else:
             if not files.database:
                 why = "the CA has no configuration that names its database"

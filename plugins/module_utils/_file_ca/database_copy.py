@@ -125,7 +125,7 @@ class Survey:
             raise KeywardError(
                 "the database can't be backed up",
                 "the CA has no configuration that names its database",
-                "Give config_file, and name it there",
+                "Give config_file, and name it there. A CA that has no database takes no store for one: database_stores: []",
             )
         self._configuration = backend.configuration()
 

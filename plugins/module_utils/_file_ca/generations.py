@@ -106,8 +106,11 @@ class GenerationFiles:
         try:
             data = read_file(path, what, LARGEST_INPUT)
         except FileNotFoundError:
+            check = "Check the path"
+            if self._selector.config_file and not self._selector.directory:
+                check = "Check the path: relative ones count from the folder of config_file, unless directory names another"
             raise NothingThere(
-                f"{what} {path} can't be read", "it does not exist", "Check the path; if it was lost, ca_key_restore brings it back"
+                f"{what} {path} can't be read", "it does not exist", f"{check}. If it was lost, ca_key_restore brings it back"
             ) from None
         found = pem_certificates(data)
         if found:

@@ -144,6 +144,7 @@ class Crls:
 
     C(days): None for what the configuration says. C(published): sign this last published CRL again instead, with the next number.
     C(scratch): one by each key, for no place; nothing of the CA is changed. C(urls): tell those that issued certificates name.
+    C(look): nothing is to be signed whatever is told, so that a CA without a database is none too few.
     """
 
     NAME: t.ClassVar[str] = "crls"
@@ -154,6 +155,7 @@ class Crls:
     days: t.Optional[int] = None
     published: t.Annotated[t.Optional[bytes], Most(LARGEST_CRL)] = field(default=None, repr=False)
     urls: bool = False
+    look: bool = False
     at: t.Optional[Name] = None
 
 

@@ -129,6 +129,17 @@ def test_a_look_tells_the_age_of_a_crl(tmp_path: Path, lasts: tuple[float, float
     assert not result["changed"] and [one["code"] for one in result["advisories"]] == ([code] if code else [])
 
 
+def test_a_look_at_a_ca_without_a_database(tmp_path: Path) -> None:
+    """Two files, as many tutorials make them: there is no CRL, and nothing is wrong with that."""
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    files = {"certificate_file": str(ca.certificate), "private_key_file": str(ca.private_key), "directory": str(tmp_path)}
+    host = Meanwhile(ca.config_file)
+    result = host.does(CaCrl, sign=False, fetch=True, config_file=None, **files)
+    assert not result.get("failed"), result["msg"]
+    assert (result["crls"], result["published"], result["advisories"]) == ([], [], [])
+    assert host.does(CaCrl, fetch=True, config_file=None, **files)["failed"]
+
+
 def test_a_server_can_do_nothing_but_fail(tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_fetched, "MOST_BYTES", 1 << 20)
     (tmp_path / "www").mkdir()
