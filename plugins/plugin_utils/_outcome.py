@@ -63,8 +63,9 @@ def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | Non
     words = [text + (stored.get(subject) or "" if text == f"{subject} {_BACKED_UP}" else "") for subject, text in parts.items()]
     words += [covered] if covered else []
     notes = [_number(range(counts[level]), name) for level, name in ((WARNING, "warning"), (COUNTED, "note")) if counts[level]]
-    level = RED if failures or red else WARNING if counts[WARNING] or pending else FINE
-    said = f"{label} on {host}: " + (", ".join([*words, *notes]) or "nothing was done")
+    idle = bool(steps) and not failures and all(module == "no_database_store" for module, _result in ran)  # such as by a misspelt tag
+    level = RED if failures or red else WARNING if counts[WARNING] or pending or idle else FINE
+    said = f"{label} on {host}: " + (", ".join(["nothing was done"] * idle + [*words, *notes]) or "nothing was done")
     judged = [each for module, result in ran if module == "stored" for each in result.get("advisories") or ()]
     told_here = [each for each in judged if each["level"] == WARNING or each["code"] == "host_not_asked"]
     texts = [text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in [*red, *told_here])])]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ PUBLISH = """\
 
 """
 # And as the guide shows it, on a web server of its own.
-PUBLISH += blocks(DOCS / "renewal-day.md", "yaml")[2].replace("/srv/www/pki", "{{ published | dirname }}/www")
+PUBLISH += re.sub("/srv/www/pki(.*)", r'"{{ published | dirname }}/www\1"', blocks(DOCS / "renewal-day.md", "yaml")[2])
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_the_life_of_a_ca(ansible: Ansible, tmp_path: Path) -> None:
     published = (tmp_path / "published.pem").read_text()
     assert (published.count("BEGIN CERTIFICATE"), published.count("BEGIN X509 CRL")) == (2, 2)
     served = sorted(path.name for path in (tmp_path / "www").iterdir())
-    assert served == [f"example-root-ca-{key}.{kind}" for key in (0, 1) for kind in ("crl", "crt")]
+    assert served == ["ca.pem"] + [f"example-root-ca-{key}.{kind}" for key in (0, 1) for kind in ("crl", "crt")]
     assert ran(renewed, "ca_crl") == [True, False] and changed(playbook(ansible, "crl", hosts)) == []
     assert changed(playbook(ansible, "renewal", hosts)) == []
     second = issue(ca, "second")

@@ -35,7 +35,9 @@ def test_one_line_says_what_became_of_keys_and_database() -> None:
     assert done["line"] == "The CA on ca1: keys backed up, database not due, 1 of 2 generations covered" and done["level"] == "fine"
     would = said(("ca_key_backup", {"changed": True}), ("ca_renew", {"changed": True, "pending": False}), check=True)
     assert would["line"] == "The CA on ca1: keys would be backed up, the CA would be renewed"
-    assert said(("ca_key_backup", {}), ("ca_crl", {"skipped": True, "changed": False}))["line"] == "The CA on ca1: nothing was done"
+    idle = said(("ca_key_backup", {}), ("ca_crl", {"skipped": True, "changed": False}))
+    assert (idle["line"], idle["level"]) == ("The CA on ca1: nothing was done", "warning"), "such as by a misspelt tag"
+    assert said(("no_database_store", {"changed": False}))["line"] == "The CA on ca1: nothing was done, the database has no store"
 
 
 def test_a_set_is_said_to_be_full_or_what_is_new() -> None:
