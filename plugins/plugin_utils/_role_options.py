@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import typing as t
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 
 # Of the modules that the roles run. Which store an option means is in its name.
@@ -115,7 +116,7 @@ def cas_of(host: str, variables: t.Mapping[str, t.Any], entry_number: int | None
                 "key_stores": list(said("key_stores") or ()),
                 "database_stores": list(said("database_stores") or ()),
                 "host_store": said("host_store") or None,
-                "offline": bool(said("offline")),
+                "offline": boolean(said("offline", False), strict=False),
                 "info": answer.get("info"),
                 "failure": answer.get("failure"),
             }

@@ -45,6 +45,13 @@ def test_a_night_and_what_a_person_does(ansible: Ansible, openssl_ca: OpensslCa,
     assert changed(red) == [] and "is not here" in red.failed("b")["msg"] and "is not here" in red.stderr
     (tmp_path / "cakey.away").rename(openssl_ca.private_key)
 
+    # Offline: no task asks the host, and its age is said.
+    unreachable = {"keyward_offline": True, "ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 1}
+    offline = playbook(ansible, "nightly", {"b": {**sound, **unreachable}})
+    assert ran(offline, "ca_key_backup") == ran(offline, "ca_crl") == ran(offline, "ca_database_backup") == []
+    (_head, said_of_it) = summary(offline)
+    assert "what is stored stands for it, 1 of 1 generations covered" in said_of_it and "(0 days old)" in said_of_it
+
     # What these ask for on a terminal.
     old, new = {"keyward_password": PASSWORD}, {"keyward_password": "another password, 0815 0815"}
     change = playbook(ansible, "password", {"b": sound}, extra_vars={**old, "keyward_new_password": new["keyward_password"]})

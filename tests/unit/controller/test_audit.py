@@ -205,6 +205,7 @@ def test_the_cas_of_an_inventory() -> None:
     assert (one["place"], one["offline"], one["label"]) == ({"config_file": "/a.cnf"}, True, "/a.cnf")
     assert (other["place"], other["failure"], other["key_stores"]) == ({"directory": "/b", "backend": "easyrsa"}, "no", ["/k"])
     assert cas_of("h", variables, 1) == [other]
+    assert [cas_of("h", {"keyward_directory": "/b", "keyward_offline": text})[0]["offline"] for text in ("false", "yes")] == [False, True]
     assert "secret" not in str([one, other]) and cas_of("no-ca", {"keyward_key_stores": ["/k"]}) == []
 
 
