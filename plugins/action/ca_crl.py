@@ -15,14 +15,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, why_inaccessible
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl
+from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl, SignAgain
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crls_in, load, load_crl, next_update
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, crls_in, is_delta, load, load_crl, next_update
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._clients import Clients
 from ansible_collections.keyward.pki.plugins.plugin_utils._der_files import DerFiles, der_files
-from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
+from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, Task, findings
 
 
 class ActionModule(Task):
@@ -64,8 +64,6 @@ class ActionModule(Task):
     def _refreshed(self) -> Result:
         """The CRL of each key, signed again where it is missing, wrong, lacks a revocation or is about to expire."""
         told: Crled = self.completed(self.send(Crls(urls=self._looks_at_urls), Crled))
-        if self.options["days"] is not None and not told.abilities.takes_days:
-            raise _adcs.no_terms_of_crls()
         named = told.named
         able, advisories = self._able(told, expired=False)
         due, good, found = self._due(told, able, self.options["remaining_days"])
@@ -232,14 +230,44 @@ class ActionModule(Task):
             ) from None
         if len(list(crls_in(data))) > 1:
             raise KeywardError("no CRL was signed", f"{path} holds several CRLs", "Give each in a file of its own, in one task for each")
-        told = self.look()
+        try:
+            told = self.look()
+        except NothingOnHost as exc:
+            if exc.abilities.signs_any_crl:
+                raise
+            return self._signed_by_its_key(data)
         if not told.abilities.signs_any_crl:
-            raise _adcs.no_terms_of_crls()
+            return self._signed_by_its_key(data)
         if among(told.generations, lambda certificate: whose_crl(data, certificate))[0] is None:
             raise KeywardError("no CRL was signed", "no generation of this CA signed the published CRL", "Give a CRL of this CA")
         order = Crls(told.generations[-1].sha256, days=self.options["days"], published=data, at=now_text())
         done: Crled = self.completed(self.send(order, Crled))
         return self._result(done, done.changed, [crl for generation in done.generations for crl in self._crls_of(done, generation)], [])
+
+    def _signed_by_its_key(self, data: bytes) -> Result:
+        """By software that signs what its database says: its key does without one, also where nothing but the key is on the host."""
+        if is_delta(crl_der(data)):
+            why = "the published CRL is a delta CRL: it lists only what has changed since the last complete one"
+            raise KeywardError("no CRL was signed", why, "Give the newest complete CRL")
+        told: Crled = self.completed(self.send(SignAgain(crl_der(data)), Crled))
+        signer, _ = among(told.generations, lambda certificate: whose_crl(data, certificate))
+        if signer is None:
+            raise KeywardError(
+                "no CRL was signed", "no key that is on this host signed the published CRL", "Put its key back (ca_key_restore)"
+            )
+        if self._check:
+            return self._result(told, False, [], [])
+        before = Known(signer, None, crl_der(data))
+        order = SignAgain(before.der, signer.sha256, self.options["days"] or before.days)
+        done: Crled = self.completed(self.send(order, Crled))
+        made = [crl for crl in self._crls_of(done, signer) if crl.succeeds(before)]
+        if not made:
+            raise KeywardError(
+                "no CRL was signed",
+                "what the host signed does not succeed the published CRL: it lacks an entry or the number, or ends no later",
+                "Give more days. If that doesn't help, sign it by hand on the host: certutil -sign",
+            )
+        return self._result(done, False, made[:1], [])
 
     def _result(self, told: Crled, changed: bool, crls: list[Known], advisories: list[Finding]) -> Result:
         written = der_files(told, crls, self.options["der_directory"], self._check) if self.options["der_directory"] else DerFiles()

@@ -32,7 +32,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import documen
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _published
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_registry, _adcs_sets, _published
 from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import (
     DatabaseTask,
     HostStore,
@@ -55,6 +55,7 @@ DECIDING = ("configuration_decides", "configuration_loads_code")
 class ActionModule(DatabaseTask):
     NAME, ARGUMENTS = "ca_database_restore", _arguments.CA_DATABASE_RESTORE
 
+    _checklist: t.Sequence[Result] = ()  # what stands around the CA and is in no set
     _remembered: t.Sequence[Finding] = ()
     _passed_over: t.Sequence[Finding] = ()  # sets that are newer than the chosen one, and can't be used
 
@@ -193,6 +194,8 @@ class ActionModule(DatabaseTask):
                 f"the set is of a CA that ran on {manifest.authority.backend}, and the software on this host can't read it",
                 "Name another set",
             )
+        if abilities.sets_are_archives:
+            _adcs.refuse_directory_account(self.NAME, self.options)
         if self.options["on_conflict"] == "merge" and not abilities.sets_are_archives:
             why = "the software on this host opens its database alone, so two can't be brought together"
             raise KeywardError("nothing was restored", why, "Choose one of the two: on_conflict: set_aside keeps the other aside")
@@ -205,12 +208,14 @@ class ActionModule(DatabaseTask):
         """The host's software compares nothing: whether the set may take the place of the database is decided here."""
         with self.reading():
             restoration = _adcs_sets.Restoration(told, chosen.manifest, published, self.options)
-        exported = self._file(chosen, _adcs_sets.REGISTRY) if restoration.takes_the_place else b""
+        exported = self._file(chosen, _adcs_registry.REGISTRY) if restoration.takes_the_place else b""
+        account = _adcs.directory_account(self.NAME, self.options)
         # Whether the database would be restored is known already: in check mode it stays where it is.
         files = restoration.files(with_database=isinstance(chosen, HostStored) or not self._check)
-        done = self._carried_out(replace(order, own=restoration.terms(exported)), chosen, files)
-        kept = self._file(chosen, _adcs_sets.CONFIGURATION) if restoration.loses_templates else b""
+        done = self._carried_out(replace(order, own={**restoration.terms(exported), "account": account}), chosen, files)
+        kept = self._file(chosen, _adcs_sets.CONFIGURATION) if restoration.has_templates else b""
         with self.reading():
+            self._checklist = restoration.checklist(done, exported, kept)
             return restoration.judged(done, exported, kept)
 
     def _file(self, chosen: Stored, name: str) -> bytes:
@@ -279,6 +284,7 @@ class ActionModule(DatabaseTask):
             "rewritten": [dict(vars(one)) for one in done.rewritten],
             "advanced": dict(vars(done.advanced)) if done.advanced else None,
             "reentered": [{"serial": one.serial, "revoked_at": one.at, "reason": one.reason} for one in done.reentered],
+            "checklist": list(self._checklist),
             "reasons": [],
             "advisories": findings(self.unread, self._remembered, self._passed_over, done.advisories),
         }

@@ -91,12 +91,15 @@ class ActionModule(BackupTask):
         return self._result(done, [*differences(answer, asked), *_adcs_trust.of_answer(answer, told.abilities)])
 
     def _new(self, abilities: Abilities) -> Result:
+        if abilities.keys_in_hand:
+            _adcs.refuse_directory_account(self.NAME, self.options)
         chosen = self._lost()
         if chosen is None:
             self._refuse_certificate()
             order = self._order(self._required("subject", "Give the subject of the new CA, such as {commonName: Example Root CA}"))
             if not abilities.keys_in_hand:
-                order = replace(order, own=_adcs.terms_of_installation(self.options))
+                own = _adcs.terms_of_installation(self.options)
+                order = replace(order, own={**own, "account": _adcs.directory_account(self.NAME, self.options)})
             result = self._result(self.send(order, Changed))
         else:
             result = self._brought_back(chosen, abilities)
@@ -139,7 +142,8 @@ class ActionModule(BackupTask):
         own, trial = None, None
         if not abilities.keys_in_hand:
             # Export what was imported once more, under a throwaway password, to see whether the next backup can be made.
-            own, trial = _adcs.terms_of_bringing_back(chosen), one_time_password()
+            account = _adcs.directory_account(self.NAME, self.options)
+            own, trial = {**_adcs.terms_of_bringing_back(chosen), "account": account}, one_time_password()
         keys = ImportKeys(
             generations=tuple(chosen.generations),
             directory=chosen.authority.directory if chosen.authority else None,

@@ -66,6 +66,17 @@ function Get-AdcsDatabaseDirectory {
     $found
 }
 
+function Get-AdcsDatabaseSize {
+    # In bytes, with its logs: what the bounds of those grow with that copy, ask or open it. A log may be gone or renamed at any moment.
+    $size = 0L
+    foreach ($directory in @(Get-AdcsDatabaseDirectory)) {
+        foreach ($path in @(Get-AdcsDatabaseFile -Directory $directory)) {
+            try { $size += (New-Object -TypeName IO.FileInfo -ArgumentList $path).Length } catch { continue }
+        }
+    }
+    $size
+}
+
 # --- certificates and their keys -------------------------------------------------------------------------------------
 
 function ConvertTo-AdcsThumbprint {
@@ -116,10 +127,31 @@ function Get-AdcsKeyState {
     .SYNOPSIS
         For each certificate: {State: present | missing | inaccessible, Code: "0x........" | $null, Exportable: bool | $null}.
     .NOTES
-        Opening a key shows that it is there; only a trial shows whether it can leave.
+        Opening a key shows that it is there; only a trial shows whether it can leave. One that is neither RSA nor EC (ML-DSA) can't be opened here: it is
+        present where its certificate names one. An HSM that does not answer costs its own key alone.
     #>
     param([object[]]$Certificate)
-    $opened = Invoke-AdcsCmdlet -What "the private keys can't be opened" -Limit Key -Parameters @{ Certificate = $Certificate } -ScriptBlock {
+    $opened = try { Open-Key -Certificate $Certificate }
+    catch {
+        if ($_.Exception.Data.Contains('Code')) { throw }
+        foreach ($one in $Certificate) {
+            if ($Certificate.Count -gt 1) {
+                try { Open-Key -Certificate $one; continue } catch { if ($_.Exception.Data.Contains('Code')) { throw } }
+            }
+            New-Object -TypeName PSObject -Property @{ State = 'inaccessible'; Exception = $null; Exportable = $null }
+        }
+    }
+    foreach ($one in $opened) {
+        $code = if ($one.Exception) { Get-AdcsHResult $one.Exception }
+        $state = if ($one.State -eq 'inaccessible' -and $keyIsMissing -contains $code) { 'missing' } else { $one.State }
+        [PSCustomObject]@{ State = [string]$state; Code = $code; Exportable = $one.Exportable }
+    }
+}
+
+function Open-Key {
+    # {State, Exception, Exportable} of each certificate's key. An error without a code is one of time.
+    param([object[]]$Certificate)
+    Invoke-AdcsCmdlet -What "the private keys can't be opened" -Limit Key -Parameters @{ Certificate = $Certificate } -ScriptBlock {
         param([object[]]$Certificate)
         foreach ($one in $Certificate) {
             $answer = @{ State = 'missing'; Exception = $null; Exportable = $null }
@@ -129,7 +161,7 @@ function Get-AdcsKeyState {
                     $answer.State = 'inaccessible'
                     $key = [System.Security.Cryptography.X509Certificates.RSACertificateExtensions]::GetRSAPrivateKey($one)
                     if ($null -eq $key) { $key = [System.Security.Cryptography.X509Certificates.ECDsaCertificateExtensions]::GetECDsaPrivateKey($one) }
-                    if ($null -ne $key) { $answer.State = 'present' }
+                    $answer.State = 'present'
                 }
                 if ($null -ne $key -and $key.PSObject.Properties['Key']) {
                     $answer.Exportable = ([int]$key.Key.ExportPolicy -band 3) -ne 0  # AllowExport, AllowPlaintextExport
@@ -143,11 +175,16 @@ function Get-AdcsKeyState {
             New-Object -TypeName PSObject -Property $answer
         }
     }
-    foreach ($one in $opened) {
-        $code = if ($one.Exception) { Get-AdcsHResult $one.Exception }
-        $state = if ($one.State -eq 'inaccessible' -and $keyIsMissing -contains $code) { 'missing' } else { $one.State }
-        [PSCustomObject]@{ State = [string]$state; Code = $code; Exportable = $one.Exportable }
-    }
+}
+
+function Get-AdcsKeySpec {
+    # KeySpec as the property of a certificate in My says it: 0 for a key of a key storage provider, 1 or 2 for one of a CSP; $null where it can't be told.
+    # Its meaning behind it is the same in every language: KeySpec = 2 -- AT_SIGNATURE.
+    # https://learn.microsoft.com/troubleshoot/windows-server/certificates-and-public-key-infrastructure-pki/ca-certificate-renewal-fails-existing-key-pair
+    param([string]$Thumbprint)
+    $answer = Invoke-AdcsCertutil -ArgumentList '-silent', '-v', '-store', 'My', $Thumbprint -Limit Quick -What 'the store can''t be read' -AllowFailure
+    $found = [regex]::Match($answer.Output, '=\s*([0-2])\s*--\s*(?:XCN_)?AT_(?:NONE|KEYEXCHANGE|SIGNATURE)')
+    if ($found.Success) { [int]$found.Groups[1].Value }
 }
 
 # --- the facts -------------------------------------------------------------------------------------------------------
@@ -201,6 +238,16 @@ function Get-AdcsAuthority {
         }
     }
     $states = if ($found.Count) { @(Get-AdcsKeyState @($found | ForEach-Object { $_.Certificate })) } else { @() }
+    for ($at = 0; $at -lt $found.Count; $at++) {
+        if ($states[$at].State -ne 'inaccessible') { continue }
+        $text = if ($states[$at].Code) { Get-AdcsErrorText $states[$at].Code }
+        $why, $remedy = if ($text) { $text.Why, $text.Remedy } else { 'its provider does not answer in time', 'Is the device (HSM) there and unlocked?' }
+        $advisories += [ordered]@{
+            code = if ($at -eq $found.Count - 1) { 'key_inaccessible' } else { 'older_key_inaccessible' }
+            message = "the private key of the CA certificate number $($found[$at].Index) can't be used: $why. $remedy"
+            certificate = Get-AdcsDigest $found[$at].Certificate.RawData
+        }
+    }
     $generations = @(for ($at = 0; $at -lt $found.Count; $at++) {
             [ordered]@{
                 index = $found[$at].Index
@@ -249,6 +296,25 @@ function Get-AdcsAuthority {
     }
 }
 
+function Get-AdcsBareFact {
+    # The facts of a host where keys are back and no CA is configured: nothing but these certificates of My.
+    param([object[]]$Certificate)
+    $name = $Certificate[0].GetNameInfo([Security.Cryptography.X509Certificates.X509NameType]::SimpleName, $false)
+    $states = @(Get-AdcsKeyState $Certificate)
+    [ordered]@{
+        changed = $false
+        authority = [ordered]@{ backend = 'adcs'; name = $name; sanitized_name = ''; subject = $null; directory = ''; place = [ordered]@{ name = $name } }
+        generations = @(for ($at = 0; $at -lt $Certificate.Count; $at++) {
+                [ordered]@{
+                    index = $at; certificate = ConvertTo-Pem $Certificate[$at].RawData; private_key = $states[$at].State
+                    encrypted_at_rest = $null; exportable = $null; certificate_place = $null; key_place = $null
+                }
+            })
+        advisories = @()
+        abilities = Get-AdcsAbility
+    }
+}
+
 function Resolve-AdcsPlaceholder {
     # A path with the placeholders of publication URLs: server, short server name, CA, suffix of the certificate.
     param([string]$Path, [string]$SanitizedName, [string]$Suffix)
@@ -277,21 +343,26 @@ function Get-RequestBeside {
     if ($others.Count) { $others[-1] } else { $Path }
 }
 
+function Test-AdcsClustered {
+    # Whether CertSvc is a resource of a failover cluster.
+    $resources = 'HKLM:\Cluster\Resources'
+    if (-not (Test-Path -LiteralPath $resources)) { return $false }
+    foreach ($resource in Get-ChildItem -LiteralPath $resources) {
+        $parameters = Join-Path -Path (Join-Path -Path $resources -ChildPath $resource.PSChildName) -ChildPath 'Parameters'
+        if ((Get-RegistryValue $parameters 'ServiceName') -eq 'CertSvc') { return $true }
+    }
+    $false
+}
+
 function Assert-AdcsNotClustered {
     <#
     .SYNOPSIS
         Throws where CertSvc is a resource of a failover cluster: what is done on one node alone breaks the others.
     #>
     param([string]$What = 'nothing was changed')
-    $resources = 'HKLM:\Cluster\Resources'
-    if (-not (Test-Path -LiteralPath $resources)) { return }
-    foreach ($resource in Get-ChildItem -LiteralPath $resources) {
-        $parameters = Join-Path -Path (Join-Path -Path $resources -ChildPath $resource.PSChildName) -ChildPath 'Parameters'
-        if ((Get-RegistryValue $parameters 'ServiceName') -eq 'CertSvc') {
-            throw (New-AdcsError -What $What -Why 'the CA is a resource of a failover cluster' `
-                    -Remedy 'Follow Microsoft''s procedure for a clustered CA, node by node; this collection only reads such a CA and backs up its keys')
-        }
-    }
+    if (-not (Test-AdcsClustered)) { return }
+    $remedy = 'Follow Microsoft''s procedure for a clustered CA, node by node; this collection only reads such a CA and backs it up'
+    throw (New-AdcsError -What $What -Why 'the CA is a resource of a failover cluster' -Remedy $remedy)
 }
 
 function Assert-AdcsNewest {
@@ -309,7 +380,7 @@ function Assert-AdcsNewest {
 }
 
 Export-ModuleMember -Function @(
-    'Get-AdcsConfigurationKey', 'Get-AdcsSetting', 'Get-AdcsRegistryProperty', 'Get-AdcsThumbprint', 'Get-AdcsDatabaseDirectory'
-    'Resolve-AdcsPlaceholder', 'ConvertTo-AdcsThumbprint', 'ConvertFrom-AdcsPem', 'Get-AdcsCertificate', 'Get-AdcsKeyState', 'Get-AdcsAuthority', 'Assert-AdcsNotClustered'
+    'Get-AdcsConfigurationKey', 'Get-AdcsSetting', 'Get-AdcsRegistryProperty', 'Get-AdcsThumbprint', 'Get-AdcsDatabaseDirectory', 'Get-AdcsDatabaseSize'
+    'Resolve-AdcsPlaceholder', 'ConvertTo-AdcsThumbprint', 'ConvertFrom-AdcsPem', 'Get-AdcsCertificate', 'Get-AdcsKeyState', 'Get-AdcsKeySpec', 'Get-AdcsAuthority', 'Get-AdcsBareFact', 'Test-AdcsClustered', 'Assert-AdcsNotClustered'
     'Assert-AdcsNewest'
 )

@@ -76,10 +76,57 @@ function Publish-AdcsCrl {
     $lock = Enter-AdcsLock -What $what
     try {
         Assert-AdcsNewest -Facts (Get-AdcsAuthority -Parameters $Session.Parameters) -Of $Session.Request['of'] -What $what
-        $null = Invoke-AdcsCertutil -ArgumentList '-CRL' -Limit Publish -What 'the CRLs can''t be published'
+        # For how long, where that is said: it leaves the settings of the CA as they are.
+        $arguments = @('-CRL') + @(if ($Session.Request['days']) { "$($Session.Request['days']):00" })
+        $null = Invoke-AdcsCertutil -ArgumentList $arguments -Limit Publish -Bytes (Get-AdcsDatabaseSize) -What 'the CRLs can''t be published'
     }
     finally {
         $lock.Dispose()
+    }
+}
+
+function Get-AdcsSignedAgain {
+    <#
+    .SYNOPSIS
+        Signs a published CRL again with a key in My, where the database is lost, or the role with it: the facts, with the CRL.
+    .PARAMETER Session
+        Its request: published (base64 DER), and certificate (SHA-256) and days; without these, only the generations are told that may have signed it.
+    .NOTES
+        https://learn.microsoft.com/windows-server/administration/windows-commands/certutil#-sign
+    #>
+    param([object]$Session)
+    $what = 'no CRL was signed'
+    $published = [Convert]::FromBase64String($Session.Request['published'])
+    $signers = @(Get-Signer -Published $published)
+    $answer = try { Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress }
+    catch {
+        if (-not (Test-AdcsNothingThere $_) -or -not $signers.Count) { throw }
+        Get-AdcsBareFact -Certificate $signers
+    }
+    $answer['changed'] = $false
+    $answer['crls'] = @()
+    if (-not $Session.Request['certificate']) { return $answer }
+    $signer = $signers | Where-Object { (Get-AdcsDigest $_.RawData) -eq $Session.Request['certificate'] } | Select-Object -First 1
+    if (-not $signer) {
+        throw (New-AdcsError -What $what -Why 'the key that signed it is no longer in Cert:\LocalMachine\My' -Remedy 'Put it back with ca_key_restore')
+    }
+    $days = "now+$([int]$Session.Request['days']):00"
+    $answer['crls'] = @(Use-AdcsProtectedDirectory {
+            param([string]$Directory)
+            $old, $new = (Join-Path -Path $Directory -ChildPath 'published.crl'), (Join-Path -Path $Directory -ChildPath 'signed.crl')
+            Write-AdcsNewFile -Path $old -Content $published
+            $null = Invoke-AdcsCertutil -ArgumentList '-silent', '-cert', $signer.Thumbprint, '-sign', $old, $new, $days -Limit Key -What $what
+            @{ path = $null; certificate = $Session.Request['certificate']; content = [Convert]::ToBase64String([IO.File]::ReadAllBytes($new)) }
+        })
+    $answer
+}
+
+function Get-Signer {
+    # CA certificates in My, with their keys, whose name the head of a CRL has: who signed it is judged by those who can read it.
+    param([byte[]]$Published)
+    $head = [BitConverter]::ToString($Published, 0, [Math]::Min($Published.Length, 8192))
+    foreach ($one in @(Get-AdcsCertificate -All)) {
+        if ($one.HasPrivateKey -and $head.Contains([BitConverter]::ToString($one.SubjectName.RawData))) { $one }
     }
 }
 
@@ -123,4 +170,4 @@ function Get-AdcsSignature {
     }
 }
 
-Export-ModuleMember -Function 'Get-AdcsCrl', 'Publish-AdcsCrl', 'Get-AdcsSignature'
+Export-ModuleMember -Function 'Get-AdcsCrl', 'Publish-AdcsCrl', 'Get-AdcsSignedAgain', 'Get-AdcsSignature'

@@ -77,7 +77,7 @@ function Test-AdcsSerial {
 function Get-ViewRow {
     param([string[]]$ArgumentList, [string]$What)
     # In UTC: local times would change twice a year.
-    $answer = Invoke-AdcsCertutil -ArgumentList (@('-gmt', '-view') + $ArgumentList) -Limit View -What $What
+    $answer = Invoke-AdcsCertutil -ArgumentList (@('-gmt', '-view') + $ArgumentList) -Limit View -Bytes (Get-AdcsDatabaseSize) -What $What
     ConvertFrom-CertutilCsv -Text $answer.Output
 }
 
@@ -126,6 +126,18 @@ function ConvertFrom-CertutilTime {
     else {
         $Text
     }
+}
+
+function Get-AdcsTemplate {
+    # The names of the templates that an enterprise CA issues by: what stands before the colon, in every language. $null where they can't be told.
+    param([System.Collections.IDictionary]$Facts, [string]$What)
+    if ($Facts['own']['ca_type'] -notlike 'Enterprise*') { return , [object[]]@() }
+    $answer = Invoke-AdcsCertutil -ArgumentList '-catemplates' -Limit Command -What $What -AllowFailure
+    if ($answer.TimedOut -or $answer.ExitCode -ne 0) { return $null }
+    $names = foreach ($line in $answer.Output -split '\r?\n') {
+        if ($line -match '^([^\s:]+):' -and $Matches[1] -ne 'CertUtil') { $Matches[1] }
+    }
+    , [object[]]@($names)
 }
 
 # --- the configuration -----------------------------------------------------------------------------------------------
@@ -181,4 +193,4 @@ function Export-AdcsRegistry {
     }
 }
 
-Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Measure-AdcsRequest', 'Test-AdcsSerial', 'Export-AdcsRegistry'
+Export-ModuleMember -Function 'Get-AdcsDatabaseState', 'Measure-AdcsRequest', 'Test-AdcsSerial', 'Get-AdcsTemplate', 'Export-AdcsRegistry'

@@ -34,8 +34,11 @@ function Backup-AdcsDatabase {
     $facts = Get-AdcsAuthority -Parameters $Session.Parameters
     if ($order['order'] -eq 'look') { return $facts }
     if ((Get-AdcsServiceState) -ne 'running') {
-        $remedy = 'Start it: Start-Service CertSvc. Windows backs up the database of a running CA only'
-        throw (New-AdcsError -What $what -Why 'the service CertSvc does not run' -Remedy $remedy)
+        $why, $remedy = 'the service CertSvc does not run', 'Start it: Start-Service CertSvc. Windows backs up the database of a running CA only'
+        if (Test-AdcsClustered) {
+            $why, $remedy = 'the CA is a resource of a failover cluster, and does not run on this node', 'Run the task on the node that the CA runs on'
+        }
+        throw (New-AdcsError -What $what -Why $why -Remedy $remedy)
     }
     if ($order['order'] -eq 'database.copy') { return New-DatabaseSet -Session $Session -Order $order -What $what }
     $facts['own_state'] = Get-AdcsDatabaseState -Facts $facts -What $what
@@ -45,7 +48,8 @@ function Backup-AdcsDatabase {
 function New-DatabaseSet {
     param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
     $store = if ($Order['host_store']) { Open-AdcsStore -Path $Order['host_store'] -What $What } else { $null }
-    Assert-AdcsNotClustered -What $What
+    # A copy changes nothing that the other nodes rest on; logs that are dropped would be missing in their backups.
+    if ($Order['truncate_logs']) { Assert-AdcsNotClustered -What 'the database was not backed up (truncate_logs)' }
     $lock = Enter-AdcsLock -What $What
     $staged, $kept = $null, $false
     $parent = if ($store) { $store.path } else { [string]$Order['folder'] }
@@ -54,7 +58,7 @@ function New-DatabaseSet {
         Assert-AdcsNewest -Facts $facts -Of $Order['of'] -What $What
         $asOf = Get-AdcsTime
         $state = Get-AdcsDatabaseState -Facts $facts -What $What
-        Assert-AdcsFreeSpace -Path $parent -Bytes ([long]((Get-DatabaseSize) * 1.2)) -What $What
+        Assert-AdcsFreeSpace -Path $parent -Bytes ([long]((Get-AdcsDatabaseSize) * 1.2)) -What $What
         if ($store) {
             $prefix = Get-AdcsStagingPrefix -Facts $facts
             Remove-AdcsStaged -Store $store.path -Prefix $prefix
@@ -129,20 +133,12 @@ function Save-DatabaseSet {
 
 # --- the files of a set ----------------------------------------------------------------------------------------------
 
-function Get-DatabaseSize {
-    $size = 0L
-    foreach ($directory in @(Get-AdcsDatabaseDirectory)) {
-        foreach ($path in @(Get-AdcsDatabaseFile -Directory $directory)) { $size += (New-Object -TypeName IO.FileInfo -ArgumentList $path).Length }
-    }
-    $size
-}
-
 function Write-DatabaseSet {
     # Makes the files of a set in a directory, and proves them: [{name, path, sha256, size}].
     param([string]$Directory, [System.Collections.IDictionary]$Facts, [System.Collections.IDictionary]$State, [bool]$TruncateLogs, [string]$What)
     $parameters = @{ Path = $Directory; DatabaseOnly = $true }
     if (-not $TruncateLogs) { $parameters['KeepLog'] = $true }
-    $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Parameters $parameters -Limit Copy -Bytes (Get-DatabaseSize) -What $What
+    $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Parameters $parameters -Limit Copy -Bytes (Get-AdcsDatabaseSize) -What $What
     # Whatever case Windows gives the folder: what is restored must find it as DataBase.
     $database = @([IO.Directory]::GetDirectories($Directory) | Where-Object { [IO.Path]::GetFileName($_) -eq 'DataBase' })
     $made = @(if ($database.Count) { [IO.Directory]::GetFiles($database[0]) })
@@ -169,7 +165,7 @@ function Write-DatabaseSet {
         log_directory = $Facts['own']['log_directory']
         csp = Get-CspValue -Facts $Facts
         # Cast: ConvertTo-Json of 5.1 writes an array that a function returned as {value, Count}.
-        templates = [object[]](Get-Template -Facts $Facts -What $What)
+        templates = [object[]](Get-AdcsTemplate -Facts $Facts -What $What)
         os_version = [Environment]::OSVersion.Version.ToString()
         kra_certificates = [object[]]@($Facts['own']['kra_certificates'])
         archived_keys = $Facts['own']['archived_keys']
@@ -206,18 +202,6 @@ function Write-DatabaseSet {
             size = (New-Object -TypeName IO.FileInfo -ArgumentList $file.path).Length
         }
     }
-}
-
-function Get-Template {
-    # The names of the templates that an enterprise CA issues by: what stands before the colon, in every language. $null where they can't be told.
-    param([System.Collections.IDictionary]$Facts, [string]$What)
-    if ($Facts['own']['ca_type'] -notlike 'Enterprise*') { return , [object[]]@() }
-    $answer = Invoke-AdcsCertutil -ArgumentList '-catemplates' -Limit Command -What $What -AllowFailure
-    if ($answer.TimedOut -or $answer.ExitCode -ne 0) { return $null }
-    $names = foreach ($line in $answer.Output -split '\r?\n') {
-        if ($line -match '^([^\s:]+):' -and $Matches[1] -ne 'CertUtil') { $Matches[1] }
-    }
-    , [object[]]@($names)
 }
 
 function Get-CspValue {

@@ -13,6 +13,7 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_store
 #AnsibleRequires -PowerShell ..module_utils._adcs_sets
 #AnsibleRequires -PowerShell ..module_utils._adcs_database
+#AnsibleRequires -PowerShell ..module_utils._adcs_late
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
@@ -37,6 +38,11 @@ function Restore-AdcsDatabase {
     }
     $answer = Get-AdcsAuthority -Parameters $Session.Parameters -AllowRestoreInProgress
     $answer['own_state'] = Get-StateOrNull -Facts $answer
+    if ($null -eq $answer['own_state'] -and (Test-AdcsNotClosed -Directory $answer['database']['path'])) {
+        $text = Get-AdcsErrorText '0xC8000226'
+        $message = "the database in $($answer['database']['path']) can't be opened: $($text.Why). $($text.Remedy)"
+        $answer['advisories'] = @($answer['advisories']) + @{ code = 'database_not_closed'; message = $message; certificate = $null }
+    }
     $answer
 }
 
@@ -56,7 +62,7 @@ function Invoke-Restore {
     $result = @{
         changed = $false; restored = New-Object -TypeName System.Collections.ArrayList; set_aside = New-Object -TypeName System.Collections.ArrayList
         reentered = New-Object -TypeName System.Collections.ArrayList; failed_revocations = New-Object -TypeName System.Collections.ArrayList
-        reboot_required = $false; state = $null; advisories = New-Object -TypeName System.Collections.ArrayList
+        reboot_required = $false; state = $null; registry = $null; advisories = New-Object -TypeName System.Collections.ArrayList
         entered = New-Object -TypeName System.Collections.ArrayList; not_entered = New-Object -TypeName System.Collections.ArrayList
     }
     if ($Session.Check) {
@@ -84,8 +90,9 @@ function Invoke-Restore {
             if ($wanted['restore_database'] -or $wanted['registry']) {
                 Switch-Database -Session $Session -Wanted $wanted -Directory $work -Result $result -Time $time -What $What
             }
-            Add-Late -Wanted $wanted -Result $result -Directory $work -What $What
-            if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-Revocation -Wanted $wanted -Result $result -What $What }
+            Add-AdcsLate -Wanted $wanted -Result $result -Directory $work -What $What
+            if (@($wanted['revoke'] | Where-Object { $_ }).Count) { Invoke-AdcsRevocation -Wanted $wanted -Result $result -What $What }
+            Publish-AdcsBeyond -Session $Session -Wanted $wanted -Result $result -What $What
         }
         if ($Order['host_store'] -and $Order['event'] -and $result.changed) {
             $authority = [IO.Path]::GetDirectoryName([IO.Path]::GetDirectoryName($source))
@@ -127,7 +134,21 @@ function Get-RestoreAnswer {
             entered = [object[]]$Result.entered.ToArray()
             not_entered = [object[]]$Result.not_entered.ToArray()
             reboot_required = $Result.reboot_required
+            around = if ($facts -and $Result.registry) { Get-Around -Facts $facts }
+            registry = $Result.registry
         }
+    }
+}
+
+function Get-Around {
+    # What stands around a restored CA, as far as this host tells: {templates ($null where they can't be told), nt_auth, ndes}.
+    # https://learn.microsoft.com/troubleshoot/windows-server/certificates-and-public-key-infrastructure-pki/import-third-party-ca-to-enterprise-ntauth-store
+    param([System.Collections.IDictionary]$Facts)
+    $newest = @(Get-AdcsThumbprint -SanitizedName $Facts['authority']['sanitized_name'])[-1]
+    [ordered]@{
+        templates = [object[]](Get-AdcsTemplate -Facts $Facts -What 'the templates can not be told')
+        nt_auth = Test-Path -LiteralPath "HKLM:\SOFTWARE\Microsoft\EnterpriseCertificates\NTAuth\Certificates\$newest"
+        ndes = Test-Path -LiteralPath 'HKLM:\SOFTWARE\Microsoft\Cryptography\MSCEP'
     }
 }
 
@@ -308,7 +329,7 @@ function Install-Role {
     $parameters = @{ CAType = $type; CertificateID = $Wanted['certificate_id'] }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $database -Log $log
     try {
-        Invoke-AdcsSetup -Parameters $parameters -What $What
+        Invoke-AdcsSetup -Parameters $parameters -Account $Wanted['account'] -What $What
     }
     catch {
         # Configured, and not started because the CAs above can't be asked: what follows stops the service first.
@@ -361,6 +382,10 @@ function Switch-Database {
             $why = "the restored database ends with the request $($state['last_request_id']), and the set with $expected"
             throw (New-AdcsError -What $What -Why $why -Remedy 'Use another set')
         }
+        # As it is now, to be compared with that of the set.
+        $after = Join-Path -Path $Directory -ChildPath 'after.reg'
+        Export-AdcsRegistry -Path $after -What $What
+        $Result.registry = [Convert]::ToBase64String([IO.File]::ReadAllBytes($after))
         $proved = $true
     }
     catch {
@@ -445,59 +470,6 @@ function Undo-Switch {
         $back = "Stop CertSvc and move the files from $places back by hand"
         New-AdcsError -What $What -Why "$why. The database that was there could not be put back" -Remedy $back -Code $code
     }
-}
-
-function Add-Late {
-    # Enters certificates again that the CA issued after the set was made: only what has a row can be revoked.
-    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$Directory, [string]$What)
-    foreach ($one in @($Wanted['issued'] | Where-Object { $_ })) {
-        $serial = [string]$one['serial']
-        if (Test-AdcsSerial -Serial $serial -What $What) { continue }
-        $file = Join-Path -Path $Directory -ChildPath "late-$serial.crt"
-        Write-AdcsNewFile -Path $file -Content ([Convert]::FromBase64String($one['content']))
-        $answer = Invoke-AdcsCertutil -ArgumentList '-f', '-importCert', $file -Limit Quick -What $What -AllowFailure
-        if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) {
-            $null = $Result.entered.Add($serial)
-            $Result.changed = $true
-            $Result.state = $null
-        }
-        else {
-            $null = $Result.not_entered.Add([ordered]@{ serial = $serial; code = $answer.Code })
-        }
-    }
-}
-
-function Invoke-Revocation {
-    # Enters again what a published CRL shows and the restored database does not, with the reason and the moment that the CRL has.
-    # https://learn.microsoft.com/windows/win32/api/certadm/nf-certadm-icertadmin-revokecertificate
-    param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
-    $active = [string](Get-AdcsSetting -Name 'Active')
-    $config = "$(Get-AdcsSetting -Name 'CAServerName' -Below $active)\$(Get-AdcsSetting -Name 'CommonName' -Below $active)"
-    $styles = [Globalization.DateTimeStyles]'AssumeUniversal, AdjustToUniversal'
-    $entries = @(foreach ($one in @($Wanted['revoke'])) {
-            $at = [DateTime]::Parse([string]$one['at'], [Globalization.CultureInfo]::InvariantCulture, $styles)
-            @{ serial = [string]$one['serial']; reason = [int]$one['reason']; at = $at }
-        })
-    $parameters = @{ Config = $config; Wanted = $entries }
-    $done = @(Invoke-AdcsCmdlet -What $What -Limit Command -Parameters $parameters -ScriptBlock {
-            param([string]$Config, [object[]]$Wanted)
-            $null = Get-Service -Name CertSvc  # a simulated host gets its interfaces by this
-            $admin = New-Object -ComObject CertificateAuthority.Admin
-            foreach ($one in $Wanted) {
-                $failure = $null
-                try { $null = $admin.RevokeCertificate($Config, $one.serial, $one.reason, $one.at) } catch { $failure = $_.Exception }
-                New-Object -TypeName PSObject -Property @{ Serial = $one.serial; Exception = $failure }
-            }
-        })
-    foreach ($one in $done) {
-        if ($one.Exception) {
-            $null = $Result.failed_revocations.Add([ordered]@{ serial = [string]$one.Serial; code = Get-AdcsHResult $one.Exception })
-            continue
-        }
-        $null = $Result.reentered.Add([string]$one.Serial)
-        $Result.changed = $true
-    }
-    $Result.state = $null
 }
 
 # --- the registry ----------------------------------------------------------------------------------------------------

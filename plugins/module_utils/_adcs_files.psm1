@@ -221,6 +221,23 @@ function Get-AdcsDatabaseFile {
     }
 }
 
+function Test-AdcsNotClosed {
+    # Whether the database in a directory was not closed (dirty shutdown): a raw copy, or one whose logs are still to be replayed.
+    # Its header has the signature 89ABCDEF behind the checksum, and at 52 its state: 2.
+    # https://learn.microsoft.com/windows/win32/extensible-storage-engine/jet-dbinfomisc-structure
+    param([string]$Directory)
+    foreach ($path in @(Get-AdcsDatabaseFile -Directory $Directory | Where-Object { [IO.Path]::GetExtension($_) -eq '.edb' })) {
+        $head = New-Object -TypeName byte[] -ArgumentList 56
+        try {
+            $stream = [IO.File]::Open($path, [IO.FileMode]::Open, [IO.FileAccess]::Read, [IO.FileShare]'ReadWrite, Delete')
+            try { $read = $stream.Read($head, 0, 56) } finally { $stream.Dispose() }
+        }
+        catch { continue }  # the service has it open
+        if ($read -eq 56 -and '{0:X8}' -f [BitConverter]::ToUInt32($head, 4) -eq '89ABCDEF' -and [BitConverter]::ToUInt32($head, 52) -eq 2) { return $true }
+    }
+    $false
+}
+
 function Get-AdcsTime {
     param([string]$Format = "yyyy-MM-dd'T'HH:mm:ss'Z'")
     [DateTime]::UtcNow.ToString($Format, [Globalization.CultureInfo]::InvariantCulture)
@@ -233,6 +250,6 @@ function Get-AdcsPolicyPath {
 
 Export-ModuleMember -Function @(
     'Get-AdcsAccess', 'Get-AdcsStranger', 'New-AdcsProtectedDirectory', 'Use-AdcsProtectedDirectory', 'Clear-AdcsLeftover', 'Remove-AdcsDirectory'
-    'New-AdcsPathError', 'Get-AdcsDigest', 'Write-AdcsNewFile', 'Get-AdcsFreePath', 'Get-AdcsDrive', 'Assert-AdcsFreeSpace', 'Get-AdcsDatabaseFile'
+    'New-AdcsPathError', 'Get-AdcsDigest', 'Write-AdcsNewFile', 'Get-AdcsFreePath', 'Get-AdcsDrive', 'Assert-AdcsFreeSpace', 'Get-AdcsDatabaseFile', 'Test-AdcsNotClosed'
     'Get-AdcsTime', 'Get-AdcsPolicyPath'
 )

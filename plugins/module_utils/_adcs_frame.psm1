@@ -77,7 +77,8 @@ $errorTexts = @{
     '0x800B010C' = 'a certificate of the chain is revoked', 'Ask the CA that revoked it why. Then renew this CA, with a new key where the key is the reason'
     '0xC8000210' = 'a log file is missing that the database needs', 'Put the logs back beside the database; where they are lost, restore a set'
     '0xC8000226' = 'the database was not closed, and what its logs hold is not in it',
-    'Start CertSvc with all its logs in place, or replay them: esentutl /r edb in their folder. Where they are lost, restore a set'
+    ('Put all its logs beside it and replay them in their folder: esentutl /r edb; until then esentutl /mh <database> says "Dirty Shutdown". Where they ' +
+        'are lost, restore a set; esentutl /p drops what it can not repair, and is the last resort')
     '0xC8000230' = 'no full backup is recorded, so there can be no incremental one', 'Make a full backup'
     '0xC8000713' = 'files of the database are missing', 'Restore the database'
 }

@@ -106,7 +106,7 @@ function Restore-Authority {
     $aside = Move-AdcsDatabase -Directory $database -Label 'set-aside' -Time (Get-AdcsTime -Format 'yyyyMMddTHHmmssZ') -What $What
     $parameters = @{ CAType = $type; CertificateID = $Wanted['certificate_id'] }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $Directory -Log $Directory
-    Invoke-AdcsSetup -Parameters $parameters -What $What
+    Invoke-AdcsSetup -Parameters $parameters -Account $Wanted['account'] -What $What
     if ($aside) { @{ code = 'database_set_aside'; message = "a database that lay in $($aside.path) was kept as $($aside.kept_as)" } }
 }
 
@@ -155,7 +155,7 @@ function Install-NewAuthority {
         }
     }
     Add-AdcsDatabaseParameter -Parameters $parameters -Database $Directory -Log $Directory
-    Invoke-AdcsSetup -Parameters $parameters -What $What
+    Invoke-AdcsSetup -Parameters $parameters -Account $Wanted['account'] -What $What
     if ($parameters.Contains('CertificateID')) {
         @{ code = 'unfinished_installation'; message = 'an installation that was stopped is finished with the key and the certificate that were there' }
     }

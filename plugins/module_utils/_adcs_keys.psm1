@@ -47,6 +47,8 @@ function Export-AdcsKey {
     $exported = if ($only.Count) { Export-Generation -Thumbprint $chosen -Password $password } else { Export-Authority -Thumbprint $chosen -Password $password }
     $answer['files'] = $exported.files
     $answer['not_exportable'] = ConvertTo-Stuck $exported.not_exportable $live
+    $answer['own']['key_specs'] = @{}
+    foreach ($one in $live) { $answer['own']['key_specs'][$one.Sha256] = Get-AdcsKeySpec -Thumbprint $one.Sha1 }
     $answer
 }
 

@@ -9,9 +9,9 @@ Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
 # Seconds. A large database takes hours to copy, and its logs are replayed while the service starts.
-# To it comes a second for each 2 MB of the database that is copied, asked or opened.
+# To it comes a second for each 2 MB of the database that is copied, asked or opened (-Bytes).
 $bytesInASecond = 2MB
-$limits = @{ Quick = 60; Key = 120; Publish = 300; View = 600; Command = 600; Service = 600; Setup = 1800; Copy = 14400 }
+$limits = @{ Quick = 60; Key = 120; Answer = 120; Publish = 300; View = 600; Command = 600; Service = 600; Setup = 1800; Copy = 14400 }
 
 # Which cmdlets come with what.
 $caTools = 'the management tools of AD CS are not installed', 'Install them: Install-WindowsFeature ADCS-Cert-Authority -IncludeManagementTools'
@@ -21,6 +21,12 @@ $missingTools = @{
     'Install-AdcsCertificationAuthority' = $caTools
     'Export-PfxCertificate' = 'the PowerShell module PKI is missing, a part of Windows Server', 'Repair the Windows installation'
     'Import-PfxCertificate' = 'the PowerShell module PKI is missing, a part of Windows Server', 'Repair the Windows installation'
+}
+
+function Get-AdcsBound {
+    # The seconds that something may take which works through so many bytes of a database. -Limit: a name of $limits.
+    param([string]$Limit, [long]$Bytes)
+    $limits.$Limit + [int][Math]::Min(604800, $Bytes / $bytesInASecond)
 }
 
 function Get-AdcsSystemPath {
@@ -46,6 +52,8 @@ function Invoke-AdcsProgram {
         Its full path.
     .PARAMETER Limit
         How long it may take, a name of $limits.
+    .PARAMETER Bytes
+        The size of the database that it works through.
     .PARAMETER What
         The first part of the error: "the CRL can't be published".
     .PARAMETER AllowFailure
@@ -59,10 +67,11 @@ function Invoke-AdcsProgram {
         [Parameter(Mandatory = $true)][string]$FilePath,
         [AllowEmptyCollection()][AllowEmptyString()][string[]]$ArgumentList = @(),
         [Parameter(Mandatory = $true)][string]$Limit,
+        [long]$Bytes = 0,
         [Parameter(Mandatory = $true)][string]$What,
         [switch]$AllowFailure
     )
-    $seconds = $limits.$Limit
+    $seconds = Get-AdcsBound -Limit $Limit -Bytes $Bytes
     $start = New-Object -TypeName System.Diagnostics.ProcessStartInfo
     $start.FileName = $FilePath
     $start.Arguments = @($ArgumentList | ForEach-Object { ConvertTo-Argument $_ }) -join ' '
@@ -120,16 +129,18 @@ function Invoke-AdcsProgram {
 
 function Invoke-AdcsCertutil {
     # Options come before positional arguments: certutil takes a late one for data.
-    param([string[]]$ArgumentList, [string]$Limit, [string]$What, [switch]$AllowFailure)
+    param([string[]]$ArgumentList, [string]$Limit, [long]$Bytes = 0, [string]$What, [switch]$AllowFailure)
     Invoke-AdcsProgram -FilePath (Get-AdcsSystemPath -Name 'certutil.exe') @PSBoundParameters
 }
 
 function Stop-CompatibilityProcess {
     # PowerShell 7 runs the modules of AD CS in a powershell.exe of its own, a child of this process, which would go on with what was given up.
+    # -Since: older ones belong to others.
+    param([DateTime]$Since)
     if ($PSVersionTable.PSEdition -ne 'Core') { return }
     try {
         foreach ($child in @(Get-CimInstance -ClassName Win32_Process -Filter "ParentProcessId=$PID and Name='powershell.exe'")) {
-            Stop-Process -Id $child.ProcessId -Force
+            if ($child.CreationDate -ge $Since) { Stop-Process -Id $child.ProcessId -Force }
         }
     }
     catch { Write-Debug -Message 'There is none, or it ended by itself.' }
@@ -142,7 +153,7 @@ function Invoke-AdcsCmdlet {
     .PARAMETER Limit
         How long it may take, a name of $limits.
     .PARAMETER Bytes
-        The size of the database that it works through: the bound grows with it.
+        The size of the database that it works through.
     .PARAMETER What
         The first part of the error: "the keys can't be backed up".
     .NOTES
@@ -157,7 +168,8 @@ function Invoke-AdcsCmdlet {
         [long]$Bytes = 0,
         [Parameter(Mandatory = $true)][string]$What
     )
-    $seconds = $limits.$Limit + [int][Math]::Min(604800, $Bytes / $bytesInASecond)
+    $seconds = Get-AdcsBound -Limit $Limit -Bytes $Bytes
+    $begun = [DateTime]::Now.AddSeconds(-1)
     $name = if ($Command) { $Command } else { 'the provider of the key' }
     $runspace = [RunspaceFactory]::CreateRunspace([System.Management.Automation.Runspaces.InitialSessionState]::CreateDefault2())
     $runspace.ThreadOptions = 'ReuseThread'
@@ -178,7 +190,7 @@ function Invoke-AdcsCmdlet {
         $ended = $running.AsyncWaitHandle.WaitOne($seconds * 1000)
         if (-not $ended) {
             $ended = $shell.BeginStop($null, $null).AsyncWaitHandle.WaitOne(10000)
-            if (-not $ended) { Stop-CompatibilityProcess }
+            Stop-CompatibilityProcess -Since $begun
             throw (New-AdcsError -What $What -Why "$name did not end within $seconds seconds" `
                 -Remedy 'It may wait for a dialog that nobody sees, or for a device: run it by hand on the host, see what it asks, then run this again')
         }
@@ -205,4 +217,4 @@ function Invoke-AdcsCmdlet {
     }
 }
 
-Export-ModuleMember -Function 'Get-AdcsSystemPath', 'Invoke-AdcsProgram', 'Invoke-AdcsCertutil', 'Invoke-AdcsCmdlet'
+Export-ModuleMember -Function 'Get-AdcsBound', 'Get-AdcsSystemPath', 'Invoke-AdcsProgram', 'Invoke-AdcsCertutil', 'Invoke-AdcsCmdlet'

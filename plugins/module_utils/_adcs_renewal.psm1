@@ -302,9 +302,21 @@ function Show-Renewal {
     $answer
 }
 
+function Assert-KeySpec {
+    # Throws where Windows can't renew with the same key: a key of a key storage provider whose certificate gives it the KeySpec of a CSP's key.
+    param([string]$SanitizedName, [string]$Thumbprint, [string]$What)
+    if ([int](Get-AdcsSetting -Name 'ProviderType' -Below $SanitizedName, 'CSP') -ne 0) { return }
+    $spec = Get-AdcsKeySpec -Thumbprint $Thumbprint
+    if (-not $spec) { return }
+    $why = "the key of the CA certificate $Thumbprint is in a key storage provider, and the certificate says KeySpec $spec, with which a renewal fails"
+    $remedy = 'Give it KeySpec 0: certutil -repairstore My <serial> KeyProv.inf (Microsoft, "CA certificate renewal fails with an existing key pair")'
+    throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
+}
+
 function New-Renewal {
     param([object]$Session, [string]$SanitizedName, [bool]$ReuseKey, [string]$What)
     $before = @(Get-AdcsThumbprint -SanitizedName $SanitizedName)
+    if ($ReuseKey -and $before.Count) { Assert-KeySpec -SanitizedName $SanitizedName -Thumbprint $before[-1] -What $What }
     $running = (Get-AdcsServiceState) -eq 'running'
     Write-RenewalRecord -SanitizedName $SanitizedName
     $arguments = @('-silent', '-renewCert')

@@ -14,11 +14,11 @@
 #AnsibleRequires -PowerShell ..module_utils._adcs_frame
 #AnsibleRequires -PowerShell ..module_utils._adcs_process
 #AnsibleRequires -PowerShell ..module_utils._adcs_files
+#AnsibleRequires -PowerShell ..module_utils._adcs_authority
 
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
-$pingSeconds = 120
 # The CA can't trust its own certificate. Another database changes nothing of that.
 $trustCodes = '0x80092010', '0x80092012', '0x80092013', '0x800B0101', '0x800B0109', '0x800B010A', '0x800B010C'
 
@@ -33,13 +33,13 @@ function Get-AdcsServiceState {
 }
 
 function Wait-ServiceState {
-    param([string]$State)
+    param([string]$State, [int]$Seconds = 60)
     $clock = [Diagnostics.Stopwatch]::StartNew()
     while ($true) {
         $now = Get-AdcsServiceState
         if ($now -eq $State) { return $true }
         # One that ended again does not come up by itself.
-        if ($clock.Elapsed.TotalSeconds -ge $(if ($now -eq 'stopped') { 5 } else { 60 })) { return $false }
+        if ($clock.Elapsed.TotalSeconds -ge $(if ($now -eq 'stopped') { 5 } else { $Seconds })) { return $false }
         Start-Sleep -Milliseconds 250
     }
 }
@@ -59,6 +59,8 @@ function New-StartError {
     $number = if ($service.Count) { [long]$service[0].ExitCode } else { 0L }
     if ($number -eq 1066) { $number = [long]$service[0].ServiceSpecificExitCode }  # ERROR_SERVICE_SPECIFIC_ERROR
     elseif ($number -gt 0 -and $number -lt 0x10000) { $number = 0x80070000L + $number }
+    # A database that can't be mounted is often all that it does not say.
+    if ($number -eq 0 -and (Test-AdcsNotClosed -Directory (Get-AdcsSetting 'DBDirectory'))) { $number = 0xC8000226L }
     if ($number -eq 0) {
         $remedy = 'Look into the event log (Application, source CertificationAuthority); certutil -verifystore My shows whether every key is there'
         return New-AdcsError -What $What -Why 'the service CertSvc does not run after it was started' -Remedy $remedy -Code $null
@@ -91,15 +93,16 @@ function Start-AdcsService {
     #>
     param([string]$What)
     if ((Get-AdcsServiceState) -eq 'running') { return }
+    $size = Get-AdcsDatabaseSize
     try {
-        $null = Invoke-AdcsCmdlet -Command 'Start-Service' -Parameters @{ Name = 'CertSvc' } -Limit Service -What $What
+        $null = Invoke-AdcsCmdlet -Command 'Start-Service' -Parameters @{ Name = 'CertSvc' } -Limit Service -Bytes $size -What $What
     }
     catch {
         $data = $_.Exception.Data
         if (-not $data.Contains('Code') -or ($data['Code'] -and $data['Code'] -ne '0x8007042A')) { throw }
         throw (New-StartError -What $What)
     }
-    if (-not (Wait-ServiceState -State 'running')) { throw (New-StartError -What $What) }
+    if (-not (Wait-ServiceState -State 'running' -Seconds (Get-AdcsBound -Limit Answer -Bytes $size))) { throw (New-StartError -What $What) }
 }
 
 function Wait-AdcsPing {
@@ -109,15 +112,19 @@ function Wait-AdcsPing {
         its logs are replayed while it starts.
     #>
     param([string]$What)
-    $clock = [Diagnostics.Stopwatch]::StartNew()
+    $clock, $seconds = [Diagnostics.Stopwatch]::StartNew(), (Get-AdcsBound -Limit Answer -Bytes (Get-AdcsDatabaseSize))
     while ($true) {
         $answer = Invoke-AdcsCertutil -ArgumentList '-ping' -Limit Quick -What $What -AllowFailure
         if (-not $answer.TimedOut -and $answer.ExitCode -eq 0) { return }
         if ((Get-AdcsServiceState) -eq 'stopped') { throw (New-StartError -What $What) }
-        if ($clock.Elapsed.TotalSeconds -ge $pingSeconds) { break }
+        if ($clock.Elapsed.TotalSeconds -ge $seconds) { break }
         Start-Sleep -Milliseconds 1000
     }
-    $why = "the CA does not answer within $pingSeconds seconds"
+    if (Test-AdcsNotClosed -Directory (Get-AdcsSetting 'DBDirectory')) {
+        $text = Get-AdcsErrorText '0xC8000226'
+        throw (New-AdcsError -What $What -Why $text.Why -Remedy $text.Remedy -Code '0xC8000226')
+    }
+    $why = "the CA does not answer within $seconds seconds"
     if ($answer.Code) { $why += " ($($answer.Code))" }
     $remedy = 'Look into the event log (Application, source CertificationAuthority; event 17: the database can not be opened)'
     throw (New-AdcsError -What $What -Why $why -Remedy $remedy -Code $answer.Code)

@@ -37,7 +37,13 @@ function Install-AdcsFeature {
 
 function Invoke-AdcsSetup {
     # Install-AdcsCertificationAuthority. Whether it waits for its certificate is read from the registry afterwards.
-    param([hashtable]$Parameters, [string]$What)
+    # -Account: {user, password} of somebody who may set up a CA in Active Directory; $null for the account of this session.
+    param([hashtable]$Parameters, [AllowNull()][object]$Account, [string]$What)
+    if ($Account) {
+        $secret = New-Object -TypeName System.Security.SecureString
+        foreach ($character in ([string]$Account['password']).ToCharArray()) { $secret.AppendChar($character) }
+        $Parameters['Credential'] = New-Object -TypeName System.Management.Automation.PSCredential -ArgumentList ([string]$Account['user']), $secret
+    }
     $Parameters['Force'] = $true
     $Parameters['Confirm'] = $false  # what this runspace prefers does not reach the compatibility session of PowerShell 7
     $command = 'Install-AdcsCertificationAuthority'

@@ -62,6 +62,7 @@ SIGNERS: Spec = {
     "accept": {"type": "list", "elements": "str"},
 }
 PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
+DIRECTORY_ACCOUNT: Spec = {"directory_user": {"type": "str"}, "directory_password": {"type": "str", "no_log": True}}
 PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
 
 CA_INFO: Spec = {**WHICH_AUTHORITY, **CONTROLLER}
@@ -142,6 +143,7 @@ CA_INSTALL: Spec = {
     "days": {"type": "int", "default": 3650},
     "path_length": {"type": "int"},
     "certificate": {"type": "str"},
+    **DIRECTORY_ACCOUNT,
     **AUTHORITY_ID,
     **STORES,
     **SIGNERS,
@@ -214,5 +216,6 @@ CA_DATABASE_RESTORE: Spec = {
     "advance": {"type": "raw"},
     "extra_paths": {"type": "list", "elements": "str"},
     "start_without_parent_crl": {"type": "bool", "default": False},
+    **DIRECTORY_ACCOUNT,
     **CONTROLLER,
 }

@@ -61,6 +61,17 @@ class Known:
         return bool(moment(self.parsed, "last_update") + self._span * 2 / 3 < now())
 
     @property
+    def days(self) -> int:
+        """For how many days it is valid, begun ones counted."""
+        return max(1, -(-self._span // timedelta(days=1)))
+
+    def succeeds(self, before: Known) -> bool:
+        """Whether clients lose nothing by it: it lists what that one does, is numbered no lower, and is valid for longer."""
+        entries, there = ({entry.serial_number for entry in each.parsed} for each in (self, before))
+        ends = [next_update(each.parsed) or "" for each in (self, before)]
+        return entries >= there and self.number >= before.number and ends[0] > ends[1]
+
+    @property
     def _span(self) -> timedelta:
         begins, ends = moment(self.parsed, "last_update"), moment(self.parsed, "next_update")
         return t.cast(timedelta, ends - begins) if ends else timedelta(0)

@@ -79,8 +79,9 @@ notes:
   - Nothing is signed where the clock of the host is more than a day off that of the controller, or before the time of the last CRL.
   - A generation that has expired gets no CRL, nor does an older key of which everything that it signed has expired.
     One whose key is in a token is reported and left to the token.
-  - On Windows the CA publishes its CRLs itself (C(certutil -CRL)), one for each key. With O(scratch) its keys sign in memory. O(days) and
-    O(published_crl) can not be given there, and O(fetch) knows the URLs that the CA's own certificates name.
+  - On Windows the CA publishes its CRLs itself (C(certutil -CRL)), one for each key. With O(scratch) its keys sign in memory.
+    O(published_crl) is signed by the key (C(certutil -sign)), also where no CA is configured, and is published by hand.
+    O(fetch) knows the URLs that the CA's own certificates name.
 author:
   - keyward.pki contributors (@keyward)
 """

@@ -79,6 +79,16 @@ options:
         V(revocation_not_checked) has the command.
     type: bool
     default: false
+  directory_user:
+    description:
+      - On Windows, the account that sets up the role where that writes to Active Directory.
+      - It is a member of Enterprise Admins, such as C(EXAMPLE\pki-admin). The default is the account of the session.
+    type: str
+  directory_password:
+    description:
+      - The password of O(directory_user).
+      - It goes to the host.
+    type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
@@ -101,8 +111,8 @@ attributes:
 notes:
   - On Windows, where no CA is configured, it is configured with the certificate in the machine store, so that the keys come first
     (M(keyward.pki.ca_key_restore)). The registry of the set comes back without what belongs to the host that it came from. The set is
-    compared with O(published_crl) and O(published_certificates) by their dates. Of O(advance) only V(auto) is possible; CRLs are to be
-    published until their number is beyond the last one.
+    compared with O(published_crl) and O(published_certificates) by their dates. Of O(advance) only V(auto) is possible. Where every
+    revocation was entered, CRLs are published until their number is beyond the last one, up to a hundred.
   - Exactly one of O(stores), O(host_store) and O(set) must be given.
 seealso:
   - module: keyward.pki.ca_key_restore
@@ -211,6 +221,31 @@ reentered:
     reason:
       description: Why, as openssl names it. V(null) where that is not told.
       type: str
+
+checklist:
+  description:
+    - What stands around a CA on Windows and is in no backup, once the set has taken the place of its database. Empty elsewhere.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    item:
+      description: What it is about.
+      type: str
+      choices: [templates, publication, nt_auth, object_rights, ocsp_responders, ndes]
+    found:
+      description: What the set and the host show of it.
+      type: str
+    done:
+      description: What the task did about it, or V(null).
+      type: str
+    left:
+      description: What a person has to do, or V(null).
+      type: str
+    commands:
+      description: The commands for that. What stands in angle brackets is to be filled in.
+      type: list
+      elements: str
 
 reasons:
   description:

@@ -13,6 +13,7 @@ $session = Start-AdcsModule -Name ca_crl -Arguments $args
 Complete-AdcsModule -Session $session -Work {
     $request = $session.Request
     if ($request['order'] -eq 'sign_drafts') { return @{ signatures = @(Get-AdcsSignature @($request['drafts'])) } }
+    if ($request['order'] -eq 'sign_again') { return Get-AdcsSignedAgain -Session $session }
     $due = @($request['sign'] | Where-Object { $_ }).Count -gt 0
     if ($due) { Publish-AdcsCrl -Session $session }
     $answer = Get-AdcsAuthority -Parameters $session.Parameters

@@ -89,15 +89,28 @@ def no_requests() -> KeywardError:
     )
 
 
-def no_terms_of_crls() -> KeywardError:
-    return KeywardError(
-        "no CRL was signed",
-        "on Windows days and published_crl can't be given: the CA signs what its database says, for the time it is set to",
-        "Set that with certutil -setreg CA\\CRLPeriodUnits; to sign a CRL again by hand, use certutil -sign",
-    )
-
-
 # --- installation ---
+
+
+def directory_account(task: str, options: t.Mapping[str, t.Any]) -> dict[str, str] | None:
+    """The account that sets up the role in Active Directory (-Credential), where one is given. Raises KeywardError."""
+    user, password = options["directory_user"], options["directory_password"]
+    if user is None and password is None:
+        return None
+    if not user or not password:
+        lacks = "directory_password" if user else "directory_user"
+        raise KeywardError(
+            f"{task} can't run", f"directory_user and directory_password belong together, and {lacks} is missing", f"Give {lacks}"
+        )
+    return {"user": str(user), "password": str(password)}
+
+
+def refuse_directory_account(task: str, options: t.Mapping[str, t.Any]) -> None:
+    """Of software that knows no Active Directory."""
+    if options["directory_user"] is not None or options["directory_password"] is not None:
+        why = "an account of Active Directory was given, and this host is not Windows"
+        raise KeywardError(f"{task} can't run", why, "Leave directory_user and directory_password out")
+
 
 _CURVES = {"secp256r1": ("P256", 256, "SHA256"), "secp384r1": ("P384", 384, "SHA384"), "secp521r1": ("P521", 521, "SHA512")}
 _CA_TYPES = ("EnterpriseRootCA", "EnterpriseSubordinateCA", "StandaloneRootCA", "StandaloneSubordinateCA")
@@ -171,17 +184,24 @@ def storage_changed(told: Told, kept: t.Mapping[str, t.Any] | None) -> list[Find
     return [Finding("key_storage_changed", text)]
 
 
-def wrong_specification(generations: t.Sequence[Generation]) -> list[Finding]:
-    """A renewal with the same key fails where the certificate gives a key of a key storage provider the specification of a CSP's key."""
+def wrong_specification(generations: t.Sequence[Generation], own: t.Mapping[str, t.Any] | None) -> list[Finding]:
+    """A renewal with the same key fails where the certificate gives a key of a key storage provider the specification of a CSP's key.
+
+    C(own): what the host says of the certificates' property; a file may say otherwise, where it says anything.
+    """
+    said = (own or {}).get("key_specs")
+    specs: dict[str, t.Any] = said if isinstance(said, dict) else {}
     text = (
         "its key is in a key storage provider, and its certificate says KeySpec {}: a renewal with the same key fails. Repair it before: {}"
     )
-    repair = "certutil -repairstore My {}"
-    return [
-        Finding("key_storage_changed", f"{g.label}: " + text.format(g.key_storage["key_spec"], repair.format(g.sha1.upper())), g.sha256)
-        for g in generations
-        if g.key_storage and g.key_storage.get("key_spec") and str(g.key_storage.get("provider")).endswith("Key Storage Provider")
-    ]
+    repair = 'certutil -repairstore My <serial> KeyProv.inf (Microsoft, "CA certificate renewal fails with an existing key pair")'
+    found = []
+    for generation in generations:
+        kept = generation.key_storage or {}
+        spec = kept.get("key_spec") if specs.get(generation.sha256) is None else specs[generation.sha256]
+        if spec and str(kept.get("provider")).endswith("Key Storage Provider"):
+            found.append(Finding("key_storage_changed", f"{generation.label}: {text.format(spec, repair)}", generation.sha256))
+    return found
 
 
 def kept_with_keys(told: Told) -> dict[str, t.Any] | None:
@@ -199,10 +219,11 @@ def proofs(task: Task, generations: t.Sequence[Generation]) -> tuple[list[Known]
     answer = task.send(SignDrafts(tuple(draft.order for draft in drafts)), Signatures)
     signatures = {one.thumbprint.lower(): one.signature for one in answer.signatures}
     tried = {draft.generation.sha256 for draft in drafts}
-    return [draft.signed(signatures.get(draft.generation.sha1, b"")) for draft in drafts], [
-        Finding("key_not_proved", f"{one.label}: its key ({one.key_algorithm}) can't be proved here; certutil -verifykeys does", one.sha256)
-        for one in generations
-        if one.sha256 not in tried
+    made = [draft.signed(signatures.get(draft.generation.sha1, b"")) for draft in drafts]
+    unproved = [one for one in generations if one.sha256 not in tried]
+    text = "its key ({}) can't be proved here; certutil -verifystore My {} tests it"
+    return made, [
+        Finding("key_not_proved", f"{one.label}: {text.format(one.key_algorithm, one.sha1.upper())}", one.sha256) for one in unproved
     ]
 
 
@@ -305,7 +326,9 @@ def sealed(
     refuse_unless_restorable(bundles, kept)
     text = "can't be exported any more; an earlier backup's file keeps its key"
     found = [Finding("not_exportable", f"{g.label} {text}", g.sha256) for g in not_exported]
-    return Sealed(files, kept, opened_by, (*found, *wrong_specification(kept)))
+    # The manifest says of each generation whether its key still leaves the host.
+    kept = [replace(g, exportable=False) if g.sha256 in stuck else g for g in kept]
+    return Sealed(files, kept, opened_by, (*found, *wrong_specification(kept, written.own)))
 
 
 def _named(files: t.Sequence[File], taken: int = 0) -> dict[str, bytes]:

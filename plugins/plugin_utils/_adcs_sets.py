@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
@@ -27,9 +27,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_checklist import Around, checklist, templates_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_registry import for_another_host, not_as_before
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Revoked, Seen
 
-REGISTRY, POLICY, CONFIGURATION = "configuration.reg", "CAPolicy.inf", "configuration.json"
+POLICY, CONFIGURATION = "CAPolicy.inf", "configuration.json"
 DATABASE = "DataBase/"
 # RFC 5280, 5.3.1, as certutil -revoke takes them.
 REVOCATION_REASONS = {
@@ -40,56 +42,8 @@ REVOCATION_REASONS = {
     "cessationOfOperation": 5,
     "certificateHold": 6,
 }
-# Values that belong to a host and its installation (Microsoft: "Migrate the Certification Authority", "Restore the registry settings"), or
-# that change by themselves. A restored host keeps its own.
-_OF_THE_HOST = {
-    name.lower()
-    for name in (
-        "Active",
-        "CACertFileName",
-        "CAServerName",
-        "CAXchgCertHash",
-        "ConfigurationDirectory",
-        "CRLDeltaNextPublish",
-        "CRLNextPublish",
-        "DBDirectory",
-        "DBLastFullBackup",
-        "DBLastIncrementalBackup",
-        "DBLastRecovery",
-        "DBLogDirectory",
-        "DBSystemDirectory",
-        "DBTempDirectory",
-        "RequestFileName",
-        "RequestKeyContainer",
-        "RequestKeyIndex",
-        "SetupStatus",
-    )
-}
-_CONFIGURATION = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services\CertSvc\Configuration"
-# What decides whom the CA serves and obeys, what it issues, and where SYSTEM writes.
-_DECIDING = {
-    "auditfilter": "what is logged",
-    "cacerthash": "which certificates are the CA's own",
-    "cacertpublicationurls": "where the CA writes, and what certificates point to",
-    "crlpublicationurls": "where the CA writes, and what certificates point to",
-    "editflags": "what requesters may choose",
-    "enrollmentagentrights": "who may request for others",
-    "interfaceflags": "how requests must be protected",
-    "kracerthash": "for whom keys are archived",
-    "officerrights": "who may issue what",
-    "provider": "which program holds the keys",
-    "requestdisposition": "whether somebody must approve",
-    "security": "who may manage the CA",
-}
-_LONGEST_SHOWN = 100
 _MOST_LATE = 1000
-# One line, whatever a reader takes for a line end, and text only.
-_ODD = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
-_TEXT = rf'"((?:[^"\\{_ODD}]|\\[^{_ODD}])*)"'
-_VALUE = re.compile(_TEXT + "=")
-# Only what reg.exe export writes below its heading: reg.exe import would carry out anything else, too.
-_KEY = re.compile(r"\[" + re.escape(_CONFIGURATION) + r"" + rf"(?:\\(?!\.+[\\\]])[^\\\[\]{_ODD}]+)*\]\Z", re.IGNORECASE)
-_CONTENT = re.compile(rf"(?:{_TEXT}|@)=(?:{_TEXT}|dword:[0-9a-f]{{8}}|hex(?:\([0-9a-f]+\))?:[0-9a-f, ]*)\Z", re.IGNORECASE)
+_LARGEST_REGISTRY = 16 * 1024 * 1024  # bytes
 
 
 # --- what a host tells -----------------------------------------------------------------------------------------------
@@ -167,6 +121,8 @@ class _Done:
     entered: t.Annotated[t.Tuple[Hex, ...], Most(MOST_FILES)] = ()
     not_entered: t.Annotated[t.Tuple[_Failed, ...], Most(MOST_FILES)] = ()
     reboot_required: bool = False
+    around: t.Optional[Around] = None
+    registry: t.Annotated[t.Optional[bytes], Most(_LARGEST_REGISTRY)] = field(default=None, repr=False)
 
 
 def state_of(own_state: Own) -> State:
@@ -255,6 +211,7 @@ class Restoration:
         why = None
         if told.own_state is None:
             why = "the CA does not answer, so it can't be told what its database holds"
+            why = next((one.message for one in told.advisories if one.code == "database_not_closed"), why)
         else:
             there = parse(_Contents, told.own_state, "own_state")
             if there.covers(self._contents):
@@ -273,7 +230,11 @@ class Restoration:
     @property
     def loses_templates(self) -> bool:
         """What an enterprise CA issues by is in no set; one that is configured keeps it."""
-        return self.takes_the_place and self._told is None and (self._ca.ca_type or "").startswith("Enterprise")
+        return self.has_templates and self._told is None
+
+    @property
+    def has_templates(self) -> bool:
+        return self.takes_the_place and (self._ca.ca_type or "").startswith("Enterprise")
 
     def files(self, with_database: bool) -> list[SetFile]:
         """The files that the host needs."""
@@ -304,12 +265,20 @@ class Restoration:
             "start_without_parent_crl": self._without_parent_crl,
             "restore_database": self.takes_the_place,
             "last_request_id": self._contents.last_request_id,
+            "crl_beyond": self._crl_beyond,
             "issued": [{"serial": even_hex(one.serial), "content": base64.b64encode(one.content).decode("ascii")} for one in late],
             "revoke": [
                 {"serial": even_hex(one.serial), "reason": REVOCATION_REASONS.get(one.reason or "", 0), "at": format_time(one.at)}
                 for one in self._revoked
             ],
         }
+
+    @property
+    def _crl_beyond(self) -> int | None:
+        """The number that the CRLs of the restored CA are to exceed; None for one that no Windows has counted to."""
+        answers = self.takes_the_place or (self._told is not None and self._told.own_state is not None)
+        last = self._published.last_crl_number if self._enters and answers else None
+        return last if last is not None and last < 1 << 62 else None
 
     @property
     def _revoked(self) -> list[Revoked]:
@@ -328,7 +297,9 @@ class Restoration:
         if self.takes_the_place:
             advisories += self._newer
             advisories += for_another_host(exported, self._ca.computer, own.computer or self._ca.computer)[1]
-            advisories += _templates(configuration) if self.loses_templates else []
+            advisories += _templates_to_set(configuration) if self.loses_templates else []
+            without = any(one.code == "revocation_not_checked" for one in done.advisories)
+            advisories += not_as_before(exported, own.registry, without) if own.registry else []
             last = self._published.last_crl_number
             if last is not None and (following or 0) <= last:
                 text = f"the next CRL has the number {following or 0:X}, and {last:X} is published"
@@ -362,89 +333,17 @@ class Restoration:
             advisories=tuple(advisories),
         )
 
+    def checklist(self, done: Restored, exported: bytes, configuration: bytes) -> list[dict[str, t.Any]]:
+        """What stands around the CA, and what of it is left to do; nothing where no database was put back. Raises Misshapen."""
+        if not self.takes_the_place:
+            return []
+        own = parse(_Done, done.own or {}, "own")
+        moved = own.computer is not None and own.computer.lower() != self._ca.computer.lower()
+        return checklist(self._ca.ca_type, exported, templates_of(configuration), own.around, own.computer if moved else None)
 
-def _templates(configuration: bytes) -> list[Finding]:
+
+def _templates_to_set(configuration: bytes) -> list[Finding]:
     """What the CA issued by, where it is an enterprise CA: it comes back without templates."""
-    try:
-        names = json.loads(configuration.decode("utf-8-sig"))["templates"] if configuration else []
-    except (ValueError, KeyError, TypeError):
-        names = []
-    plain = [name for name in names or () if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name)]
-    if not plain:
-        return []
-    command = f"certutil -setcatemplates {','.join(f'+{name}' for name in plain)}"
-    return [Finding("templates_to_set", f"the CA issues by no template until they are set again: {command}")]
-
-
-# --- the registry --------------------------------------------------------------------------------------------------
-
-
-def for_another_host(
-    exported: bytes, old_computer: str, new_computer: str, kept_there: t.Collection[str] = ()
-) -> tuple[bytes, list[Finding]]:
-    """An exported registry (UTF-16 with BOM) without what belongs to the host it came from; what of it hands the CA over where it is
-    forged, and what still names the old host.
-
-    C(kept_there): further values that stay as the host has them. Raises KeywardError where it is no such file, or one that reaches
-    beyond the configuration of a CA.
-    """
-    try:
-        text = exported.decode("utf-16")
-    except UnicodeDecodeError:
-        text = ""
-    heading, *lines = _logical_lines(text)
-    wrong = None
-    if heading != "Windows Registry Editor Version 5.00":
-        wrong = "is no exported registry"
-    elif any(line and not _KEY.match(line) and not _CONTENT.match(line) for line in lines):
-        wrong = "says more than the registry of a CA"
-    if wrong:
-        raise KeywardError("nothing was restored", f"{REGISTRY} of the set {wrong}", "Use another set, or another copy of this one")
-    of_the_host = _OF_THE_HOST | {name.lower() for name in kept_there}
-    kept = [heading]
-    named: list[str] = []
-    findings: list[Finding] = []
-    left_out = False
-    section = ""
-    for line in lines:
-        if line.startswith("["):
-            section = line.strip("[]")
-            left_out = section.lower().endswith("\\restoreinprogress")
-        value = _VALUE.match(line)
-        if left_out or (value and value.group(1).lower() in of_the_host):
-            continue
-        kept.append(line)
-        decides = _DECIDING.get(value.group(1).lower()) if value else None
-        if value and decides:
-            name = f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}"
-            text = f"{name} decides {decides}; the set has {_readable(line[value.end() :])[:_LONGEST_SHOWN]}"
-            findings.append(Finding("configuration_decides", f"the registry value {text}"))
-        if value and old_computer.lower() != new_computer.lower() and old_computer.lower() in _readable(line[value.end() :]).lower():
-            named.append(f"{section.rsplit(chr(92), 1)[-1]}\\{value.group(1)}")
-    findings += [
-        Finding("names_old_host", f"the registry value {name} still names the host {old_computer}; it was left as it is") for name in named
-    ]
-    return b"\xff\xfe" + "\r\n".join(kept).encode("utf-16-le"), findings
-
-
-def _logical_lines(text: str) -> t.Iterator[str]:
-    """The lines; those continued by a backslash are joined."""
-    waiting = ""
-    for line in text.split("\r\n") if "\r\n" in text else text.split("\n"):
-        if line.endswith("\\") and (waiting or "=hex" in line):
-            waiting += line[:-1].strip() if waiting else line[:-1]
-            continue
-        yield waiting + (line.strip() if waiting else line)
-        waiting = ""
-
-
-def _readable(data: str) -> str:
-    """A value as text, also where it is written as hex."""
-    match = re.match(r"hex(\([0-9a-f]+\))?:([0-9a-fA-F, ]*)", data)
-    if not match:
-        return data
-    octets = bytes(int(octet, 16) for octet in match.group(2).replace(" ", "").split(",") if octet)
-    # "hex:" is binary: compare its length and digest.
-    if not match.group(1):
-        return f"{len(octets)} bytes, SHA-256 {hashlib.sha256(octets).hexdigest()[:16]}"
-    return octets.decode("utf-16-le", "replace").rstrip("\0").replace("\0", " ")
+    names = templates_of(configuration)
+    command = f"certutil -setcatemplates {','.join(f'+{name}' for name in names)}"
+    return [Finding("templates_to_set", f"the CA issues by no template until they are set again: {command}")] if names else []

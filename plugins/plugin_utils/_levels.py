@@ -73,6 +73,7 @@ LEVELS = {
         "crl_number_behind",
         "crl_rejected",
         "crl_runs_out",
+        "database_not_closed",
         "database_set_aside",
         "extension_changed",
         "extension_lost",

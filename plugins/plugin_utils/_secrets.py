@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 
 Options = t.Mapping[str, t.Any]
 
-SECRETS = ("password", "previous_password", "private_key_passphrase")
+SECRETS = ("password", "previous_password", "private_key_passphrase", "directory_password")
 _LISTS = ("older", "keyward_authorities")
 _ONE_VARIABLE = re.compile(r"\s*\{\{\s*(\w+)\b[^{}]*\}\}\s*\Z")
 _NEWLINES = ("\n", "\r")

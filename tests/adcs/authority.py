@@ -373,7 +373,7 @@ def _row(host: Host, certificate: Any, key: Any) -> str:
     return str(row["SerialNumber"])
 
 
-def publish_crls(host: Host) -> None:
+def publish_crls(host: Host, days: int | None = None) -> None:
     """A base and a delta CRL for each key that the CA has."""
     host.ping()
     content = host.database()
@@ -385,7 +385,9 @@ def publish_crls(host: Host) -> None:
         _index, key_index = version(certificate)
         mine = hashlib.sha1(key.public_key().public_bytes(Encoding.DER, _SPKI)).hexdigest()  # noqa: S324
         for delta in (False, True):
-            builder = x509.CertificateRevocationListBuilder(certificate.subject, now, now + datetime.timedelta(days=1 if delta else 8))
+            builder = x509.CertificateRevocationListBuilder(
+                certificate.subject, now, now + datetime.timedelta(days=1 if delta else days or 8)
+            )
             builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False)
             builder = builder.add_extension(x509.CRLNumber(number), False)
             if delta:
@@ -401,6 +403,22 @@ def publish_crls(host: Host) -> None:
                 (host.state / f"published-{key_index}.crl").write_bytes(made)
             content["crls"].append({"CRLRowId": len(content["crls"]) + 1, "CRLNumber": number, "CRLNameId": key_index})
     host.save_database(content)
+
+
+def sign_again(host: Host, crl: bytes, sha1: str, days: int) -> bytes:
+    """What certutil -sign makes of a CRL. Whether it counts its number up is documented nowhere."""
+    old, key = x509.load_der_x509_crl(crl), host.key(host.container(sha1) or "")
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    builder = x509.CertificateRevocationListBuilder(old.issuer, now, now + datetime.timedelta(days=days))
+    for each in old.extensions:
+        value = each.value
+        if isinstance(value, x509.CRLNumber):
+            change = {"kept": 0, "next": 1, "lower": -1}[host.switches()["signed_crl_number"]]
+            value = x509.CRLNumber(value.crl_number + change)
+        builder = builder.add_extension(value, each.critical)
+    for entry in old:
+        builder = builder.add_revoked_certificate(entry)
+    return _der(builder.sign(key, _hash(host)))
 
 
 def _places(host: Host, key_index: int, delta: bool) -> list[Path]:

@@ -52,6 +52,7 @@ SWITCHES: dict[str, Any] = {
     "install_finds": "all",
     "ca_cert_hash": "spaced",
     "view_numbers": "quoted",
+    "signed_crl_number": "kept",
     "view_trailer": False,
     "pings_until_ready": 0,
     "directory": "writable",

@@ -16,7 +16,10 @@ from typing import Any
 from adcs.machine import CONFIGURATION, MESSAGES, Failure
 from adcs.simulation import Host
 
-OPTIONS = {"-f": 0, "-silent": 0, "-v": 0, "-unicode": 0, "-gmt": 0, "-seconds": 0, "-config": 1, "-p": 1, "-restrict": 1, "-out": 1}
+OPTIONS = {
+    **dict.fromkeys(("-f", "-silent", "-v", "-unicode", "-gmt", "-seconds"), 0),
+    **dict.fromkeys(("-config", "-p", "-restrict", "-out", "-cert"), 1),
+}
 HEADINGS = {
     "RequestId": ("Issued Request ID", "Anforderungs-ID"),
     "SerialNumber": ("Serial Number", "Seriennummer"),
@@ -103,7 +106,23 @@ def _ping(host: Host, options: dict[str, str], positionals: list[str]) -> list[s
 
 
 def _crl(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
-    host.publish_crls()
+    validity = re.fullmatch(r"([0-9]+):([0-9]+)", positionals[0]) if positionals else None
+    if positionals and not validity:
+        raise Failure(0x80070057)
+    host.publish_crls(int(validity[1]) if validity else None)
+    return []
+
+
+def _sign(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
+    from adcs.authority import sign_again
+
+    validity = re.fullmatch(r"now\+([0-9]+):([0-9]+)", positionals[2]) if len(positionals) == 3 else None
+    if validity is None or Path(positionals[1]).exists():
+        raise Failure(0x80070057)
+    sha1 = options.get("-cert", "").upper()
+    if not host.has_key(sha1):
+        raise Failure(0x80090011)
+    Path(positionals[1]).write_bytes(sign_again(host, Path(positionals[0]).read_bytes(), sha1, int(validity[1])))
     return []
 
 
@@ -272,6 +291,24 @@ def _add_to_store(host: Host, options: dict[str, str], positionals: list[str]) -
     return [f'{positionals[0]} "Intermediate Certification Authorities"']
 
 
+def _store(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
+    sha1 = positionals[1].upper() if len(positionals) > 1 else ""
+    if positionals[:1] != ["My"] or host.certificate(sha1) is None:
+        raise Failure(0x80090011)
+    container = host.container(sha1)
+    if container is None or "-v" not in options:
+        return []
+    facts = host.key_facts(container)
+    names = {0: "XCN_AT_NONE", 1: "AT_KEYEXCHANGE", 2: "AT_SIGNATURE"}
+    label, provider = host.text(("Key Container", "Schlüsselcontainer")), host.text(("Provider", "Anbieter"))
+    lines = [
+        "  CERT_KEY_PROV_INFO_PROP_ID(2):",
+        f"    {label} = {container}",
+        f"    {provider} = {facts['provider']}",
+    ]
+    return [*lines, "    ProviderType = 0", f"    KeySpec = {facts['spec']} -- {names[facts['spec']]}"]
+
+
 def _templates(host: Host, options: dict[str, str], positionals: list[str]) -> list[str]:
     if host.value("CAType") in (3, 4):
         raise Failure(0x80070002)
@@ -303,6 +340,8 @@ VERBS: dict[str, tuple[Callable[[Host, dict[str, str], list[str]], list[str]], i
     "-getreg": (_getreg, 1),
     "-setreg": (_setreg, 2),
     "-addstore": (_add_to_store, 2),
+    "-store": (_store, 2),
+    "-sign": (_sign, 3),
     "-catemplates": (_templates, 1),
     "-CAInfo": (_ca_info, 2),
 }

@@ -262,7 +262,10 @@ namespace Keyward.Adcs
         {
             if (method.Name == "get_HasPrivateKey") return true;
             if (method.Name.StartsWith("Get", StringComparison.Ordinal) && method.Name.EndsWith("PrivateKey", StringComparison.Ordinal))
+            {
+                if (_code == 0) return null;
                 throw new CryptographicException(unchecked((int)_code));
+            }
             return method.Invoke(_inside, System.Reflection.BindingFlags.DoNotWrapExceptions, null, arguments, null);
         }
     }
@@ -278,6 +281,8 @@ namespace Keyward.Adcs
             string pem = State.In($"keys/{(string)JsonNode.Parse(File.ReadAllText(link))["container"]}.pem");
             uint code = File.Exists(pem) ? Failure(thumbprint) : 0x80090016;
             if (code != 0) return BrokenKey.Put(certificate, code);
+            // .NET finds the key of no other algorithm by its class for RSA or EC.
+            if (certificate.GetKeyAlgorithm() is not "1.2.840.113549.1.1.1" and not "1.2.840.10045.2.1") return BrokenKey.Put(certificate, 0);
             return certificate.GetKeyAlgorithm() == "1.2.840.113549.1.1.1"
                 ? certificate.CopyWithPrivateKey(Imported(RSA.Create(), pem)) : certificate.CopyWithPrivateKey(Imported(ECDsa.Create(), pem));
         }

@@ -291,6 +291,8 @@ class Host(Machine):
             raise Failure(0x80070422)
         if self.active:
             raise Failure(0, INSTALLED_ALREADY)
+        if self.switches()["directory"] == "denied" and "Enterprise" in parameters.get("CAType", "") and not parameters.get("Credential"):
+            raise Failure(0x80072098)
         return authority.install(self, parameters)
 
     def renew(self, reuse_key: bool, ignore_outstanding: bool = False) -> None:
@@ -347,10 +349,10 @@ class Host(Machine):
         rows[0].update(Disposition=21 if when else 20, RevokedWhen=when, RevokedEffectiveWhen=when, RevokedReason=reason if when else None)
         self.save_database(content)
 
-    def publish_crls(self) -> None:
+    def publish_crls(self, days: int | None = None) -> None:
         from adcs import authority
 
-        authority.publish_crls(self)
+        authority.publish_crls(self, days)
 
     # --- cmdlets, as the PowerShell modules ask for them -----------------------------------------------------------
 

@@ -151,6 +151,9 @@ def test_backups_follow_the_life_of_a_ca(windows: WindowsAnsible, host: AdcsHost
     own, earlier = manifest(made[4])["files"]
     assert (own["opened_by"], earlier["opened_by"]) == (manifest(made[4])["id"], manifest(made[3])["id"])
     assert [each["certificate"] for each in stuck["advisories"] if each["code"] == "not_exportable"] == generations[:3]
+    # Which keys no longer leave the host stands in the manifest, one by one.
+    assert [each["exportable"] for each in manifest(made[4])["generations"]] == [False] * 3 + [None]
+    assert [each["exportable"] for each in manifest(made[3])["generations"]] == [None] * 3
     storage = [generation["key_storage"] for generation in manifest(made[4])["generations"]]
     assert [each["container"] for each in storage] == [f"Ex!0027ample CA{number}" for number in ("", "(1)", "(1)", "(3)")]
     for each in storage:
@@ -347,6 +350,8 @@ def test_crls_and_stores_on_the_host(windows: WindowsAnsible, host: AdcsHost) ->
     store, other = host.state / "D" / "databases", host.state / "D" / "other"
     other.mkdir(parents=True)
     (other / "file").write_text("content")
+    published = str(host.cert_enroll / "Example Root CA(2).crl")
+    signed_by = list(zip(host.generations, sha256s(host)))
     on_host = {"path": str(store), "kind": "databases", "host": True}
     result = play_freely(
         windows,
@@ -362,7 +367,16 @@ def test_crls_and_stores_on_the_host(windows: WindowsAnsible, host: AdcsHost) ->
             step("ca_crl", "apply again"),
             step("ca_crl", "scratch", scratch=True),
             gaze("after all", host),
-            step("ca_crl", "days", fails=True, days=3),
+            # A long one before a migration; and what the keys alone can sign, without the database, and without the role.
+            step("ca_crl", "long", remaining_days=30, days=90),
+            acting("the database is gone", "database_file.unlink()"),
+            step("ca_crl", "emergency, check", check=True, published_crl=published),
+            step("ca_crl", "emergency", published_crl=published, days=99),
+            acting("the role is gone", f"registry.delete({CONFIGURATION!r})"),
+            step("ca_crl", "bare", published_crl=published, days=120),
+            step("ca_crl", "delta", fails=True, published_crl=published.replace(").crl", ")+.crl")),
+            acting("its number would be lower", "switch(signed_crl_number='lower')"),
+            step("ca_crl", "lower", fails=True, published_crl=published, days=120),
             step("ca_store", "other content", fails=True, **{**on_host, "path": str(other)}),
             step("ca_store", "mode", fails=True, mode="0700", **on_host),
             step("ca_store", "kind", fails=True, **{**on_host, "kind": "keys"}),
@@ -372,10 +386,10 @@ def test_crls_and_stores_on_the_host(windows: WindowsAnsible, host: AdcsHost) ->
     assert looked(result, "before") == looked(result, "after check") and looked(result, "after apply") == looked(result, "after all")
     for name, was in (("check", True), ("apply", True), ("check again", False), ("apply again", False), ("scratch", False)):
         assert result.task(name)["changed"] is was, name
-    assert len(host.ran("-CRL")) == 1
+    assert [line["arguments"] for line in host.ran("-CRL")] == [["-CRL"], ["-CRL", "90:00"]]
     for name in ("apply", "apply again", "scratch"):
         crls = result.task(name)["crls"]
-        signers = list(zip(host.generations, sha256s(host)))
+        signers = signed_by
         if name != "scratch":  # generations of one key share one
             spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
             last = {host.certificate(sha1).public_key().public_bytes(*spki): (sha1, sha256) for sha1, sha256 in signers}
@@ -385,7 +399,14 @@ def test_crls_and_stores_on_the_host(windows: WindowsAnsible, host: AdcsHost) ->
             parsed = x509.load_pem_x509_crl(each["crl"].encode())
             assert parsed.is_signature_valid(host.certificate(sha1).public_key())
             assert (each["path"] is None) is (name == "scratch")
-    assert "days and published_crl can't be given" in failure(result, "days")
+    days = {}
+    for name in ("long", "emergency", "bare"):
+        parsed = x509.load_pem_x509_crl(result.task(name)["crls"][-1]["crl"].encode())
+        assert parsed.is_signature_valid(host.certificate(sha1).public_key())
+        days[name] = (parsed.next_update_utc - parsed.last_update_utc).days
+    assert days == {"long": 90, "emergency": 99, "bare": 120} and len(result.task("long")["crls"]) == 2
+    assert result.task("emergency, check")["crls"] == [] and not result.task("bare")["changed"]
+    assert "does not succeed the published CRL" in failure(result, "lower") and "is a delta CRL" in failure(result, "delta")
     assert [result.task(name)["changed"] for name in ("store, check", "store")] == [True, True]
     assert json.loads((store / "keyward-store.json").read_text())["id"] == result.task("store")["id"]
     assert "it has other content" in failure(result, "other content")

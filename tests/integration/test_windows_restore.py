@@ -95,6 +95,14 @@ def test_onto_a_bare_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: Pat
     assert {one["part"] for one in done["restored"]} == {"database", "configuration"}
     (told,) = [one["message"] for one in done["advisories"] if one["code"] == "archived_keys"]
     assert "5D0C8E1B2F6A44D39017AA30C26E51F48809BE7D" in told
+    # What it logs, who manages it and where it publishes is as in the set; what stands around it is told, with what is left of it.
+    assert "configuration_differs" not in codes(done["advisories"])
+    left = {one["item"]: one["commands"][0] for one in done["checklist"] if one["left"]}
+    assert left == {
+        "templates": "certutil -setcatemplates +WebServer,+SubCA",
+        "nt_auth": "certutil -f -dspublish <certificate file> NTAuthCA",
+    }
+    assert len(done["checklist"]) == 6 and result.task("again")["checklist"] == []
 
 
 def test_in_place(windows: WindowsAnsible, host: AdcsHost, tmp_path: Path) -> None:

@@ -110,6 +110,23 @@ def powershell(host: AdcsHost, script: str) -> Any:
     return json.loads(stdout or "null")
 
 
+def run(host: AdcsHost, tmp_path: Path, module: str, script: str) -> Any:
+    """What a script puts out, as JSON, that runs inside a module."""
+    loaded = []
+    for source in (ROOT / "plugins" / "module_utils").glob("*.psm1"):
+        # Core's class for modules is not there.
+        text = source.read_text().replace("[Ansible.Basic.AnsibleModule]::FromJson(", "(ConvertFrom-Json -AsHashtable ")
+        path = tmp_path / source.name
+        path.write_text(text)
+        loaded.append(f"Import-Module '{path}' -DisableNameChecking")
+    start = f"""
+        $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
+        {"; ".join(loaded)}
+        & (Get-Module {module}) {{ {script} }}"""
+    found = powershell(host, start)
+    return found if isinstance(found, list) else [found]
+
+
 def _task(name: str, state: str, code: str) -> dict[str, Any]:
     encoded = base64.b64encode(code.encode()).decode()
     command = [f"KEYWARD_ADCS_SERVER={warm()}", sys.executable, "-IS", str(TESTS / "adcs" / "client.py"), "task", state, encoded]

@@ -14,14 +14,13 @@ import shutil
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 from adcs.machine import CONFIGURATION, Failure
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.adcs import AdcsHost, Parent, powershell
+from support.adcs import AdcsHost, Parent, run
 from support.pythons import ROOT
 
 MODULES = ROOT / "plugins" / "module_utils"
@@ -31,23 +30,6 @@ NAME = "keyward-" + "0" * 31
 @pytest.fixture
 def host(tmp_path: Path) -> AdcsHost:
     return AdcsHost(tmp_path / "ca01")
-
-
-def run(host: AdcsHost, tmp_path: Path, module: str, script: str) -> Any:
-    """What a script puts out, as JSON, that runs inside a module."""
-    loaded = []
-    for source in MODULES.glob("*.psm1"):
-        # Core's class for modules is not there.
-        text = source.read_text().replace("[Ansible.Basic.AnsibleModule]::FromJson(", "(ConvertFrom-Json -AsHashtable ")
-        path = tmp_path / source.name
-        path.write_text(text)
-        loaded.append(f"Import-Module '{path}' -DisableNameChecking")
-    start = f"""
-        $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue
-        {"; ".join(loaded)}
-        & (Get-Module {module}) {{ {script} }}"""
-    found = powershell(host, start)
-    return found if isinstance(found, list) else [found]
 
 
 def test_what_others_make_in_the_place_for_temporary_files_stays(host: AdcsHost, tmp_path: Path) -> None:
@@ -186,7 +168,7 @@ def test_a_set_stays_where_only_the_crl_of_the_ca_above_is_missing(host: AdcsHos
     host.switch(parent_crl="offline", start_error="hidden")
     script = f"""
         function New-Result {{
-            $result = @{{ changed = $false; reboot_required = $false; state = $null }}
+            $result = @{{ changed = $false; reboot_required = $false; state = $null; registry = $null }}
             'restored', 'set_aside', 'advisories' | ForEach-Object {{ $result[$_] = New-Object -TypeName System.Collections.ArrayList }}
             $result
         }}
@@ -303,16 +285,20 @@ def test_an_enterprise_ca_issues_nothing_before_it_is_whole(host: AdcsHost, tmp_
         $result = @{{ changed = $false; reboot_required = $false }}
         foreach ($name in 'set_aside', 'advisories') {{ $result[$name] = New-Object -TypeName System.Collections.ArrayList }}
         $wanted = @{{ ca_type = 'EnterpriseRootCA'; certificate_id = '{sha1}'; database_directory = ''; log_directory = '' }}
+        try {{ Install-Role -Wanted $wanted -Result $result -Time '1' -What 'nothing was restored' }} catch {{ $_.Exception.Data['Code'] }}
+        $wanted['account'] = @{{ user = 'EXAMPLE\\pki-admin'; password = 'Xq7-0123456789abcdef' }}
         Install-Role -Wanted $wanted -Result $result -Time '1' -What 'nothing was restored'
         [string](Get-AdcsServiceState)
         $result.advisories | ForEach-Object {{ $_.code + ': ' + $_.message }}"""
-    host.switch(enrolls_at_once="by_template")
-    assert run(host, tmp_path, "_adcs_database_restore", script) == ["stopped"]
+    # SYSTEM is the account of the computer there.
+    host.switch(enrolls_at_once="by_template", directory="denied")
+    assert run(host, tmp_path, "_adcs_database_restore", script) == ["0x80072098", "stopped"]
     assert host.machine()["templates"] == [] and policy.read_bytes() == text
     host.registry.delete(CONFIGURATION)
     policy.unlink()
     host.switch(enrolls_at_once="always")
-    stopped, told = run(host, tmp_path, "_adcs_database_restore", script)
+    _code, stopped, told = run(host, tmp_path, "_adcs_database_restore", script)
+    assert "0123456789abcdef" not in (host.state / "log.jsonl").read_text()
     assert stopped == "stopped" and told.startswith("issued_meanwhile: ") and " had 1 requests" in told and not policy.exists()
 
 
@@ -346,11 +332,11 @@ def test_what_came_after_the_set_is_entered_again(host: AdcsHost, tmp_path: Path
         $at = '2026-01-31T15:49:20Z'
         $revoke = '{known}', '{late}', 'AB' | ForEach-Object {{ @{{ serial = $_; reason = 4; at = $at }} }}
         $wanted = @{{ issued = $issued; revoke = $revoke }}
-        Add-Late -Wanted $wanted -Result $result -Directory '{tmp_path}' -What 'x'
-        Invoke-Revocation -Wanted $wanted -Result $result -What 'x'
+        Add-AdcsLate -Wanted $wanted -Result $result -Directory '{tmp_path}' -What 'x'
+        Invoke-AdcsRevocation -Wanted $wanted -Result $result -What 'x'
         $result['entered'].Count, ($result['not_entered'] | ForEach-Object {{ $_.serial }}), $result['reentered'].Count
         $result['failed_revocations'] | ForEach-Object {{ $_.serial + ' ' + $_.code }}"""
-    assert run(host, tmp_path, "_adcs_database_restore", script) == [1, "AB", 2, "AB 0x80094004"]
+    assert run(host, tmp_path, "_adcs_late", script) == [1, "AB", 2, "AB 0x80094004"]
     rows = host.database()["requests"]
     assert [(row["Disposition"], row["RevokedReason"], row["RevokedEffectiveWhen"]) for row in rows] == [
         (21, 4, "2026-01-31T15:49:20+00:00")

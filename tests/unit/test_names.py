@@ -94,7 +94,7 @@ def test_options_are_documented_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_secrets_are_marked(name: str) -> None:
-    secrets = {"password", "previous_password", "private_key_passphrase", "controller"}
+    secrets = {"password", "previous_password", "private_key_passphrase", "directory_password", "controller"}
     spec = getattr(_arguments, name.upper())
     assert {option for option in secrets & spec.keys() if not spec[option].get("no_log")} == set()
     assert "older" not in spec or spec["older"]["options"]["private_key_passphrase"]["no_log"]

@@ -329,7 +329,7 @@ def test_a_bare_host_becomes_an_authority(host: AdcsHost) -> None:
         $provider = 'ECDSA_P256#Microsoft Software Key Storage Provider'
         $install = @{ CAType = 'StandaloneRootCA'; CACommonName = 'New CA'; CryptoProviderName = $provider }
         $native = 0; $done = @{ ErrorId = -1 }
-        try { $done = Install-AdcsCertificationAuthority @install -Force } catch { $native = $_.Exception.NativeErrorCode }
+        try { $done = Install-AdcsCertificationAuthority @install -Force -Confirm:$false } catch { $native = $_.Exception.NativeErrorCode }
         @{
             before = $before; restart = "$($feature.RestartNeeded)"; native = $native; result = $done.ErrorId
             state = (Get-WindowsFeature ADCS-Cert-Authority).InstallState; service = "$((Get-Service CertSvc).Status)"

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import _OF_THE_HOST
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_registry import _OF_THE_HOST
 from support.guides import DOCS, ROOT, blocks, guide_blocks
 from tools import require_tool
 

@@ -370,6 +370,25 @@ Save-Answer '18. Does -importCert need -f for a certificate that no request wait
     [ordered]@{ 'not asked' = 'every certificate of this CA has its row' }
 }
 
+Save-Answer '19. What does -sign make of the number of a CRL, and what of a certificate without the service?' {
+    $newest = @((Get-ItemProperty -Path "$configuration\$active").CACertHash)[-1] -replace '[^0-9A-Fa-f]', ''
+    $enroll = Join-Path -Path $env:SystemRoot -ChildPath 'System32\CertSrv\CertEnroll'
+    $old = @(Get-ChildItem -Path $enroll -Filter '*.crl' | Where-Object { $_.Name -notlike '*+.crl' } | Sort-Object -Property LastWriteTime)[-1].FullName
+    $new = Join-Path -Path $base -ChildPath 'signed.crl'
+    Stop-Service -Name CertSvc -Force
+    try { $signed = Invoke-Certutil -Argument '-silent', '-cert', $newest, '-sign', $old, $new, 'now+30:00' } finally { Start-Authority }
+    [ordered]@{
+        'certutil -sign' = $signed
+        'before' = (& $certutil -dump $old | Out-String)
+        'after' = if (Test-Path -Path $new) { (& $certutil -dump $new | Out-String) } else { $null }
+    }
+}
+
+Save-Answer '20. When does the CA publish by itself after certutil -CRL 90:00?' {
+    $read = { $one = Get-ItemProperty -Path "$configuration\$active"; "$($one.CRLPeriod) $($one.CRLPeriodUnits) $([BitConverter]::ToString([byte[]]$one.CRLNextPublish))" }
+    [ordered]@{ before = & $read; 'certutil -CRL 90:00' = Invoke-Certutil -Argument '-CRL', '90:00' -Seconds 300; after = & $read }
+}
+
 Save-Answer '12. Which certificate of a .p12 does -CertFile take?' {
     $folder = New-Folder
     Backup-CARoleService -Path $folder -KeyOnly -Password (ConvertTo-Secure $plain)

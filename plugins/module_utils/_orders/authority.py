@@ -31,7 +31,7 @@ class Abilities:
     renewal_keeps_start: a root that is renewed with its own key begins to be valid when the certificate before did.
     checks_its_certificate: it starts and issues only where the revocation of its own certificate can be checked.
     signs_requests: of CAs below it, when an order says so.
-    signs_any_crl: a scratch one, and a published one again; otherwise what its database says, and drafts by its keys.
+    signs_any_crl: a scratch one, and a published one again by its order; otherwise what its database says, and what its keys are given.
     sets_are_archives: a set of its database is an archive and the list of its members; otherwise files as the software wrote them.
     takes_numbers: its next serial and CRL number can be given.
     """

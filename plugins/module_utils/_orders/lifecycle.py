@@ -212,6 +212,18 @@ class SignDrafts:
 
 
 @dataclass(frozen=True)
+class SignAgain:
+    """Sign a published CRL (DER) again with the key of this certificate (SHA-256), for so many days; without one, tell the generations
+    whose keys are at hand, which no database and no service has to be. The answer is C(Crled). Nothing of the CA is changed."""
+
+    NAME: t.ClassVar[str] = "sign_again"
+
+    published: t.Annotated[bytes, Most(LARGEST_CRL)] = field(repr=False)
+    certificate: t.Optional[Hex] = None
+    days: t.Optional[int] = None
+
+
+@dataclass(frozen=True)
 class Signature:
     thumbprint: Hex
     signature: bytes = field(repr=False)

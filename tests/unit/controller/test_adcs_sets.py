@@ -18,7 +18,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile, SetManifest, State
 from ansible_collections.keyward.pki.plugins.module_utils._time import parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils._adcs import directory_name
-from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import Restoration, for_another_host, kept, state_of
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_registry import for_another_host, not_as_before
+from ansible_collections.keyward.pki.plugins.plugin_utils._adcs_sets import Restoration, kept, state_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._published import Crl, Issued, Revoked, Seen
 from cryptography import x509
 from support.authorities import authority, generation, set_manifest
@@ -217,10 +218,12 @@ def test_what_is_newer_is_told_by_serial_and_by_the_number() -> None:
         restoration(None, Seen([Crl(6, [early])], [], True))  # whenever it was revoked
     advanced = restoration(None, Seen([Crl(9, [early, late])], [late_one._replace(content=b"x"), in_time], True), known, advance="auto")
     assert advanced.terms(exported(EXPORT))["revoke"] == [{"serial": "1F", "reason": 2, "at": "2026-06-01T00:01:00Z"}]
+    assert advanced.terms(exported(EXPORT))["crl_beyond"] == 9
     assert advanced.terms(exported(EXPORT))["issued"] == [{"serial": "21", "content": "eA=="}]
     # The set is in its place, and what was to follow was not done.
     there = told(database(5, "3,1,2026-05-01T10:00Z,20"))
     again = restoration(there, Seen([Crl(9, [early, late])], [], True), known, advance="auto")
+    assert again.terms(b"")["crl_beyond"] == 9
     assert not again.takes_the_place and [one["serial"] for one in again.terms(b"")["revoke"]] == ["1F"]
     done = Restored(True, reentered=(Revocation("1F"),), own={"computer": "NEW", "database": database(5), "reboot_required": False})
     judged = advanced.judged(done, exported(EXPORT))
@@ -240,6 +243,7 @@ def test_what_the_host_is_told() -> None:
         "D:\\log",
     )
     assert (terms["restore_database"], terms["last_request_id"], terms["revoke"]) == (True, 5, [])
+    assert terms["crl_beyond"] is None, "nobody said how to go on"
     assert "CACertHash" not in base64.b64decode(terms["registry"]).decode("utf-16"), "the CA was renewed since, and must not forget it"
     assert "CACertHash" in base64.b64decode(restoration(None).terms(exported(EXPORT))["registry"]).decode("utf-16")
     assert [file.name for file in renewed.files(with_database=True)] == ["CAPolicy.inf", "DataBase/ca.edb"]
@@ -275,3 +279,54 @@ def test_the_templates_of_an_enterprise_ca_are_told() -> None:
     (message,) = (text for code, text in said(b'{"templates": ["WebServer", "Web;calc", "SubCA"]}').items() if code == "templates_to_set")
     assert message.endswith(": certutil -setcatemplates +WebServer,+SubCA")
     assert "templates_to_set" not in said(b'{"templates": null}')
+
+
+def multi(*texts: str) -> str:
+    octets = "".join(f"{text}\0" for text in (*texts, "")).encode("utf-16-le")
+    return "hex(7):" + ",".join(f"{octet:02x}" for octet in octets)
+
+
+ENTERPRISE = {**kept(OWN, database()), "ca_type": "EnterpriseSubordinateCA"}
+
+
+def test_what_is_left_to_do_around_a_restored_ca_is_a_list() -> None:
+    """Of an enterprise CA on another computer everything; of a standalone one nothing that it hasn't."""
+    urls = multi("2:ldap:///CN=%7,CN=AIA,%6%11", "32:http://ocsp.example.com")
+    registry = exported(
+        [*EXPORT, f"{ROOT}\\Example CA]", f'"CACertPublicationURLs"={urls}', '"DSConfigDN"="CN=Configuration,DC=example,DC=com"']
+    )
+    around = {"templates": ["SubCA"], "nt_auth": False, "ndes": False}
+    done = Restored(True, own={"computer": "NEW", "around": around})
+    made = restoration(None, known=manifest(own=ENTERPRISE)).checklist(done, registry, b'{"templates": ["WebServer", "SubCA"]}')
+    assert [one["item"] for one in made] == ["templates", "publication", "nt_auth", "object_rights", "ocsp_responders", "ndes"]
+    assert all(one["left"] and one["commands"] for one in made)
+    commands = {one["item"]: one["commands"] for one in made}
+    assert commands["templates"] == ["certutil -setcatemplates +WebServer"]
+    assert commands["publication"][0].endswith(" SubCA") and commands["nt_auth"][0].endswith(" NTAuthCA")
+    assert "CN=Services,CN=Configuration,DC=example,DC=com" in commands["object_rights"][0] and "\\NEW$:GA" in commands["object_rights"][0]
+    assert "http://ocsp.example.com" in made[4]["found"]
+    plain = restoration(None).checklist(Restored(True, own={"computer": "CA01"}), exported(EXPORT), b"")
+    assert [one["item"] for one in plain if one["left"]] == [] and [one["commands"] for one in plain] == [[]] * 6
+    here = {"templates": ["SubCA"], "nt_auth": True, "ndes": True}
+    (left,) = (
+        one
+        for one in restoration(None, known=manifest(own=ENTERPRISE)).checklist(
+            Restored(True, own={"computer": "CA01", "around": here}), exported(EXPORT), b'{"templates": ["SubCA"]}'
+        )
+        if one["left"]
+    )
+    assert left["item"] == "ndes" and restoration(told(database(5, "3,x"))).checklist(done, b"", b"") == []
+
+
+def test_what_is_not_as_in_the_set_after_a_restore_is_told() -> None:
+    section = f"{ROOT}\\Example CA]"
+    set_has = exported([*EXPORT, section, '"AuditFilter"=dword:0000007f', '"CRLFlags"=dword:00000002', '"CommonName"="A"'])
+    changed = exported(["Windows Registry Editor Version 5.00", "", section, '"Security"=hex:01,00', '"CRLFlags"=dword:0000000a'])
+    told_of = [one.message for one in not_as_before(set_has, changed, False)]
+    assert [text.split(" is ")[0].rpartition("\\")[2] for text in told_of] == ["security", "auditfilter", "crlflags"]
+    assert "auditfilter is nothing, and the set has dword:0000007f" in told_of[1]
+    assert len(not_as_before(set_has, changed, True)) == 2, "that the CRL above is offline was ignored by intent"
+    assert not_as_before(set_has, set_has, False) == []
+    own = {"registry": base64.b64encode(changed).decode(), "computer": "CA01"}
+    judged = restoration(None).judged(Restored(True, own=own), set_has)
+    assert [one.code for one in judged.advisories].count("configuration_differs") == 3

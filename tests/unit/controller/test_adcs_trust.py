@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pytest
+from adcs import windows_pfx
+from adcs.machine import SOFTWARE_KSP
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import bundle_generations, judge, open_bundle
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -59,5 +63,37 @@ def test_where_keys_are_kept_is_told() -> None:
     ksp = {"provider": "Microsoft Software Key Storage Provider", "key_spec": 2}
     trapped = replace(generation("first"), key_storage=ksp)
     others = [replace(trapped, key_storage=storage) for storage in (None, {**ksp, "key_spec": 0}, {**ksp, "provider": "A Provider"})]
-    (told,) = _adcs.wrong_specification([trapped, *others])
-    assert "KeySpec 2" in told.message and trapped.sha1.upper() in told.message
+    for own in (None, {}, {"key_specs": {trapped.sha256: None}}):
+        (told,) = _adcs.wrong_specification([trapped, *others], own)
+        assert "KeySpec 2" in told.message and "KeyProv.inf" in told.message
+    assert _adcs.wrong_specification([trapped], {"key_specs": {trapped.sha256: 0}}) == [], (
+        "the certificate's property, not the file, decides"
+    )
+    (told,) = _adcs.wrong_specification([replace(trapped, key_storage={**ksp, "key_spec": 0})], {"key_specs": {trapped.sha256: 1}})
+    assert "KeySpec 1" in told.message
+
+
+def test_an_account_of_the_directory_is_whole_or_not_given() -> None:
+    options = {"directory_user": None, "directory_password": None}
+    assert _adcs.directory_account("ca_install", options) is None
+    whole = {"directory_user": "EXAMPLE\\pki-admin", "directory_password": "a secret"}
+    assert _adcs.directory_account("ca_install", whole) == {"user": "EXAMPLE\\pki-admin", "password": "a secret"}
+    for name in options:
+        with pytest.raises(KeywardError, match="belong together") as caught:
+            _adcs.directory_account("ca_install", {**whole, name: None})
+        assert "a secret" not in str(caught.value) and name in str(caught.value)
+    with pytest.raises(KeywardError, match="not Windows"):
+        _adcs.refuse_directory_account("ca_install", whole)
+
+
+def test_an_ml_dsa_key_is_kept_and_proved_as_windows_wrote_it() -> None:
+    """Where the library here knows it; elsewhere the verdict names its algorithm."""
+    mldsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.mldsa")
+    key, start = mldsa.MLDSA65PrivateKey.generate(), datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "PQ Root")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = builder.not_valid_before(start).not_valid_after(start + timedelta(days=9)).sign(key, None)
+    entry = windows_pfx.Entry(certificate.public_bytes(serialization.Encoding.DER), key, "PQ Root", SOFTWARE_KSP, 0)
+    bundle = open_bundle("authority.p12", windows_pfx.write([entry], [], "a password of some length", "aes"), ["a password of some length"])
+    (one,) = bundle_generations([bundle])
+    assert judge([bundle], [one]).restorable

@@ -114,6 +114,7 @@ def test_what_no_certificate_can_say_is_refused_before_anything_is_made(
         ({"path_length": -1}, "path_length is -1"),
         ({"subject": {"commonName": "L" * 65}}, "at most 64 characters"),
         ({"subject": {"countryName": "USA"}}, "a countryName has two letters"),
+        ({"directory_user": "EXAMPLE\\pki-admin", "directory_password": "x"}, "this host is not Windows"),
     ):
         done = host.does(CaInstall, **{**terms, **more}, check=check)
         assert done["failed"] and why in done["msg"]

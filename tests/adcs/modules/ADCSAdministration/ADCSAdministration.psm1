@@ -28,6 +28,8 @@ function Restore-CARoleService {
         [Parameter(Mandatory = $true, ParameterSetName = 'Database')][switch]$DatabaseOnly,
         [Parameter(ParameterSetName = 'Key')][Parameter(ParameterSetName = 'All')][securestring]$Password
     )
+    # As in the compatibility session of PowerShell 7, whose preferences nobody sets.
+    if (-not $PSBoundParameters.ContainsKey('Confirm')) { throw 'it asks, and nobody answers' }
     if (-not $PSCmdlet.ShouldProcess($Path)) { return }
     try { $null = Invoke-Simulation $MyInvocation $PSBoundParameters }
     catch { $PSCmdlet.ThrowTerminatingError([Management.Automation.ErrorRecord]::new($_.Exception, 'RestoreCARoleService', 'NotSpecified', $Path)) }

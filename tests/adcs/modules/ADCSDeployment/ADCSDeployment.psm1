@@ -32,6 +32,8 @@ function Install-AdcsCertificationAuthority {
         [Parameter(ParameterSetName = 'ExistingCertificate')][string]$CertificateID,
         [Parameter(Mandatory = $true, ParameterSetName = 'ExistingKey')][string]$KeyContainerName
     )
+    # As in the compatibility session of PowerShell 7, whose preferences nobody sets.
+    if (-not $PSBoundParameters.ContainsKey('Confirm')) { throw 'it asks, and nobody answers' }
     if (-not $Force -and -not $PSCmdlet.ShouldProcess($env:COMPUTERNAME)) { return }
     if ($PSCmdlet.ParameterSetName -eq 'ExistingKey') { throw 'an installation from a key alone is not simulated' }
     try { Invoke-Simulation $MyInvocation $PSBoundParameters }
