@@ -356,7 +356,7 @@ Save-Answer '15. What are provider, KeySpec and container after Import-PfxCertif
 }
 
 Save-Answer '16. What does -installCert do while the CRL of the CA above is offline, with -silent and with -f?' {
-    [ordered]@{ 'not asked' = 'this CA is a root; the job for a subordinate of the same workflow answers it' }
+    [ordered]@{ 'not asked' = 'this CA is a root; the job for a subordinate of the same workflow asks it (ask-installcert.ps1, installcert.json)' }
 }
 
 Save-Answer '17. What does the CA say of its own certificate?' {
