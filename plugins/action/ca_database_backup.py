@@ -402,6 +402,8 @@ class ActionModule(DatabaseTask):
 
     def _in_stores(self, stores: t.Sequence[Store], told: StateTold, draft: SetManifest, known: Known, plan: Plan) -> Made:
         first, *others = stores
+        for store in stores:
+            store.remove_left()
         compare = compared if told.abilities.sets_are_archives else _adcs_sets.compared
         with first.stage() as staged:
             copied, seconds = self._fetched(told, draft, staged, known, plan)

@@ -39,7 +39,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
 
 SIGNERS = "allowed_signers"
 BY_KEY, BY_HOST = "by-key", "by-host"  # hints, beside the directories of authorities
-_STAGED = re.compile(r"\.[0-9a-f]{16}\.new\Z")
+_STAGED, _REMOVED = re.compile(r"\.[0-9a-f]{16}\.new\Z"), re.compile(r"\.[0-9a-f]{16}\.removed\Z")
 
 
 class Store:
@@ -110,10 +110,11 @@ class Store:
         return Staged(self, name)
 
     def remove_left(self) -> None:
-        """What runs left behind a day ago that ended between making a set and giving it its place. Raises KeywardError."""
+        """What runs left behind a day ago that ended between making a set and giving it its place, or while they took one away."""
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
-                if _STAGED.match(entry.name) and entry.stat(follow_symlinks=False).st_mtime < time.time() - 86400:
+                left = _STAGED.match(entry.name) or _REMOVED.match(entry.name)
+                if left and entry.stat(follow_symlinks=False).st_mtime < time.time() - 86400:
                     shutil.rmtree(entry.path, ignore_errors=True)
 
     def copy(self, source: Stored, series: str) -> str:
@@ -277,7 +278,8 @@ class Staged:
             raise KeywardError(f"nothing was stored in {self._store.path}", why, remedy)
 
     def _finish(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        """Others may write in a store, too: a link of theirs would have a file elsewhere get the store's mode."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if self._store.directory.file_mode is not None:
                 os.fchmod(descriptor, self._store.directory.file_mode)

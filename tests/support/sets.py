@@ -81,8 +81,9 @@ def relisted(folder: Path, manifest: SetManifest, members: list[dict[str, Any]])
 
 
 def digested(folder: Path, manifest: SetManifest) -> SetManifest:
-    """With the digests that its files have."""
-    return replace(manifest, files=tuple(replace(file, sha256=digest_of(str(folder / file.name))) for file in manifest.files))
+    """With the digests and sizes that its files have."""
+    found = {file.name: str(folder / file.name) for file in manifest.files}
+    return replace(manifest, files=tuple(SetFile(name, digest_of(path), os.path.getsize(path)) for name, path in found.items()))
 
 
 def forged(folder: Path, manifest: SetManifest, *members: tuple[dict[str, Any], bytes]) -> SetManifest:

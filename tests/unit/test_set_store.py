@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _stored
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._databases import prune
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetFile
 from ansible_collections.keyward.pki.plugins.module_utils._signed import document
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
@@ -87,6 +90,45 @@ def test_a_damaged_set_stays_and_holds_no_other(store: Store) -> None:
     Path(store.path, SERIES, "000002-20260101T000000.000000Z", "database.json").write_text("x")
     Path(store.path, SERIES, "000004-20260101T000000.000000Z", "database.json").write_text("x")
     assert pruned(store, 1) == [1] and left(store) == [2, 3, 4]
+
+
+def test_a_file_of_another_size_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write there makes a sparse file of any size."""
+    path = Path(store.path, SERIES, add(store, 1))
+    os.truncate(path / "database.json", 1 << 40)
+
+    class Read:
+        def __index__(self) -> int:
+            raise AssertionError("it was read")
+
+    monkeypatch.setattr(_stored, "_CHUNK", Read())
+    (one,) = store.one(SERIES).all
+    assert one.damage == "database.json does not have the digest that the manifest records"
+
+
+def test_a_link_in_what_is_being_stored_gives_no_other_file_a_mode(store: Store, tmp_path: Path) -> None:
+    """A store that a group may write in has directories that it may write in."""
+    victim = tmp_path / "victim"
+    victim.write_text("not of the store")
+    victim.chmod(0o644)
+    with store.stage() as staged:
+        staged.write("database.json", CONTENT)
+        Path(staged.path, "link").symlink_to(victim)
+        with pytest.raises(KeywardError, match="nothing was stored"):
+            staged.commit(document(set_manifest().as_json()), None, SERIES, "000001-20260101T000000.000000Z")
+    assert oct(victim.stat().st_mode) == "0o100644" and not Path(store.path, SERIES).exists()
+
+
+def test_what_a_killed_run_left_goes_after_a_day(store: Store) -> None:
+    left = [Path(store.path, f".{'0' * 15}{number}.{kind}") for number in range(2) for kind in ("new", "removed", "other")]
+    for path in left:
+        path.mkdir()
+        (path / "issued.tar.gz").write_bytes(b"x")
+        if "1." in path.name:
+            os.utime(path, (0, 0))
+    store.remove_left()
+    assert [path.name[16:] for path in left if not path.exists()] == ["1.new", "1.removed"]
+    assert sum(path.exists() for path in left) == 4
 
 
 def test_what_can_t_be_compared_stays(store: Store) -> None:

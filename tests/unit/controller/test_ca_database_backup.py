@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,12 @@ def test_one_flow_wherever_the_store_is(ca: OpensslCa, store: Path, where: str, 
     host, place = Host(ca), {where: [str(store)] if where == "stores" else str(store)}
     predicted = host.back_up(check=True, **place)
     assert predicted["changed"] and predicted["set"] is None and sets(store) == []
+    left = [store / f".{'0' * 16}.{kind}" for kind in ("new", "removed")]
+    for path in left:
+        path.mkdir()
+        os.utime(path, (0, 0))
     first = host.back_up(**place)
+    assert not any(path.exists() for path in left), "what killed runs left takes room"
     (path,) = sets(store)
     assert (first["changed"], codes(first["reasons"]), first["set"]["paths"]) == (True, ["no_set"], [str(path)])
     digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
