@@ -206,7 +206,8 @@ def tlv(tag: int, *parts: bytes) -> bytes:
 
 
 def tlv_integer(number: int) -> bytes:
-    return tlv(INTEGER, number.to_bytes(number.bit_length() // 8 + 1, "big"))
+    length = (number if number >= 0 else ~number).bit_length() // 8 + 1  # old software wrote negative serial numbers
+    return tlv(INTEGER, number.to_bytes(length, "big", signed=True))
 
 
 def tlv_oid(dotted: str) -> bytes:

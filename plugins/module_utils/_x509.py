@@ -341,6 +341,6 @@ def next_update(parsed: t.Any) -> t.Optional[str]:
 
 
 def even_hex(number: int) -> str:
-    """A serial or CRL number: upper-case, an even number of digits."""
-    text = f"{number:X}"
-    return text if len(text) % 2 == 0 else "0" + text
+    """A serial or CRL number as openssl writes it: upper-case, an even number of digits, behind a minus where old software made it so."""
+    text = f"{abs(number):X}"
+    return f"{'-' if number < 0 else ''}{'0' if len(text) % 2 else ''}{text}"

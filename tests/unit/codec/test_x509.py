@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import hashlib
 
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, pem, pem_blocks, pem_certificates, public_key_sha256
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    crl_der,
+    even_hex,
+    pem,
+    pem_blocks,
+    pem_certificates,
+    public_key_sha256,
+)
 from cryptography.hazmat.primitives import serialization
 from support import pfx
 
@@ -31,3 +38,8 @@ def test_a_crl_is_found_behind_any_text():
     block = pem(der, "X509 CRL").encode()
     assert crl_der(b"    Serial Number: 1000\n" * 1000 + block) == der == crl_der(block) == crl_der(der)
     assert crl_der(b"<html>") == crl_der(b"") == b"", "no CRL is nothing"
+
+
+def test_a_number_is_written_as_openssl_writes_it():
+    """Software that forgot a leading zero made negative serial numbers."""
+    assert [even_hex(number) for number in (0, 0xF, 0x10, -0xF, -0x1000, -0x10000)] == ["00", "0F", "10", "-0F", "-1000", "-010000"]
