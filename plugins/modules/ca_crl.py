@@ -47,6 +47,7 @@ options:
     description:
       - A directory on the controller for what a web server is to serve, in DER. Each key has one CRL and one certificate in it,
         C(<CA>-<n>.crl) and C(<CA>-<n>.crt). These names stay when the CA is renewed with another key.
+      - Two CAs of one name need a directory each, since the files of another key are never replaced.
     type: path
   fetch:
     description:

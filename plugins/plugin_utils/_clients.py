@@ -32,6 +32,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._fetched import MISSIN
 try:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+    from cryptography.x509 import InvalidVersion
 except ImportError:  # the modules say which library is missing
     pass
 
@@ -184,7 +185,7 @@ def _certificates(data: bytes) -> list[bytes]:
         pass
     try:
         return [each.public_bytes(Encoding.DER) for each in pkcs7.load_der_pkcs7_certificates(data)]
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion):
         return []
 
 

@@ -62,7 +62,10 @@ def _why(cause: object) -> str:
 
 
 def _why_not(url: str) -> str:
-    scheme = urlsplit(url).scheme.lower() if url.isascii() and url.isprintable() else ""
+    try:
+        scheme = urlsplit(url).scheme.lower() if url.isascii() and url.isprintable() else ""
+    except ValueError:  # http://[::1
+        scheme = ""
     return "" if scheme in SCHEMES else f"its scheme is {scheme or 'unknown'}, and only http and https are looked at"
 
 

@@ -92,8 +92,26 @@ def test_what_clients_get_decides(tmp_path: Path, web: Web) -> None:
     assert told(host)[0][CRL[1:]] == "published_crl_stale"
     assert host.does(CaCrl, der_directory=str(www))["changed"] and told(host)[0] == good
 
-    openssl("crl2pkcs7", "-nocrl", "-certfile", ca.certificate, "-outform", "DER", "-out", www / CERTIFICATE[1:])
+    message = www / CERTIFICATE[1:]
+    openssl("crl2pkcs7", "-nocrl", "-certfile", ca.certificate, "-outform", "DER", "-out", message)
     assert told(host)[0] == good, "a certs-only CMS message is as good"
+    version = b"\xa0\x03\x02\x01"
+    message.write_bytes(message.read_bytes().replace(version + b"\x02", version + b"\x3e"))
+    assert told(host)[0][CERTIFICATE[1:]] == "published_missing", "and one with a certificate of no version is none"
+
+
+def test_no_ca_takes_the_place_of_another_where_both_are_published(tmp_path: Path) -> None:
+    """A host tells the subject of its CA, and the names of the files are made of it."""
+    one, other = (OpensslCa(tmp_path / name, algorithm="ed25519") for name in ("one", "other"))
+    www = tmp_path / "www"
+    assert Meanwhile(one.config_file).does(CaCrl, der_directory=str(www))["der_files"]
+    before = {path.name: path.read_bytes() for path in www.iterdir()}
+    for check in (True, False):
+        refused = Meanwhile(other.config_file).does(CaCrl, der_directory=str(www), check=check)
+        assert refused["failed"] and "is the certificate of another key" in refused["msg"]
+    assert {path.name: path.read_bytes() for path in www.iterdir()} == before
+    one.renew_in_place(new_key=False)
+    assert Meanwhile(one.config_file).does(CaCrl, der_directory=str(www))["changed"]
 
 
 def test_a_look_signs_nothing_and_says_what_runs_out(tmp_path: Path, web: Web) -> None:
@@ -153,13 +171,15 @@ def test_a_server_can_do_nothing_but_fail(tmp_path: Path, web: Web, monkeypatch:
         "/broken": (500, {}, b"a secret of the server"),
         "/endless": None,
     }
-    closed = web.url.rpartition(":")[0] + ":1/x"
-    got = _fetched.fetched([*(web.url + path for path in ("/there", "/gone", *web.answers)), closed, "file:///etc/passwd", "ldap://x/y"])
+    closed, no_url = web.url.rpartition(":")[0] + ":1/x", "http://[::1"
+    got = _fetched.fetched(
+        [*(web.url + path for path in ("/there", "/gone", *web.answers)), closed, "file:///etc/passwd", "ldap://x/y", no_url]
+    )
     states = {url.rpartition("/")[2]: one.state for url, one in got.items()}
     assert states == {
         **dict.fromkeys(("there", "away"), "served"),
         **dict.fromkeys(("file", "ftp", "nowhere", "loop", "broken", "endless", "x"), "unreachable"),
-        **{"gone": "missing", "passwd": "not asked", "y": "not asked"},
+        **{"gone": "missing", "passwd": "not asked", "y": "not asked", "[::1": "not asked"},
     }
     assert all(one.why and not one.content and "secret" not in one.why for one in got.values() if one.state != "served")
 
