@@ -142,8 +142,9 @@ def issued_in(data: bytes, generations: t.Sequence[Generation]) -> t.Optional[Is
     return None if found is Whose.NOT_OURS else Issued(outline, found, hashlib.sha256(der).hexdigest())
 
 
-def unverified(what: str, count: int = 1) -> Finding:
-    """What is to be said where nothing at hand can verify a signature."""
+def unverified(what: str, count: int = 1, passed_over: str = "") -> Finding:
+    """What is to be said where nothing at hand can verify a signature. C(passed_over): what to do, where it does not count."""
     are = f"{what} bears" if count == 1 else f"{count} {what} bear"
-    text = f"{are} the name of this CA, and neither cryptography nor openssl can verify the signature here: taken as the CA's own"
+    end = f"it counts for nothing. {passed_over}" if passed_over else "taken as the CA's own"
+    text = f"{are} the name of this CA, and neither cryptography nor openssl can verify the signature here: {end}"
     return Finding("signature_not_verified", text)

@@ -15,6 +15,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Kno
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import own_crls
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import crl_path, older_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Issued, Published, Revocation
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
@@ -57,7 +58,10 @@ def published_on(
     of_set: t.Container[str],
     given: orders.Published,
 ) -> t.Tuple[Published, t.List[Finding]]:
-    """What the controller read, and on the host: its own CRLs, the certificates in C(folders) that the set does not know, and numbers."""
+    """What the controller read, and on the host: its own CRLs, the certificates in C(folders) that the set does not know, and numbers.
+
+    A CRL revokes, and others may write into the CA's folders: one that nothing here can verify counts in its place only.
+    """
     issued = [Issued(int(one.serial, 16), one.expires, one.subject, one.where) for one in given.issued]
     advisories: t.List[Finding] = []
     for folder in sorted(folders):
@@ -67,10 +71,13 @@ def published_on(
                 if path not in of_set and name.endswith(".pem"):
                     issued += _issued_in(path, generations, advisories)
     revocations = {int(one.serial, 16): Revocation(int(one.serial, 16), one.at or "", one.reason) for one in given.revocations}
-    numbers = []
+    numbers, place = [], crl_path(live.files, live.directory)
+    placed = {place, live.files.crl_der, *(path for _number, path in older_files(place))}
     for path, parsed, whose, _signer in own_crls(live.files, live.directory, generations):
         if whose is Whose.CANT_TELL:
-            advisories.append(unverified(path))
+            advisories.append(unverified(path, passed_over="" if path in placed else "If it is the CA's, give it as published_crl"))
+            if path not in placed:
+                continue
         for serial, at, reason in _x509.revoked_in(parsed):
             revocations.setdefault(serial, Revocation(serial, asn1_time(at), reason))
         number = _x509.crl_number(parsed)

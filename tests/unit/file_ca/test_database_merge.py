@@ -211,6 +211,26 @@ def test_a_crl_of_another_ca_in_the_place_counts_for_nothing(ca: OpensslCa, tmp_
     assert read_index((ca.directory / "index.txt").read_bytes()).by_number[0x1000].kind == "V"
 
 
+def test_a_crl_that_nothing_can_verify_revokes_nothing_outside_its_place(ca: OpensslCa, tmp_path: Path) -> None:
+    """Whoever may write into a folder of the CA chooses the algorithm of a signature that is none."""
+    manifest = make(ca, tmp_path / "set")
+    revoke(ca, "1000")
+    crl = ca.sign_crl()
+    der = openssl("crl", "-in", crl, "-outform", "DER", "-out", tmp_path / "der") and (tmp_path / "der").read_bytes()
+    planted = crl.with_name("planted.crl")
+    planted.write_bytes(der.replace(bytes.fromhex("06032b6570"), bytes.fromhex("06032b657f")))
+    for name in (crl.name, "index.txt", "index.txt.old"):
+        (ca.directory / name).unlink()
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert read_index((ca.directory / "index.txt").read_bytes()).by_number[0x1000].kind == "V"
+    (said,) = [one.message for one in answer.advisories if one.code == "signature_not_verified"]
+    assert str(planted) in said and "give it as published_crl" in said
+    (ca.directory / "index.txt").unlink()
+    planted.rename(crl)
+    restore(ca, tmp_path / "set", manifest, advance="auto")
+    assert read_index((ca.directory / "index.txt").read_bytes()).by_number[0x1000].kind == "R", "in its place it is the CA's"
+
+
 def test_a_set_aside_restore_happens_once(ca: OpensslCa, tmp_path: Path) -> None:
     manifest = make(ca, tmp_path / "set")
     ca.issue("second.example.com").unlink()
