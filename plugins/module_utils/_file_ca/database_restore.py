@@ -368,7 +368,7 @@ class Restoration:
                     continue
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
-                    if make_directories(path, Protection(int(member.mode, 8))):
+                    if make_directories(path, Protection(0o755)):
                         protect_path(path, protections[path], os.O_DIRECTORY)
                         directories.append(item)
                     continue

@@ -12,10 +12,14 @@ import os
 import re
 import typing as t
 
-# Names that hold a path of code, or code's name; openssl takes a name with a number behind it (module.1), too.
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import lines_of
+
+# Names that hold a path of code, or code's name. openssl takes them behind a section (prov::module) and behind anything with a dot
+# (1.module), sections of them with one behind it (engines.1), and for .include what only begins so.
 _CODE = re.compile(
-    rb"^[ \t]*(?:[\w ]*::)?(dynamic_path|so_path|engine_id|engines?|module|path|\.include|providers?)(?:\.[\w.]*)?[ \t=]+([^\r\n#]*)",
-    re.IGNORECASE | re.MULTILINE,
+    r"\s*(?:(?:(?:\\.|[^=\s\\])*(?:::|\.))?(dynamic_path|so_path|engine_id|engines?|module|path|providers?)(?:\.[^=\s]*)?|(\.include)[^=\s]*)"
+    r"[ \t=]+([^#]*)",
+    re.IGNORECASE | re.ASCII,
 )
 _MOST, _LONGEST = 20, 200
 
@@ -23,12 +27,15 @@ _MOST, _LONGEST = 20, 200
 def loaded_by(data: bytes, directory: str) -> t.List[str]:
     """What it loads or includes, as clauses. C(directory): including files from there is normal and not reported."""
     found = []
-    for match in _CODE.finditer(data.replace(b"\\\n", b"").replace(b"\\\r\n", b"")):
-        name, value = (part.decode("utf-8", "replace").strip().strip("\"'")[:_LONGEST] for part in match.groups())
+    for match in filter(None, map(_CODE.match, lines_of(data))):
+        name = match.group(1) or match.group(2)
+        value = os.fsdecode(match.group(3).encode("latin-1")).strip().strip("\"'")[:_LONGEST]
         inside = os.path.normpath(os.path.join(directory, value)).startswith(directory.rstrip("/") + "/")
         if name.lower() == ".include" and inside and "$" not in value:
             continue
         if name.lower() in ("providers", "provider", "engines") and "/" not in value:
             continue  # the name of a section, whose own lines are looked at
         found.append(f"{name} = {value}")
-    return list(dict.fromkeys(found))[:_MOST]
+    found = list(dict.fromkeys(found))
+    more = [f"{len(found) - _MOST} more, which are not shown: look at all of it"] if found[_MOST:] else []
+    return found[:_MOST] + more

@@ -306,6 +306,11 @@ def _pieces(content: str) -> t.Iterator[str]:
             yield line[start : start + _PIECE].split("\0", 1)[0]
 
 
+def lines_of(content: bytes) -> t.Iterator[str]:
+    """The lines of one file as OpenSSL puts them together; one character is one byte."""
+    return _Lines("", content.decode("latin-1"), first=True).lines
+
+
 def without_comment(line: str) -> str:
     """One character is one byte."""
     if "#" not in line:

@@ -26,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._protection import Pro
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STAGING = re.compile(r"\.[0-9a-f]{16}\.keyward-restore\Z")
 _CHUNK = 1024 * 1024
+_MOST_FOLDERS = 200  # on their way at once: each has two open descriptors, and a process may have 1024
 
 
 def is_staging(name: str) -> bool:
@@ -86,6 +87,8 @@ class MassRestore:
         """Raises OSError, and KeywardError as C(protect) does."""
         folder, name = os.path.split(path)
         if folder not in self._folders:
+            if len(self._folders) == _MOST_FOLDERS:
+                self.finish()
             self._folders[folder] = _Folder(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=self._folders[folder].staging)
@@ -114,13 +117,18 @@ class MassRestore:
             for name in sorted(os.listdir(folder.staging)):
                 _name(folder, name)
             os.fsync(folder.descriptor)
+        self._end()
+
+    def _end(self) -> None:
+        for folder in self._folders.values():
+            folder.end()
+        self._folders.clear()
 
     def __enter__(self) -> MassRestore:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for folder in self._folders.values():
-            folder.end()
+        self._end()
 
 
 def _name(folder: _Folder, name: str) -> None:

@@ -15,7 +15,8 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import restore_mass
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import database_restore, restore_mass
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, Members
 from support.openssl_ca import OpensslCa
 from support.sets import (
@@ -137,6 +138,27 @@ def test_a_directory_that_is_swapped_while_much_is_restored_changes_nothing(
     )
 
 
+def test_any_number_of_folders_comes_back(ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that gets files has two open descriptors, and a process may have 1024."""
+    newcerts = ca.directory / "newcerts"
+    for number in range(7):
+        (newcerts / str(number)).mkdir()
+        (newcerts / str(number) / "1000.pem").write_bytes((newcerts / "1000.pem").read_bytes())
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    monkeypatch.setattr(restore_mass, "_MOST_FOLDERS", 3)
+    real, most = restore_mass._sync, list[int]()
+
+    def counted(descriptor: int) -> None:
+        most.append(len(list(ca.directory.rglob(".*.keyward-restore"))))
+        real(descriptor)
+
+    monkeypatch.setattr(restore_mass, "_sync", counted)
+    restore(ca, tmp_path / "set", manifest)
+    assert len(list(newcerts.rglob("1000.pem"))) == 8 and max(most) == 3
+    assert not list(ca.directory.rglob(".*.keyward-restore"))
+
+
 @pytest.mark.parametrize("others", [True, False])
 def test_what_a_killed_restore_left_is_in_no_set_and_goes(ca: OpensslCa, tmp_path: Path, others: bool) -> None:
     newcerts = ca.directory / "newcerts"
@@ -255,7 +277,7 @@ def test_nothing_is_written_through_a_link_of_others(ca: OpensslCa, tmp_path: Pa
     assert restore(ca, tmp_path / "set", manifest).changed and (tmp_path / "elsewhere" / "1000.pem").exists()
 
 
-def test_what_a_set_brings_is_no_program_and_written_by_no_others(ca: OpensslCa, tmp_path: Path) -> None:
+def test_what_a_set_brings_is_no_program_and_written_by_no_others(ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, newcerts = tmp_path / "set", ca.directory / "newcerts"
     manifest = make(ca, folder)
     shutil.copytree(folder, tmp_path / "second")
@@ -267,8 +289,22 @@ def test_what_a_set_brings_is_no_program_and_written_by_no_others(ca: OpensslCa,
         ({"path": str(newcerts / "ww"), "mode": "0666"}, b"x"),
         ({"path": str(newcerts / "wd"), "part": "directory", "type": "directory", "mode": "1777"}, b""),
     )
+    born, real = dict[str, str](), database_restore.protect_path
+
+    def protected(path: str, *wanted: Any) -> None:
+        born[os.path.basename(path)] = oct(os.stat(path).st_mode & 0o7777)
+        real(path, *wanted)
+
+    monkeypatch.setattr(database_restore, "protect_path", protected)
     restore(ca, tmp_path / "second", open_to_all)
+    assert born["wd"] == "0o755", "not for a moment could others write there"
     assert [oct((newcerts / name).stat().st_mode & 0o7777) for name in ("ww", "wd")] == ["0o664", "0o775"]
+
+
+def test_what_is_too_much_to_be_shown_is_counted() -> None:
+    text = "".join(f".include /srv/{number}.cnf\n" for number in range(25))
+    told = loaded_by(text.encode(), "/etc/ca")
+    assert len(told) == 21 and told[-1].startswith("5 more")
 
 
 def test_a_configuration_that_loads_code_is_said(ca: OpensslCa, tmp_path: Path) -> None:
@@ -276,6 +312,7 @@ def test_a_configuration_that_loads_code_is_said(ca: OpensslCa, tmp_path: Path) 
     text = ca.config_file.read_text()
     loading = (
         "\n[init]\nproviders = prov\nengines=more\n[prov]\nevil = e\n[e]\nmodule = /srv/evil.so\n[more]\ndynamic_path=/srv/evil\\\n.so\n"
+        "x.module = /srv/dot.so\na-b::module = /srv/section.so\nmod\0junk\nule = /srv/nul.so\n.includefoo = /srv/include.cnf\n"
     )
     ca.config_file.write_text(f"openssl_conf = init\n.include /srv/foreign.cnf\n.include own.cnf\n{text}{loading}")
     manifest = make(ca, tmp_path / "set")
@@ -283,7 +320,10 @@ def test_a_configuration_that_loads_code_is_said(ca: OpensslCa, tmp_path: Path) 
     for check in (True, False):
         told = [one.message.partition(": ")[2] for one in restore(ca, tmp_path / "set", manifest, check=check).advisories]
         told = [one for one in told if " = " in one]
-        assert told == [".include = /srv/foreign.cnf", "module = /srv/evil.so", "dynamic_path = /srv/evil.so"]
+        assert told == [
+            *(".include = /srv/foreign.cnf", "module = /srv/evil.so", "dynamic_path = /srv/evil.so", "module = /srv/dot.so"),
+            *("module = /srv/section.so", "module = /srv/nul.so", ".include = /srv/include.cnf"),
+        ]
     again = restore(ca, tmp_path / "set", manifest)
     assert not [one for one in again.advisories if one.code == "configuration_loads_code"]
     ca.config_file.unlink()
