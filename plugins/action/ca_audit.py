@@ -9,6 +9,7 @@ import platform
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
+from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
@@ -70,10 +71,15 @@ class ActionModule(StoreTask):
 
     def _remembered(self, record: Record) -> list[Finding]:
         """Findings where the stores hold less than this controller remembers."""
-        if not isinstance(record, KnownAuthority):
-            return []
-        error = self.memory.rolled_back(BACKUPS.name, record.id, record.signed)
-        return [Finding("rolled_back", str(error))] if error else []
+        if isinstance(record, KnownAuthority):
+            errors = [self.memory.rolled_back(BACKUPS.name, record.id, record.signed)]
+        else:
+            errors = [
+                self.memory.rolled_back(SETS.name, signed[0].manifest.authority.id or "", signed, signed[0].manifest.database)
+                for signed in (Chains(copies).signed for copies in record.databases)
+                if signed
+            ]
+        return [Finding("rolled_back", str(error)) for error in errors if error]
 
     @staticmethod
     def _seen(ca: t.Mapping[str, t.Any]) -> Seen:

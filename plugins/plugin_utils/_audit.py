@@ -259,7 +259,7 @@ class Audit:
         if known:
             found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen), *_weak(known)]
         if sets:
-            found += [*(finding for series in sets.every for finding in series.advisories), *_unsound(sets)]
+            found += [*(finding for series in sets.every for finding in series.advisories), *self._remembered(sets), *_unsound(sets)]
         found += self._of_sets(sets, seen)
         for one in seen if record is None else ():
             if one.told is None and one.key_stores:
@@ -409,10 +409,7 @@ def _newest_time(record: Record) -> str:
 
 def _unsound(sets: KnownDatabases) -> t.Iterator[Finding]:
     """Compare the files' digests, which is too slow for each night."""
-    databases: dict[str, list[Series]] = {}
-    for series in sets.every:
-        databases.setdefault(series.name, []).append(series)
-    for copies in databases.values():
+    for copies in sets.databases:
         for one in (one for series in copies for one in series.all):
             if not one.flaw and one.damage:
                 yield Finding("digest_mismatch", f"{one.path}: {one.damage}")

@@ -35,6 +35,14 @@ class KnownDatabases:
     def every(self) -> list[Series]:
         return [one for series in self.series.values() for one in series]
 
+    @property
+    def databases(self) -> list[list[Series]]:
+        """What the stores hold of each database."""
+        found: dict[str, list[Series]] = {}
+        for one in self.every:
+            found.setdefault(one.name, []).append(one)
+        return list(found.values())
+
     @functools.cached_property
     def latest(self) -> list[Stored]:
         """The newest set of each database."""

@@ -218,6 +218,19 @@ def test_a_weakly_protected_backup_is_named_without_its_password(estate: Estate,
     assert codes(result, "warning") == ["weak_encryption"] and "authority.p12 is weakly protected" in result["lines"][1]
 
 
+def test_sets_that_went_back_are_red_though_no_host_is_asked(estate: Estate, tmp_path: Path) -> None:
+    estate.back_up()
+    estate.prove()
+    shutil.copytree(estate.databases, tmp_path / "before")
+    estate.ca.issue("second.example.com")
+    again = {**estate.which, "stores": [estate.databases], "key_stores": [estate.keys]}
+    assert estate.host.run(CaDatabaseBackup, again)["changed"]
+    assert codes(estate.audit(estate.entry()), "red") == []
+    shutil.rmtree(estate.databases)
+    (tmp_path / "before").rename(estate.databases)
+    assert codes(estate.audit(estate.entry()), "red") == ["rolled_back"]
+
+
 def test_what_only_digests_show_of_a_set(estate: Estate) -> None:
     """Each night looks at sizes alone."""
     estate.back_up()
