@@ -11,6 +11,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
 
 FINE = "fine"
+_OF_ONE_RUN = ("configuration_loads_code",)  # said by the run that puts it in place
 _MOST_LINES = 30  # lines for CAs that need no person, and for those that do: the summary fits a screen
 
 
@@ -51,7 +52,7 @@ def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | Non
     ran = [(module, _of_audit(result) if module == "stored" and "audit" in result else result) for module, result in ran]
     parts = _parts(ran, check)
     failures = _failures(ran, failure)
-    told = _told({module: result for module, result in ran if not result.get("failed")})
+    told = _told([(module, result) for module, result in ran if not result.get("failed")])
     red = [advisory for advisory in told if advisory["level"] == RED]
     counts = {level: len([advisory for advisory in told if advisory["level"] == level]) for level in (WARNING, COUNTED)}
     pending = next((result for _module, result in reversed(ran) if "pending" in result and not result.get("failed")), None)
@@ -121,9 +122,15 @@ def _failures(ran: t.Sequence[tuple[str, Result]], failure: str | None) -> list[
     return found or ([failure] if failure else [])
 
 
-def _told(newest: t.Mapping[str, Result]) -> list[Result]:
-    """The advisories of the last run of each module, each sentence once."""
-    told = [advisory for result in newest.values() for advisory in result.get("advisories") or ()]
+def _told(ran: t.Sequence[tuple[str, Result]]) -> list[Result]:
+    """The advisories of the last run of each module, and of the others what no later run can see; each sentence once."""
+    newest = dict(ran)
+    told = [
+        advisory
+        for module, result in ran
+        for advisory in result.get("advisories") or ()
+        if result is newest[module] or advisory["code"] in _OF_ONE_RUN
+    ]
     return list({advisory["message"]: advisory for advisory in told}.values())
 
 

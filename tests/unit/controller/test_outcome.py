@@ -52,6 +52,12 @@ def test_a_set_is_said_to_be_full_or_what_is_new() -> None:
     assert said(("ca_database_backup", nothing))["line"].endswith("(increment: no file, on 1 set)")
 
 
+def test_a_configuration_that_a_restore_put_back_is_no_less_said_after_the_database() -> None:
+    first = {"changed": True, "advisories": [advisory("warning", "configuration loads code"), advisory("warning", "not yet")]}
+    done = said(("ca_database_restore", first), ("ca_database_restore", {"changed": True, "advisories": []}))
+    assert (done["level"], done["line"]) == ("warning", "The CA on ca1: database put back, 1 warning")
+
+
 def test_the_first_cause_is_told_and_not_its_consequences() -> None:
     renewal = {"failed": True, "msg": "the CA can't be renewed: the passphrase is wrong. Give the right one."}
     crl = {"failed": True, "msg": "no CRL was signed: the private key is inaccessible. Put it back."}
