@@ -38,11 +38,14 @@ def cores() -> int:
 def in_order(slices: int, work: Work, processes: t.Optional[int] = None) -> t.Iterator[t.Any]:
     """What C(work) yields for each slice, in the order of the slices. An exception in it is raised here."""
     count = min(processes or cores(), slices, _MOST)
-    if count < 2 or threading.active_count() > 1:  # a fork copies the locks of threads, and not the threads
+    team = None
+    if count > 1 and threading.active_count() == 1:  # a fork copies the locks of threads, and not the threads
+        with contextlib.suppress(OSError):  # so many processes are not allowed
+            team = _Team(count, slices, work)
+    if team is None:
         for number in range(slices):
             yield from work(number)
         return
-    team = _Team(count, slices, work)
     try:
         for number in range(slices):
             yield from team.of_slice(number)
@@ -58,17 +61,27 @@ class _Team:
         self._got = [bytearray() for _each in range(count)]
         gc.collect()
         gc.freeze()  # pages that no collector marks stay shared
+        try:
+            self._begin(count, slices, work)
+        except OSError:
+            self.end()
+            raise
+        finally:
+            gc.unfreeze()
+
+    def _begin(self, count: int, slices: int, work: Work) -> None:
         for number in range(count):
             reading, writing = os.pipe()
-            process = os.fork()
-            if process == 0:
-                for pipe in (*self._pipes, reading):
-                    os.close(pipe)
-                _work(writing, range(number, slices, count), work)
-            os.close(writing)
             self._pipes.append(reading)
+            try:
+                process = os.fork()
+                if process == 0:
+                    for pipe in self._pipes:
+                        os.close(pipe)
+                    _work(writing, range(number, slices, count), work)
+            finally:
+                os.close(writing)
             self._processes.append(process)
-        gc.unfreeze()
 
     def of_slice(self, number: int) -> t.Iterator[t.Any]:
         whose = number % len(self._pipes)

@@ -51,6 +51,23 @@ def test_an_error_or_a_killed_process_is_said(error: Exception | None) -> None:
     assert children() == before, "others may have started some"
 
 
+def test_where_so_many_processes_are_not_allowed_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls, before = os.fork, list[int](), children()
+
+    def fork() -> int:
+        calls.append(1)
+        if len(calls) == 2:
+            raise BlockingIOError(11, "so many")
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    pipes = len(os.listdir("/proc/self/fd"))
+    assert list(parallel.in_order(5, lambda number: iter([number, os.getpid()]), processes=3)) == [
+        each for number in range(5) for each in (number, os.getpid())
+    ]
+    assert len(calls) == 2 and children() == before and len(os.listdir("/proc/self/fd")) == pipes
+
+
 def test_who_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
