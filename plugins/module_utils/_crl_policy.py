@@ -14,7 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
-from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, format_time, now
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, crl_number, load, load_crl, moment, next_update, pem
 
 try:
@@ -24,6 +24,7 @@ except ImportError:  # the modules say which library is missing
 
 
 SOON = timedelta(hours=48)
+_PUBLISHED_WITHIN = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Known:
 
     @property
     def in_last_third(self) -> bool:
-        return bool(moment(self.parsed, "last_update") + self._span * 2 / 3 < now())
+        """Of its time; or, where it announces its successor for later, that is overdue."""
+        return bool(moment(self.parsed, "last_update") + self._span * 2 / 3 < now()) and overdue(self.der)
 
     @property
     def days(self) -> int:
@@ -93,6 +95,12 @@ class Known:
             "number": crl_number(self.parsed),
             "next_update": next_update(self.parsed),
         }
+
+
+def overdue(der: bytes) -> bool:
+    """Whether a CRL announces no successor, or one that should be there by now."""
+    successor = _outline.announced(_outline.crl_extensions(der))
+    return successor is None or after(successor, _PUBLISHED_WITHIN) < now()
 
 
 Judge = t.Callable[[bytes, bytes], Whose]  # whose a CRL is: its bytes, a certificate (DER)

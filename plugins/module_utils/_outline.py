@@ -189,6 +189,14 @@ def crl_extensions(der: bytes) -> t.Dict[str, bytes]:
     return _extensions(_der.members(body, 3), _der.CONSTRUCTED_0)
 
 
+def announced(extensions: t.Mapping[str, bytes]) -> t.Optional[datetime]:
+    """When the next CRL is published, where this one says so (Microsoft's szOID_CRL_NEXT_PUBLISH), which is shortly before it expires."""
+    try:
+        return _moment(_der.only(extensions["1.3.6.1.4.1.311.21.4"]))
+    except (KeyError, ValueError):
+        return None
+
+
 def authority_key(extensions: t.Mapping[str, bytes]) -> t.Tuple[t.Optional[bytes], t.Optional[int]]:
     """What an authorityKeyIdentifier names: a key identifier, and the serial number of one of its certificates."""
     key, serial = None, None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
-from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import SOON, Known
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import SOON, Known, overdue
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._named_urls import urls_of
@@ -101,7 +101,7 @@ class Clients:
         if one.child:
             if not _outline.same_name(outline.issuer, _outline.certificate(one.child.certificate).issuer):
                 return Finding("published_crl_other_key", f"{one.text} serves a CRL of {_outline.rfc4514(outline.issuer)}"), until
-            if until is None or until < format_time(now() + SOON):
+            if until is None or until < now_text() or (until < format_time(now() + SOON) and overdue(crl_der(data))):
                 text = f"{one.text} serves one that {_ends(until)}: have the parent's CRL refreshed, or clients reject this CA"
                 return Finding("parent_crl_stale", text), until
             return None, until

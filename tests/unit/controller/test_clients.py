@@ -147,6 +147,19 @@ def test_a_look_tells_the_age_of_a_crl(tmp_path: Path, lasts: tuple[float, float
     assert not result["changed"] and [one["code"] for one in result["advisories"]] == ([code] if code else [])
 
 
+def test_a_crl_that_announces_its_successor_is_late_when_that_is(tmp_path: Path) -> None:
+    """AD CS publishes weekly, a few hours before the last one expires: that is no week with two red days."""
+    ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
+    host = Meanwhile(ca.config_file)
+    crl = Path(host.does(CaCrl)["crls"][0]["path"])
+    for announced, codes in ((-0.5, []), (1, ["crl_runs_out"])):
+        ca.config_file.write_text(
+            f"{ca.config_file.read_text()}\n[ at{announced} ]\n1.3.6.1.4.1.311.21.4 = ASN1:UTC:{days_ago(announced)[2:]}\n"
+        )
+        gencrl(ca, crl, "-crlexts", f"at{announced}", "-crl_lastupdate", days_ago(7), "-crl_nextupdate", days_ago(-1))
+        assert [one["code"] for one in host.does(CaCrl, sign=False)["advisories"]] == codes
+
+
 def test_a_look_at_a_ca_without_a_database(tmp_path: Path) -> None:
     """Two files, as many tutorials make them: there is no CRL, and nothing is wrong with that."""
     ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
