@@ -93,6 +93,7 @@ class ActionModule(StoreTask):
                 for crl in database["crls"]:
                     parse_time(crl["this_update"])
                     parse_time(crl["next_update"] or crl["this_update"])
+                    parse_time(crl["successor_at"] or crl["this_update"])
                 backend = info["authority"]["backend"]
                 place = {**place, "backend": str(backend)}
                 advisories = tuple(

@@ -24,7 +24,7 @@ except ImportError:  # the modules say which library is missing
 
 
 SOON = timedelta(hours=48)
-_PUBLISHED_WITHIN = timedelta(hours=2)
+PUBLISHED_WITHIN = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Known:
 def overdue(der: bytes) -> bool:
     """Whether a CRL announces no successor, or one that should be there by now."""
     successor = _outline.announced(_outline.crl_extensions(der))
-    return successor is None or after(successor, _PUBLISHED_WITHIN) < now()
+    return successor is None or after(successor, PUBLISHED_WITHIN) < now()
 
 
 Judge = t.Callable[[bytes, bytes], Whose]  # whose a CRL is: its bytes, a certificate (DER)

@@ -148,7 +148,7 @@ database:
       description: The next CRL number, as hex digits, or V(null).
       type: str
     crls:
-      description: The CRLs of the CA that lie on its host. None is told of AD CS.
+      description: The CRLs of the CA that lie on its host.
       type: list
       elements: dict
       contains:
@@ -170,6 +170,9 @@ database:
         needed:
           description: Whether something that its key signed is unexpired.
           type: bool
+        successor_at:
+          description: When it says that its successor is published, as CRLs of AD CS do (ISO 8601, UTC). V(null) where it doesn't.
+          type: str
 pending_request:
   description: >-
     A certificate request beside the CA certificate, with the CA's subject, that waits for its answer.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
+from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import PUBLISHED_WITHIN
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, generation_advisories, merge_generations
 from ansible_collections.keyward.pki.plugins.module_utils._home import at_home, place_text, standing
@@ -22,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_outside import
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._signed import VERIFIED, read_events
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored
-from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, parse_time
+from ansible_collections.keyward.pki.plugins.module_utils._time import after, format_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records
@@ -336,10 +337,14 @@ class Audit:
             end = crl["next_update"]
             if end and end < format_time(self._now):
                 found.append(Finding("crl_expired", f"the CRL {crl['path']} on {host} expired on {end}: clients reject what it is for"))
-            elif end and parse_time(end) - self._now < (parse_time(end) - parse_time(crl["this_update"])) / 3:
+            elif end and parse_time(end) - self._now < (parse_time(end) - parse_time(crl["this_update"])) / 3 and self._overdue(crl):
                 text = f"the CRL {crl['path']} on {host} is in its last third, and expires on {end}: keyward.pki.crl signs the next"
                 found.append(Finding("crl_runs_out", text))
         return found
+
+    def _overdue(self, crl: t.Mapping[str, t.Any]) -> bool:
+        """As in C(_crl_policy)."""
+        return crl["successor_at"] is None or after(parse_time(crl["successor_at"]), PUBLISHED_WITHIN) < self._now
 
     @staticmethod
     def _set_of(sets: KnownDatabases | None, seen: Seen) -> Stored | None:

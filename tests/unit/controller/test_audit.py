@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_audit import ActionModule as CaAudit
+from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_info import ActionModule as CaInfo
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
@@ -251,7 +252,7 @@ def test_no_series_of_the_metrics_is_there_twice(estate: Estate) -> None:
     info["database"]["crls"] = [
         {"path": "/crl", "needed": True, "this_update": "2026-01-01T00:00:00Z", "next_update": "2026-02-01T00:00:00Z"}
     ]
-    info["database"]["crls"][0] |= {"public_key_sha256": "0" * 64, "number": "1"}
+    info["database"]["crls"][0] |= {"public_key_sha256": "0" * 64, "number": "1", "successor_at": None}
     new = [
         {**estate.entry(place={"config_file": "/etc/pki/openssl.cnf", "name": name}), "host": host}
         for host in ("a", "b")
@@ -267,3 +268,28 @@ def test_no_series_of_the_metrics_is_there_twice(estate: Estate) -> None:
     series = [line.rpartition(" ")[0] for line in lines if line and not line.startswith("#")]
     assert len(series) > 15 and len([one for one in series if one.startswith("keyward_crl")]) == 2
     assert sorted(series) == sorted(set(series))
+
+
+def test_crls_of_software_that_publishes_them_itself(estate: Estate) -> None:
+    """Such as AD CS: an order of their own tells them, and the last third of their time is when they announce their successor."""
+    crl = Path(estate.host.run(CaCrl, estate.which)["crls"][0]["path"])
+    estate.back_up()
+    estate.prove()
+
+    def forged(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        return {**answer, "abilities": {**answer.get("abilities", {}), "signs_any_crl": False}}
+
+    estate.host.forge = forged
+    for number, (announced, expected) in enumerate(((12, []), (-12, ["crl_runs_out"]))):
+        at = datetime.now(UTC) + timedelta(hours=announced)
+        section = f"[ x{number} ]\n1.3.6.1.4.1.311.21.4 = ASN1:UTC:{at:%y%m%d%H%M%SZ}\n"
+        estate.ca.config_file.write_text(f"{estate.ca.config_file.read_text()}\n{section}")
+        times = [f"{datetime.now(UTC) + timedelta(days=days):%Y%m%d%H%M%SZ}" for days in (-7, 1)]
+        command = ("ca", "-config", estate.ca.config_file, "-gencrl", "-crlexts", f"x{number}", "-out", crl)
+        openssl(*command, "-crl_lastupdate", times[0], "-crl_nextupdate", times[1], cwd=estate.ca.directory)
+        estate.host.sent.clear()
+        info = estate.host.run(CaInfo, estate.which)
+        assert estate.host.orders() == ["look", "crls"] and info["database"]["crls"][0]["successor_at"] == f"{at:%Y-%m-%dT%H:%M:%SZ}"
+        check_result("ca_info", info, False)
+        found = codes(estate.audit(estate.entry(info=info)), "warning")
+        assert [code for code in found if code.startswith("crl")] == expected
