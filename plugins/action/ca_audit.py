@@ -84,7 +84,9 @@ class ActionModule(StoreTask):
     @staticmethod
     def _seen(ca: t.Mapping[str, t.Any]) -> Seen:
         info, failure = ca["info"], ca["failure"]
-        place = {part: str(value) for part, value in ca["place"].items() if value is not None}
+        place = _arguments.stated_place(ca["place"])
+        if ca["place"].get("backend") is not None:
+            place["backend"] = str(ca["place"]["backend"])
         told, database, advisories = None, None, tuple[Finding, ...]()
         if info:
             try:

@@ -13,6 +13,7 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from ansible_collections.keyward.pki.plugins.module_utils._arguments import BEGINNING_OF_A_PLACE
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import PUBLISHED_WITHIN
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
@@ -133,8 +134,11 @@ class Audit:
     def _record_of(self, seen: Seen) -> Record | None:
         if seen.told:
             return standing(seen.home, seen.told, self._candidates(seen)).known
-        found = at_home(seen.home, self._candidates(seen))
-        return max(found, key=_newest_time, default=None)
+        # What one side does not say fits. With nothing said that agrees, two CAs of a host would be taken for each other.
+        agreeing = [(_agreeing(record, seen.home), record) for record in at_home(seen.home, self._candidates(seen))]
+        stated = any(part in seen.home.place for part in BEGINNING_OF_A_PLACE)
+        found = [(number, _newest_time(record), record) for number, record in agreeing if number or not stated]
+        return max(found, key=lambda one: one[:2], default=(0, "", None))[2]
 
     def _sets_of(self, record: Record | None) -> KnownDatabases | None:
         traits = [("id", record.id), *(("key", key) for key in record.public_keys)] if record else []
@@ -406,6 +410,11 @@ def _place(seen: Seen) -> str:
 
 def _listed(known: KnownAuthority) -> list[Result]:
     return [{"created": one.manifest.created, "generations": [g.sha256 for g in one.manifest.generations]} for one in known.backups]
+
+
+def _agreeing(record: Record, here: Home) -> int:
+    """How many parts of a place a home of an authority has in common with this one."""
+    return max(len({*here.place} & {*home.place} - {"backend"}) for home in record.homes if home.fits(here))
 
 
 def _newest_time(record: Record) -> str:

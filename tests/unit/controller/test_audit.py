@@ -293,3 +293,22 @@ def test_crls_of_software_that_publishes_them_itself(estate: Estate) -> None:
         check_result("ca_info", info, False)
         found = codes(estate.audit(estate.entry(info=info)), "warning")
         assert [code for code in found if code.startswith("crl")] == expected
+
+
+def test_two_cas_of_one_host_are_told_apart_though_nobody_asks_it(estate: Estate) -> None:
+    """By what places say on both sides: what one of them leaves out would fit any."""
+    estate.back_up()
+    flat = OpensslCa(estate.path / "flat", name="Flat CA", algorithm="ed25519")
+    place = {"directory": str(flat.directory), "certificate_file": "cacert.pem", "private_key_file": "private/cakey.pem"}
+    made = estate.host.run(CaKeyBackup, {**place, "stores": [estate.keys], "password": PASSWORD})
+    assert made["changed"], made
+    entries = (estate.entry(offline=True), estate.entry(offline=True, place=place, label="Flat"))
+    for each in (entries, entries[::-1], entries[:1], entries[1:]):
+        found = {one["subject"]: [host["name"] for host in one["hosts"]] for one in estate.audit(*each)["audit"]["authorities"]}
+        named = {entry["label"] for entry in each}
+        assert found == {
+            "CN=Example Root CA,O=Example": ["The root"] if "The root" in named else [],
+            "CN=Flat CA,O=Example": ["Flat"] if "Flat" in named else [],
+        }
+    unknown = estate.audit(estate.entry(offline=True, place={"config_file": "/elsewhere/openssl.cnf"}))
+    assert "generation_missing" in codes(unknown, "red")
