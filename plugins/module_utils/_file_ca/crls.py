@@ -20,7 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, behind_link, crl_path, older_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others, refuse_links_that_go
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import needed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import not_in_crl
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import (
@@ -236,6 +236,7 @@ class _Signing:
             refuse_link_of_others(path, self._ca.directory, _WHAT)
             if not os.path.isdir(os.path.dirname(place)):
                 raise KeywardError(_WHAT, f"{path} is a link to {place}, and its directory is not there", "Mount it, or remove the link")
+        refuse_links_that_go([number], _WHAT)
         refuse_immovable([place, number] if number else [place], _WHAT)
 
     def _put(self, path: str, data: bytes) -> None:

@@ -18,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_find
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, crl_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_links_that_go
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import (
     copies,
@@ -85,6 +86,7 @@ def sign(ca: FileCa, order: Sign, check: bool) -> Signed:
             refuse_to_overwrite(database, files, facts.generations, _WHAT)
             issued_into = os.path.join(files.new_certificates, "new")
             replaced = (files.serial, files.database, attributes_of(files.database), issued_into)
+            refuse_links_that_go(replaced, _WHAT)
             refuse_immovable([path for path in replaced if path], _WHAT)
             refuse_days(ca, "default_days", order.days, _WHAT)
             rehearsed = issuing.rehearse(extensions)

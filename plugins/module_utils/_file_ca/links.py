@@ -68,6 +68,14 @@ def refuse_link_of_others(path: str, directory: str, what: str, way: t.Optional[
         raise KeywardError(what, why, "Find out who made it; take it away, or take the right to write there from others")
 
 
+def refuse_links_that_go(paths: t.Iterable[t.Optional[str]], what: str) -> None:
+    """Raise KeywardError for a link among the files that C(openssl ca) replaces: it would go, and what it leads to stay as it is now."""
+    for path in paths:
+        if path and os.path.islink(path):
+            why = f"{path} is a link to {os.path.realpath(path)}: openssl ca would put a file in the place of the link, and leave that one"
+            raise KeywardError(what, why, f"Name {os.path.realpath(path)} itself in the configuration, or put the file where the link is")
+
+
 def _only_theirs(link: os.stat_result, directory: os.stat_result, owners: t.Collection[int]) -> bool:
     """Whether one of these users made this link, and nobody else can replace it."""
     others = directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not directory.st_mode & stat.S_ISVTX

@@ -117,6 +117,22 @@ def test_no_crl_is_signed_whose_number_could_not_go_on(
     assert f"{name} is mounted by itself" in message and state(ca.directory) == before
 
 
+@pytest.mark.parametrize("name", ["index.txt", "serial", "index.txt.attr", "crlnumber"])
+def test_a_link_that_openssl_would_replace_is_seen_before(name: str, tmp_path: Path) -> None:
+    root, task = tmp_path / "root", "crl" if name == "crlnumber" else "sign"
+    install(root)
+    asked: Any = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
+    real = on_medium(root / name, tmp_path / "medium")
+    before, kept = state(root), real.read_bytes()
+    message = task_refused(lambda: crl(root) if task == "crl" else ca_sign(root, asked))
+    assert f"Name {real} itself in the configuration" in message and state(root) == before and real.read_bytes() == kept
+    if name == "index.txt.attr":
+        on_medium(root / "index.txt", tmp_path / "medium")
+    config, named = root / "openssl.cnf", name.removesuffix(".attr")
+    config.write_text(config.read_text().replace(f"$dir/{named}\n", f"{tmp_path / 'medium' / named}\n"))
+    assert (crl(root) if task == "crl" else ca_sign(root, asked))["changed"]
+
+
 def test_a_crl_whose_link_leads_to_what_is_not_mounted_is_not_signed(ca: OpensslCa, tmp_path: Path) -> None:
     crl(ca)
     on_medium(ca.directory / "crl.pem", tmp_path / "www")
