@@ -72,7 +72,7 @@ class ActionModule(StoreTask):
     def _remembered(self, record: Record) -> list[Finding]:
         """Findings where the stores hold less than this controller remembers."""
         if isinstance(record, KnownAuthority):
-            errors = [self.memory.rolled_back(BACKUPS.name, record.id, record.signed)]
+            errors = [self.memory.rolled_back(BACKUPS.name, record.id, record.signed, said=record.said)]
         else:
             errors = [
                 self.memory.rolled_back(SETS.name, signed[0].manifest.authority.id or "", signed, signed[0].manifest.database)

@@ -21,6 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
     lost_key,
     refuse_wrong_answer,
 )
+from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import differences
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import SHOWN_DIGITS
@@ -29,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     ChosenBackup,
     one_time_password,
 )
+from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched_at
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result
 
 
@@ -124,19 +126,30 @@ class ActionModule(BackupTask):
     def _lost(self) -> ChosenBackup | None:
         """The backup that a person names: it is brought back, and no new CA is made. Raises KeywardError where one was lost here."""
         if not self._names_one():
-            lost = self.lost(self.authorities.all.known, "backup") if self.options.get("stores") else None
-            if lost:
-                raise KeywardError(
-                    "nothing was installed",
-                    f"{lost.name} lived in this place, the stores hold its keys, and nothing of it is left on {self._host}",
-                    f"Restore it (keyward.pki.restore, or ca_key_restore). To install it from its backup, say authority_id: "
-                    f"{lost.id[:SHOWN_DIGITS]}. For another CA name another place",
-                )
+            if self.options.get("stores"):
+                self._refuse_lost()
             return None
         self._required("password", "The backup of the CA is named. Give its password, and the CA is brought back from it")
         chosen = self.choose(None)
         chosen.refuse_unless_restorable("nothing was installed")
         return chosen
+
+    def _refuse_lost(self) -> None:
+        """Raise KeywardError where a CA lived in this place, by what the stores hold, or held before: a new one would hide that."""
+        self.memory.refuse_other_stores(self.stores)
+        known, here = self.authorities.all.known, self.stated_home
+        lost = self.lost(known, "backup")
+        if lost:
+            raise KeywardError(
+                "nothing was installed",
+                f"{lost.name} lived in this place, the stores hold its keys, and nothing of it is left on {self._host}",
+                f"Restore it (keyward.pki.restore, or ca_key_restore). To install it from its backup, say authority_id: "
+                f"{lost.id[:SHOWN_DIGITS]}. For another CA name another place",
+            )
+        refuse_unvouched_at(here, (each for store in self.stores for each in store.series()), "nothing was installed")
+        error = self.memory.forgotten_at(BACKUPS.name, here, {each.id for each in known})
+        if error:
+            raise error
 
     def _brought_back(self, chosen: ChosenBackup, abilities: Abilities) -> Result:
         own, trial = None, None

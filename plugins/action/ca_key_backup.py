@@ -91,11 +91,11 @@ class ActionModule(BackupTask):
         told = self._first_look(self.known(None).known)
         known, damaged = self.known(told)
         found = self.stand(known, told)
-        self.refuse_elsewhere("nothing was backed up", found, told)
         match = found.known
         if match:
             self.refuse_rolled_back(match)
-        else:
+        self.refuse_elsewhere("nothing was backed up", found, told)
+        if not match:
             self._refuse_first(told)
         proved, lacking = self._prove(match) if match else ("password", frozenset())
         plan = self._plan(told, match, proved, lacking)
@@ -394,7 +394,8 @@ class ActionModule(BackupTask):
         name = os.path.basename(os.path.dirname(newest.path))
         series = [store.one(name) for store in self.stores]
         good = plan.match is None or not plan.match.advisories
-        self.memory.remember(self.stores, BACKUPS.name, newest, looked_at=series if good else ())
+        said = 0 if newest is not plan.newest else plan.home.number if plan.home else plan.match.said if plan.match else 0
+        self.memory.remember(self.stores, BACKUPS.name, newest, looked_at=series if good else (), said=said)
         homes = plan.home.homes if plan.home else plan.match.homes if plan.match else newest.manifest.homes
         for store in self.stores:
             _hints.leave(store, name, [home.host for home in homes], newest.manifest.public_keys)

@@ -86,7 +86,7 @@ class ActionModule(BackupTask):
         except KeywardError as exc:
             found.append(Finding("other_store", str(exc)))
         if known:
-            error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed)
+            error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed, said=known.said)
             found += [Finding("rolled_back", str(error))] if error else self.memory.unknown(BACKUPS.name, known.id)
         return found
 

@@ -74,10 +74,11 @@ class ActionModule(BackupTask):
         }
         if outcome.changed and not self._check:
             self._record(chosen, result)
-        if self.options["stores"] and chosen.stored:
-            result["advisories"] += findings(self.remember_or_warn(self.stores, BACKUPS.name, chosen.stored))
         if home and chosen.known and not self._check:
             self.say_home([Store(path, BACKUPS, self.signers) for path in chosen.known.holdings], chosen.known, home)
+        if self.options["stores"] and chosen.stored:
+            said = home.number if home else chosen.known.said if chosen.known else None
+            result["advisories"] += findings(self.remember_or_warn(self.stores, BACKUPS.name, chosen.stored, said_of_homes=said))
         if self._task.diff:
             result["diff"] = {
                 "before": "".join(f"{each.path}: missing\n" for each in outcome.restored),

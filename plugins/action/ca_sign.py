@@ -45,7 +45,9 @@ class ActionModule(BackupTask):
         if self.options["subject"] is not None:
             raise KeywardError("ca_sign can't run", "subject and requested_by exclude each other", "Give one of them")
         beginning = str(self.options["requested_by"])
+        self.memory.refuse_other_stores(self.stores)
         one = of_id(beginning, self.authorities.of(self._host, (), beginning).known, "requested_by")
+        self.refuse_rolled_back(one)
         generations = one.latest.manifest.generations
         subjects = {tuple(sorted(_folded(_subject(generation)))) for generation in generations}
         why = None

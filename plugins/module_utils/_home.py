@@ -159,8 +159,18 @@ class HomeChange:
 
 def homes_after(recorded: t.Tuple[Home, ...], digest: str, changes: t.Iterable[HomeChange]) -> t.Tuple[Home, ...]:
     """The homes that a manifest records, with what persons stated since. C(digest): the manifest's."""
-    last = max((change for change in changes if digest in change.follows), key=lambda change: change.number, default=None)
+    last = _last_change(digest, changes)
     return last.homes if last else recorded
+
+
+def number_said(digest: str, changes: t.Iterable[HomeChange]) -> int:
+    """Of the last thing that persons said since a manifest; 0 where nobody said anything."""
+    last = _last_change(digest, changes)
+    return last.number if last else 0
+
+
+def _last_change(digest: str, changes: t.Iterable[HomeChange]) -> t.Optional[HomeChange]:
+    return max((change for change in changes if digest in change.follows), key=lambda change: change.number, default=None)
 
 
 def change_home(

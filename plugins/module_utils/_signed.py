@@ -174,6 +174,11 @@ def read_events(
     return (shape for _event, shape in _events(folder, kinds, judge, first, last))
 
 
-def vouching(folder: str, follows: str, judge: t.Optional[Judge]) -> t.List[Event]:
-    """The events by which persons vouch for the manifest of that digest."""
-    return [event for event, shape in _events(folder, (VERIFIED,), judge) if shape.get("follows") == follows]
+def said_of(folder: str, kinds: t.Sequence[str], follows: str, judge: t.Optional[Judge]) -> t.List[Event]:
+    """The events of some types by which persons say something of the manifest of that digest."""
+    found = []
+    for event, shape in _events(folder, kinds, judge):
+        about = shape.get("follows")
+        if about == follows or (isinstance(about, list) and follows in about):
+            found.append(event)
+    return found

@@ -22,8 +22,9 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
-from ansible_collections.keyward.pki.plugins.module_utils._signed import SIGNATURE, Event, Judge, vouching
+from ansible_collections.keyward.pki.plugins.module_utils._signed import SIGNATURE, VERIFIED, Event, Judge, said_of
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import open_store, refuse_open_to_the_world
 from ansible_collections.keyward.pki.plugins.module_utils._stored import (
@@ -167,12 +168,15 @@ class Store:
             ) from exc
 
     def take_vouching(self, source: Stored, series: str) -> bool:
-        """What persons vouch for counts where they say so: their events, from where a backup lies. Whether it is whole here then.
+        """What persons vouch for, and where a CA lives, counts where they say so: their events, from where a backup lies.
+
+        Whether it is whole here then.
 
         Raises KeywardError.
         """
         authority = series.split("/", maxsplit=1)[0]
-        for event in vouching(os.path.join(os.path.dirname(source.path), EVENTS), source.digest, self.judge):
+        events = os.path.join(os.path.dirname(source.path), EVENTS)
+        for event in said_of(events, (VERIFIED, MOVED, TWIN), source.digest, self.judge):
             if not os.path.exists(os.path.join(self.path, authority, EVENTS, event.name)):
                 self.record(authority, event)
         here = self.one(series).stored(source.name) if os.path.isdir(os.path.join(self.path, series, source.name)) else None

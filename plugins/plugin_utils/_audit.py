@@ -27,7 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import Series,
 from ansible_collections.keyward.pki.plugins.module_utils._time import after, format_time, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
-from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records
+from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import KnownDatabases, Record, records, sets_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED, RED, WARNING, level_of
 from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import FINE
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
@@ -77,10 +77,10 @@ class Audit:
     ) -> None:
         self._holdings, self._signers, self._now, self._remembered = holdings, signers, at, remembered
         self._records = records(holdings.backups, holdings.sets)
-        self._sets_by_trait: dict[tuple[str, str], KnownDatabases] = {}
+        self._sets_by_trait: dict[tuple[str, str], list[KnownDatabases]] = {}
         for one in holdings.sets:
             for trait in [("id", one.id), *(("key", key) for key in one.public_keys)]:
-                self._sets_by_trait.setdefault(trait, one)
+                self._sets_by_trait.setdefault(trait, []).append(one)
         self._by_trait: dict[tuple[str, str], list[Record]] = {}
         for record in self._records:
             traits = [("host", home.host) for home in record.homes] + [("key", key) for key in record.public_keys]
@@ -142,7 +142,7 @@ class Audit:
 
     def _sets_of(self, record: Record | None) -> KnownDatabases | None:
         traits = [("id", record.id), *(("key", key) for key in record.public_keys)] if record else []
-        return next((self._sets_by_trait[trait] for trait in traits if trait in self._sets_by_trait), None)
+        return sets_of(record, [one for trait in traits for one in self._sets_by_trait.get(trait, ())])
 
     # --- one authority ---
 

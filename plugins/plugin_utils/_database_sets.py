@@ -254,8 +254,8 @@ class DatabaseTask(HomeTask):
 
     def _less_than_before(self, one: KnownAuthority) -> KeywardError | None:
         """The newest tells it at once, where all is well."""
-        newest = self.memory.rolled_back(BACKUPS.name, one.id, [one.latest])
-        return self.memory.rolled_back(BACKUPS.name, one.id, one.signed) if newest else None
+        newest = self.memory.rolled_back(BACKUPS.name, one.id, [one.latest], said=one.said)
+        return self.memory.rolled_back(BACKUPS.name, one.id, one.signed, said=one.said) if newest else None
 
     def say_forgotten_keys(self, generations: t.Sequence[Generation]) -> None:
         """Where backups of its keys were there before, and no store that is given has one."""

@@ -325,6 +325,8 @@ class BackupTask(HomeTask):
         known, damaged = self.known(told) if told else self.authorities.all
         if told:
             found = self.stand(known, told)
+            if found.known:
+                self.refuse_rolled_back(found.known)
             if to_send:
                 self.refuse_elsewhere("nothing was restored", found, told)
             match, elsewhere = found.known, self.not_at_home(found, told) if found.elsewhere else None
@@ -338,7 +340,8 @@ class BackupTask(HomeTask):
                 "; ".join([f"the stores hold none of {whose}", *(advisory.message for advisory in damaged)]),
                 f"They hold: {names}. Give the id of the right one as authority_id, or mount the right store",
             )
-        self.refuse_rolled_back(match)
+        if not told:
+            self.refuse_rolled_back(match)
         if len(match.ends) > 1:
             raise KeywardError(
                 f"it can't be told which backup of {match.name} is meant",
@@ -367,7 +370,7 @@ class BackupTask(HomeTask):
 
     def refuse_rolled_back(self, known: KnownAuthority) -> None:
         """Raise KeywardError where the stores hold less of it than before."""
-        error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed)
+        error = self.memory.rolled_back(BACKUPS.name, known.id, known.signed, said=known.said)
         if error:
             raise error
 

@@ -11,7 +11,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, Home
-from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, Known, change_home, homes_after, shown_of
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, Known, change_home, homes_after, number_said, shown_of
 from ansible_collections.keyward.pki.plugins.module_utils._signed import ends
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Series, Stored
@@ -56,8 +56,14 @@ class KnownAuthority:
         return [change for directory in self.holdings.values() for change in directory.home_changes]
 
     @property
+    def said(self) -> int:
+        """The number of the last thing that a person said of its homes since its newest manifest."""
+        return number_said(self.latest.digest, self.home_changes)
+
+    @property
     def former_homes(self) -> list[Home]:
-        return [home for directory in self.holdings.values() for one in directory.every for home in one.manifest.homes]
+        stored = [home for directory in self.holdings.values() for one in directory.every for home in one.manifest.homes]
+        return [*(home for change in self.home_changes for home in change.homes), *stored]
 
     def change_home(self, kind: str | None, here: Home) -> HomeChange | None:
         """What is to be recorded of what a person says (C(kind)); None where nothing is new in it."""

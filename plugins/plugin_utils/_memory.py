@@ -14,6 +14,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._signed import digest, document
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put
@@ -53,7 +54,7 @@ class Memory:
             if shape["format"] != FORMAT or shape["format_version"] != VERSION:
                 raise ValueError
             for one in shape["newest"].values():
-                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]
+                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]["host"] + "", one["said"] + 0
             return {**shape, "stores": dict(shape["stores"])}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise KeywardError(
@@ -75,18 +76,26 @@ class Memory:
                     f"Mount the right one. If it is to take that one's place, say once accept: {now}",
                 )
 
-    def rolled_back(self, kind: str, authority: str, there: t.Iterable[Stored], database: str = "") -> KeywardError | None:
-        """How what is there is less than what was; None where it is not. C(there): all that count."""
+    def rolled_back(
+        self, kind: str, authority: str, there: t.Iterable[Stored], database: str = "", said: int | None = None
+    ) -> KeywardError | None:
+        """How what is there is less than what was; None where it is not. C(there): all that count.
+
+        C(said): the number of the last thing that a person said of its homes since the newest backup; of a set, the next one says it.
+        """
         before = self._shape["newest"].get(_name(kind, authority, database))
         if before is None or authority in self._accept:
             return None
         found = {one.digest: one.manifest.sequence for one in there}
         highest = max(found.values(), default=0)
-        if before["digest"] in found or highest > before["sequence"]:
+        unsaid = said is not None and highest == before["sequence"] and said < before["said"]
+        if (before["digest"] in found or highest > before["sequence"]) and not unsaid:
             return None
         why = f"the highest has the number {highest}, and {before['sequence']} was there"
         if highest == before["sequence"]:
             why = f"another one has the number {highest} than before"
+        if before["digest"] in found:
+            why = "a person said where it lives, and the event that says so is gone (say so again, together with accept)"
         return KeywardError(
             f"what the stores hold of the authority {authority} is not used",
             f"they hold less than before: {why}",
@@ -103,6 +112,15 @@ class Memory:
                 error = self.rolled_back(kind, authority, (), database)
                 if error:
                     return error
+        return None
+
+    def forgotten_at(self, kind: str, here: Home, there: t.Collection[str]) -> KeywardError | None:
+        """Where nothing of a CA is left in a place: whether one lived there that the stores hold no more. C(there): ids that they hold."""
+        for name, before in self._shape["newest"].items():
+            of_kind, authority = name.split("/")[:2]
+            home = Home(before["home"]["host"], before["home"]["place"])
+            if of_kind == kind and authority not in there and home.fits(here):
+                return self.rolled_back(kind, authority, ())
         return None
 
     def unknown(self, kind: str, authority: str, database: str = "") -> list[Finding]:
@@ -146,8 +164,9 @@ class Memory:
         newest: Stored,
         database: str = "",
         looked_at: t.Sequence[Series] | None = None,
+        said: int | None = None,
     ) -> None:
-        """C(looked_at): of each store, where nothing is to be said of all that lies there. Raises KeywardError."""
+        """C(looked_at): of each store, where nothing is to be said of all that lies there. C(said): as above. Raises KeywardError."""
         ids = {store.place: store.id for store in stores}
         authority = newest.manifest.authority.id or ""
         name = _name(kind, authority, database)
@@ -155,10 +174,13 @@ class Memory:
             "sequence": newest.manifest.sequence,
             "digest": newest.digest,
             "public_keys": sorted(newest.manifest.public_keys),
-            "home": newest.manifest.made_at.as_json() if database else None,
+            "home": newest.manifest.made_at.as_json(),
             "looked_at": None,
+            "said": said or 0,
         }
         before = self._shape["newest"].get(name)
+        if said is None and before and before["digest"] == newest.digest:
+            entry["said"] = before["said"]
         names = {_digest_of_names(each.names, newest.manifest.sequence) for each in looked_at or ()}
         if len(names) == 1:
             entry["looked_at"] = names.pop()

@@ -12,7 +12,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import authority_id, directory_name
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import lives
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT, Event, document, event_name, event_shape
@@ -33,12 +33,14 @@ class StoreTask(Task):
     def memory(self) -> Memory:
         return Memory(self.options.get("memory"), self.options.get("accept") or ())
 
-    def remember_or_warn(self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "") -> list[Finding]:
+    def remember_or_warn(
+        self, stores: t.Iterable[Remembered], kind: str, newest: Stored, database: str = "", said_of_homes: int | None = None
+    ) -> list[Finding]:
         """What to say where nothing was remembered so far; the memory need not be writable."""
         said = self.memory.unknown(kind, newest.manifest.authority.id or "", database)
         try:
             if not self._check:
-                self.memory.remember(stores, kind, newest, database)
+                self.memory.remember(stores, kind, newest, database, said=said_of_homes)
         except KeywardError as exc:
             self._display.warning(f"{self.NAME}: {exc}")
         return said
@@ -83,6 +85,20 @@ def refuse_unvouched(series: t.Iterable[Series], told: Told, what: str) -> None:
     own = directory_name(replace(told.authority, id=authority_id(told.generations)))
     for each in series:
         for one in each.doubtful:
-            homes = (*one.manifest.homes, one.manifest.made_at)
-            if keys & one.manifest.public_keys or lives(homes, told.authority.home) or each.authority == own:
-                raise KeywardError(what, f"this authority is in {one.path}, for which nobody known vouches: {one.doubt}", WAY_OUT)
+            if keys & one.manifest.public_keys or _lived(one, told.authority.home) or each.authority == own:
+                raise _unvouched(what, one)
+
+
+def refuse_unvouched_at(home: Home, series: t.Iterable[Series], what: str) -> None:
+    """Same as C(refuse_unvouched), where nothing of a CA is left in its place."""
+    for one in (one for each in series for one in each.doubtful):
+        if _lived(one, home):
+            raise _unvouched(what, one)
+
+
+def _lived(one: Stored, home: Home) -> bool:
+    return lives((*one.manifest.homes, one.manifest.made_at), home)
+
+
+def _unvouched(what: str, one: Stored) -> KeywardError:
+    return KeywardError(what, f"this authority is in {one.path}, for which nobody known vouches: {one.doubt}", WAY_OUT)

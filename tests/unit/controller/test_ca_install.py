@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.meanwhile import Meanwhile
+from support.signers import ALLOWED, MEMORY, make_home
 
 ROOT = {"subject": {"commonName": "Example Root CA"}, "key_type": "Ed25519"}
 SUB = {**ROOT, "kind": "subordinate", "subject": {"commonName": "Example Issuing CA"}}
@@ -87,6 +89,29 @@ def test_a_ca_whose_keys_are_in_a_store_is_brought_back_where_a_person_names_it(
         assert (tmp_path / "ca" / name).read_bytes() == (lost / name).read_bytes()
     again = host.does(CaInstall, **ROOT, **kept)
     assert not again["changed"] and again["restored"] == [] and again["generations"] == back["generations"]
+
+
+def test_no_new_ca_takes_the_place_of_one_that_the_stores_hide(host: Meanwhile, tmp_path: Path) -> None:
+    """They were emptied, replaced, or are signed by somebody who is unknown here."""
+    keys = tmp_path / "keys"
+    initialise(str(keys), "keys")
+    kept = {"stores": [str(keys)], "password": "correct horse battery staple 1"}
+    assert host.does(CaInstall, **ROOT)["changed"] and host.does(CaKeyBackup, **kept)["changed"]
+    (tmp_path / "ca").rename(tmp_path / "lost")
+    other = make_home(tmp_path / "other", "other")
+    (authority,) = keys.glob("example-root*")
+    for act, why in (
+        (lambda: None, "for which nobody known vouches"),
+        (lambda: authority.rename(tmp_path / "away"), "they hold less than before"),
+        (lambda: (shutil.rmtree(keys), initialise(str(keys), "keys")), "it is another one than before"),
+    ):
+        act()
+        strange = {"allowed_signers": str(other / ALLOWED)} if authority.exists() else {}
+        refused = host.does(CaInstall, **ROOT, **kept, **strange)
+        assert refused["failed"] and why in refused["msg"] and not (tmp_path / "ca").exists(), refused["msg"]
+    elsewhere = {"config_file": str(tmp_path / "second" / "openssl.cnf")}
+    (tmp_path / "home" / MEMORY).unlink()
+    assert host.does(CaInstall, **ROOT, **kept, **elsewhere)["changed"], "another place is another CA"
 
 
 def test_a_known_ca_whose_database_is_gone_is_restored_not_begun_anew(host: Meanwhile, tmp_path: Path) -> None:

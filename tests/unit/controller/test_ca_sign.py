@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,10 @@ def issued(root: Path) -> list[str]:
     return [line.split("\t")[5] for line in (root / "index.txt").read_text().splitlines()]
 
 
-def backed_up(directory: Path, host: str = "x") -> dict[str, Any]:
+def backed_up(directory: Path, host: str = "x", **options: Any) -> dict[str, Any]:
     """The store of an authority, and its id, as a role gives them."""
     store = directory.parent / "keys"
-    given = {"config_file": str(directory / "openssl.cnf"), "stores": [str(store)], "password": "correct horse battery staple 1"}
+    given = {"config_file": str(directory / "openssl.cnf"), "stores": [str(store)], "password": "correct horse battery staple 1", **options}
     done = FakeHost(host).run(CaKeyBackup, given)
     assert done.get("backup"), done
     return {"requested_by": done["authority"]["id"], "stores": [str(store)]}
@@ -74,6 +75,18 @@ def test_at_a_renewal_only_the_subject_of_the_newest_backup_is_signed(root: Path
         with pytest.raises(Failed, match="can't be told"):
             sign(root, request, **{**of_x, "requested_by": wrong})
     assert sign(root, request, **of_x)["certificate"] and len(issued(root)) == 2
+
+
+def test_an_older_state_of_the_backups_tells_no_name(root: Path, tmp_path: Path) -> None:
+    x = tmp_path / "x"
+    install(x, kind="subordinate", subject=X, certificate=sign(root, asks(x, X), subject=X)["certificate"])
+    of_x = backed_up(x)
+    shutil.copytree(tmp_path / "keys", tmp_path / "before")
+    backed_up(x, force=True)
+    request = renew(x)["request"]
+    shutil.rmtree(tmp_path / "keys")
+    shutil.copytree(tmp_path / "before", tmp_path / "keys")
+    assert "they hold less than before" in refused(lambda: sign(root, request, **of_x)) and len(issued(root)) == 1
 
 
 def test_a_name_that_came_into_the_backups_is_not_signed(root: Path, tmp_path: Path) -> None:

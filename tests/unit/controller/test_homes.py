@@ -211,6 +211,11 @@ def test_a_ca_moves_and_is_at_home_there_alone(fleet: Fleet) -> None:
     assert moved["changed"] and not moved["due"]
     assert sorted(Path(path).parts[0] for path in fleet.stored if path not in before) == ["keys", "keys2"]
     assert not fleet.does(CaKeyBackup, "ca9", fleet.a, **said)["changed"]
+    third = fleet.directory / "keys3"
+    initialise(str(third), "keys")
+    fleet.stores.append(third)
+    assert fleet.does(CaKeyBackup, "ca9", fleet.a)["changed"]
+    assert fleet.does(CaKeyBackup, "ca9", fleet.a, stores=[str(third)])["changed"] is False, "a copy says it, too"
     for renew in (lambda: None, fleet.a.renew_keeping):
         renew()
         assert codes(fleet.does(CaKeyBackup, "ca1", fleet.a)) == ["not_at_home"]

@@ -17,12 +17,14 @@ import pytest
 from ansible_collections.keyward.pki.plugins.action import ca_key_backup
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup_info import ActionModule as CaKeyBackupInfo
+from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_key_verify import ActionModule as CaKeyVerify
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer, _staged
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now
 from ansible_collections.keyward.pki.plugins.plugin_utils import _memory, _signers
-from support.estate import Estate, Fleet, codes, said
+from support.estate import PASSWORD, Estate, Fleet, codes, said
+from support.fake_host import FakeHost
 from support.signers import ALLOWED, MEMORY, key_of, make_home, verify
 
 
@@ -62,6 +64,33 @@ def test_key_stores_that_hold_less_than_before_decide_nothing_in_silence(fleet: 
     initialise(str(keys), "keys")
     (text,) = unread(fleet.back_up("ca1", fleet.a))
     assert "it is another one than before" in text
+
+
+def test_a_ca_that_moved_does_not_go_back_in_silence(fleet: Fleet) -> None:
+    """Whoever may write into a store takes the event away by which a person moved a CA: its former host would get its keys again."""
+    keys, ca = fleet.directory / "keys", fleet.a
+    moving = {"authority_id": fleet.ids["a"], "move": True}
+    given = {"config_file": str(ca.config_file), "stores": [str(keys)], "password": PASSWORD}
+    assert fleet.keys("ca9", ca, **moving)["changed"] and fleet.keys("ca9", ca)["changed"] is False
+    ca.private_key.rename(ca.directory / "kept")
+    (event,) = keys.glob("*/events/*-moved-*.json")
+    event.unlink()
+    for host in ("ca1", "ca9"):
+        for task in (CaKeyRestore, CaKeyBackup):
+            assert "the event that says so is gone" in said(FakeHost(host).run(task, given)), host
+    assert "the event that says so is gone" in unread(fleet.back_up("ca1", ca))[0], "its sets alone say where it lives"
+    assert not ca.private_key.exists()
+    ca.directory.joinpath("kept").rename(ca.private_key)
+    assert fleet.keys("ca9", ca, **moving, accept=[fleet.ids["a"]])["changed"]
+    for _night in range(2):
+        assert fleet.keys("ca9", ca)["changed"] is False
+    assert codes(fleet.keys("ca1", ca)) == ["not_at_home"]
+    ca.renew_keeping()
+    for due in (True, False):  # the next manifest says it itself
+        assert fleet.keys("ca9", ca)["changed"] is due
+    for event in keys.glob("*/events/*-moved-*.json"):
+        event.unlink()
+    assert fleet.keys("ca9", ca)["changed"] is False and codes(fleet.keys("ca1", ca)) == ["not_at_home"]
 
 
 def test_key_stores_that_hold_more_than_before_are_read(fleet: Fleet) -> None:
