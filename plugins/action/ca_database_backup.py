@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import secrets
 import time
@@ -416,8 +417,11 @@ class ActionModule(DatabaseTask):
                         pass  # its files were proved on the host; here the member lists of its chain are compared with the manifest
                     lacking = _databases.lacking_of(known.sets, lambda older: compared(arrived, older, files=False))
                 manifest = replace(manifest, lacking=lacking)
-            with first.locked():
-                _databases.refuse_second(first, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
+            with contextlib.ExitStack() as locks:
+                # Another controller may name the same stores in another order.
+                for store in sorted(stores, key=lambda store: store.path):
+                    locks.enter_context(store.locked())
+                    _databases.refuse_second(store, known.name, manifest.sequence, manifest.made_at, [series.name for series in known.all])
                 stored = self._signed(manifest, staged.path)
                 stored.path = staged.commit(stored.document, stored.signature, known.name, new_name(manifest.sequence))
         with self._saying("brings every store up to date"):

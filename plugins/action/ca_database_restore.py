@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import typing as t
@@ -219,12 +220,16 @@ class ActionModule(DatabaseTask):
             return restoration.judged(done, exported, kept)
 
     def _file(self, chosen: Stored, name: str) -> bytes:
-        """A small file of a set."""
+        """A small file of a set. Raises KeywardError where it is another one than the manifest records."""
         if isinstance(chosen, HostStored):
-            return self.send(
-                ReadFile(self.options["host_store"], chosen.directory, chosen.database, chosen.name, name), FileTold, self._place
-            ).content
-        return read_file(os.path.join(chosen.path, name), f"{name} of the set")
+            order = ReadFile(self.options["host_store"], chosen.directory, chosen.database, chosen.name, name)
+            content: bytes = self.send(order, FileTold, self._place).content
+        else:
+            content = read_file(os.path.join(chosen.path, name), f"{name} of the set")
+        if (name, hashlib.sha256(content).hexdigest()) not in [(file.name, file.sha256) for file in chosen.manifest.files]:
+            why = f"{name} of the set {chosen.path} does not have the digest that the manifest records"
+            raise KeywardError("nothing was restored", why, "Use another copy of the set, and look who may write into this store")
+        return content
 
     def _carried_out(self, order: Restore, chosen: Stored, files: t.Sequence[SetFile]) -> Restored:
         if isinstance(chosen, HostStored):

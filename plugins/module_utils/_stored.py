@@ -44,11 +44,12 @@ FAR = 1_000_000  # beyond the newest that counts, a number was given by no run: 
 class Kind(t.NamedTuple):
     """What a store holds. C(small): its files are bundles, so that all of them are read and compared with their digests.
 
-    C(levels): how many directories lie above that of a backup or set: its authority's; and its database's.
+    C(ids): by which the directories are named that lie above that of a backup or set: its authority's; and its database's.
     """
 
     name: str
     noun: str
+    ids: t.Callable[[t.Any], t.Tuple[t.Optional[str], ...]]
     levels: int
     read: t.Callable[[t.Mapping[str, t.Any]], t.Any]
     largest_manifest: int
@@ -57,10 +58,24 @@ class Kind(t.NamedTuple):
 
 
 BACKUPS = Kind(
-    "keys", "backup", 1, manifest_from_json, 4 << 20, True, "Give the PKCS #12 file beside it as the backup: it opens without the manifest"
+    "keys",
+    "backup",
+    lambda manifest: (manifest.authority.id,),
+    1,
+    manifest_from_json,
+    4 << 20,
+    True,
+    "Give the PKCS #12 file beside it as the backup: it opens without the manifest",
 )
 SETS = Kind(
-    "databases", "set", 2, set_manifest_from_json, LARGEST_SET_MANIFEST, False, "Use another set; the archives beside it open with tar"
+    "databases",
+    "set",
+    lambda manifest: (manifest.authority.id, manifest.database),
+    2,
+    set_manifest_from_json,
+    LARGEST_SET_MANIFEST,
+    False,
+    "Use another set; the archives beside it open with tar",
 )
 
 
@@ -200,7 +215,7 @@ class Series:
 
     def __init__(self, path: str, kind: Kind, judge: t.Optional[Judge], in_store: bool = False) -> None:
         self.path, self.kind, self._judge = path, kind, judge
-        self._in_store, self._identity = in_store, self.authority.rpartition("-")[2]
+        self._in_store = in_store
         self.spared: t.FrozenSet[str] = frozenset()  # the names of those that were looked at before
         self._read: t.Dict[str, t.Union[Stored, KeywardError]] = {}
         self._unreadable: t.Optional[KeywardError] = None
@@ -267,8 +282,10 @@ class Series:
             one.doubt = None
         if is_name(one.name) and sequence_of(one.name) != one.manifest.sequence:
             one.doubt = one.doubt or f"it was stored under the number {one.manifest.sequence}"
-        elif self._in_store and not (self._identity and str(one.manifest.authority.id).startswith(self._identity)):
-            one.doubt = one.doubt or "it is of another authority"
+        elif self._in_store:
+            for folder, identity, noun in zip(self.name.split("/"), self.kind.ids(one.manifest), ("authority", "database")):
+                if not folder.rpartition("-")[2] or not str(identity).startswith(folder.rpartition("-")[2]):
+                    one.doubt = one.doubt or f"it is of another {noun}"
         return one
 
     @functools.cached_property

@@ -29,6 +29,7 @@ class KnownDatabases:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.of_others = frozenset[str]()  # keys that backups prove to be those of other authorities
         self.series: dict[str, list[Series]] = {}  # by the path of the store
 
     @property
@@ -69,7 +70,7 @@ class KnownDatabases:
     def public_keys(self) -> frozenset[str]:
         """The keys that the CA had when the sets were made: a certificate without its key makes nobody its owner."""
         generations = [generation for one in self.latest for generation in one.manifest.generations]
-        return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key != "missing")
+        return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key != "missing") - self.of_others
 
     @property
     def homes(self) -> tuple[Home, ...]:
@@ -122,15 +123,42 @@ def known_databases(stores: t.Sequence[SetStore], authorities: t.Collection[str]
 
 
 def records(backups: t.Sequence[KnownAuthority], sets: t.Sequence[KnownDatabases]) -> list[Record]:
-    """What counts of each authority: where backups of its keys tell, they do, else the newest set."""
-    ids = {backup.id for backup in backups}
-    keys = {key for backup in backups for key in backup.public_keys}
-    return [*backups, *(each for each in sets if each.id not in ids and not each.public_keys & keys)]
+    """What counts of each authority: where backups of its keys tell, they do, else the newest set.
+
+    A host says which keys it has, and backups prove it: a key in the backups of one authority makes the sets of no other its owner.
+    """
+    owners: dict[str, KnownAuthority] = {}  # by id and by key
+    for one in backups:
+        for trait in (one.id, *one.public_keys):
+            owners.setdefault(trait, one)
+    found: list[Record] = list(backups)
+    for each in sets:
+        claimed = [owners[trait] for trait in (each.id, *each.public_keys) if trait in owners]
+        if each.id not in owners and not any(_own(one, each) for one in claimed):
+            each.of_others = frozenset(owners)
+            found.append(each)
+    return found
 
 
 def sets_of(record: Record | None, sets: t.Sequence[KnownDatabases]) -> KnownDatabases | None:
-    return next((each for each in sets if record is not None and (each is record or _is_one(each, record))), None)
+    if not isinstance(record, KnownAuthority):
+        return next((each for each in sets if each is record), None)
+    found = (_own(record, each) for each in sets if each.id == record.id or each.public_keys & record.public_keys)
+    return next((each for each in found if each), None)
 
 
-def _is_one(sets: KnownDatabases, record: Record) -> bool:
-    return sets.id == record.id or bool(sets.public_keys & record.public_keys)
+def _own(record: KnownAuthority, sets: KnownDatabases) -> KnownDatabases | None:
+    """The databases among these that were in a home of the authority.
+
+    Any other host can show its certificates, and say that it has the keys.
+    """
+    own = KnownDatabases(sets.name)
+    for path, series in sets.series.items():
+        own.series[path] = [one for one in series if not one.latest or _shares_home(record, one.latest.manifest.homes)]
+    return own if own.latest else None
+
+
+def _shares_home(record: KnownAuthority, homes: t.Sequence[Home]) -> bool:
+    return any(lives(record.homes, home, section=False) for home in homes) or any(
+        lives(record.former_homes, home, section=False) for home in homes
+    )

@@ -57,9 +57,9 @@ class Estate:
 
 
 class Fleet:
-    """Two CAs with one certificate each that they issued, on ca1 and ca2; their stores. C(host_store): the sets are in one of each host."""
+    """Two CAs with one certificate each that they issued, on ca1 and ca2; their stores. C(stored): whether these hold them already."""
 
-    def __init__(self, directory: Path, with_keys: bool) -> None:
+    def __init__(self, directory: Path, with_keys: bool, stored: bool = True) -> None:
         self.directory, self.with_keys = directory, with_keys
         initialise(str(directory / "keys"), "keys")
         initialise(str(directory / "sets"), "databases")
@@ -68,9 +68,10 @@ class Fleet:
         self.ids = {}
         for name, host, ca in (("a", "ca1", self.a), ("b", "ca2", self.b)):
             ca.issue("www")
-            if with_keys:
+            if with_keys and stored:
                 self.keys(host, ca)
-            self.ids[name] = self.back_up(host, ca)["authority"]["id"]
+            if stored:
+                self.ids[name] = self.back_up(host, ca)["authority"]["id"]
 
     def keys(self, host: str, ca: OpensslCa, **said: Any) -> dict[str, Any]:
         given = {"config_file": str(ca.config_file), "stores": [str(self.directory / "keys")], "password": PASSWORD}

@@ -47,6 +47,7 @@ PROOFS = {
     "It can put back": "test_stores_that_were_rolled_back",
     "A controller that remembers": "test_stores_that_were_rolled_back test_a_store_that_was_emptied_or_replaced",
     "One without memory": "test_without_memory_what_is_signed_is_taken_and_that_is_said",
+    "A CA that a person": "test_a_ca_that_moved_does_not_go_back_in_silence",
     "The same goes": "test_another_store_of_the_host_is_seen test_key_stores_that_hold_less_than_before_decide_nothing_in_silence",
     "Nothing in a keys store": "test_nothing_in_a_store_of_keys_is_written_again",
     "What a stolen key signed": "test_a_stolen_key_is_taken_out_and_a_person_vouches",
@@ -90,6 +91,8 @@ PROOFS = {
     "Published CRLs": "test_all_stores_rolled_back_where_nothing_remembers",
     "Who may write": "test_whoever_may_write_can_delete",
     "Keep one": "test_nothing_in_a_store_of_keys_is_written_again test_whoever_may_write_can_delete",
+    "Without `key_stores`": "test_without_backups_of_keys_a_host_can_claim_a_ca_that_has_no_set_yet",
+    "It can claim": "test_without_backups_of_keys_a_host_can_claim_a_ca_that_has_no_set_yet",
     "The controller asks": "test_a_server_can_do_nothing_but_fail",
     "It learns": "test_a_server_can_do_nothing_but_fail",
 }

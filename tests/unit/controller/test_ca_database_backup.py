@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import State
+from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.authorities import authority, generation, set_manifest
 from support.fake_host import FakeHost
@@ -150,6 +152,33 @@ def test_a_set_that_another_run_stored_meanwhile_is_followed_by_none(ca: Openssl
         assert "another run has stored a set" in host.back_up(**place)["msg"]
         assert len(sets(store)) == number and len({path.parent for path in sets(store)}) == 1
     assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_controllers_that_name_the_stores_in_another_order(
+    ca: OpensslCa, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has stored its set in its first store only when the other comes to its own first one: no fork."""
+    one, other, both = Host(ca), Host(ca), [str(store), str(new_store(tmp_path / "second"))]
+    assert one.back_up(stores=both)["changed"]
+    ca.issue("www")
+
+    def killed(*_arguments: Any) -> str:
+        raise KeywardError("killed", "between two stores", "it goes on")
+
+    def meanwhile(order: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if order == "database.copy":
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, "copy", killed)
+                assert other.back_up(stores=both)["failed"]
+        return answer
+
+    one.forge = meanwhile
+    assert "another run has stored a set" in one.back_up(stores=both[::-1])["msg"]
+    one.forge = None
+    assert one.back_up(stores=both[::-1])["changed"] and not one.back_up(stores=both)["changed"]
+    assert len({path.name for path in sets(store)}) == 2 and [path.name for path in sets(store)] == [
+        path.name for path in sets(tmp_path / "second")
+    ]
 
 
 def test_damaged_sets_in_a_store_of_the_host_are_told(ca: OpensslCa, store: Path) -> None:
@@ -303,7 +332,8 @@ def test_a_database_that_vanished_is_not_stored_as_the_newest_set(home: Path) ->
         own=OWN,
     )
     name = "000001-20260101T000000.000000Z"
-    held = {"directory": f"ca-{generation('first').sha256[:16]}", "database": "db", "name": name, "path": f"D:\\store\\{name}"}
+    held = {"directory": f"ca-{generation('first').sha256[:16]}", "database": f"ca-{manifest.database[:16]}", "name": name}
+    held["path"] = f"D:\\store\\{name}"
     (home / "manifest.json").write_text(json.dumps(manifest.as_json()))
     sign(home / "manifest.json", home)
     held.update(manifest=(home / "manifest.json").read_text(), signature=(home / "manifest.json.sig").read_text())

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.estate import Fleet, codes, showing
 from support.openssl_ca import OpensslCa
+from support.signers import MEMORY
 
 
 @pytest.fixture(params=[True, False], ids=["key stores tell", "sets alone tell"])
@@ -49,6 +50,42 @@ def test_a_host_that_shows_another_ca_stores_and_gets_no_set_of_it(fleet: Fleet,
     content = index.read_bytes()
     index.unlink()
     assert fleet.restore("ca2", fleet.b)["changed"] and index.read_bytes() == content and fleet.sets == before
+
+
+@pytest.mark.parametrize("proved", [True, False], ids=["whose keys are backed up", "whose keys are in no backup"])
+@pytest.mark.parametrize("rogue", ["a", "b"])  # which of both directories comes first
+def test_a_host_that_showed_another_ca_before_that_was_known(tmp_path: Path, rogue: str, proved: bool) -> None:
+    """Its sets never become those of the other, which would get a database from it, and code as root."""
+    fleet = Fleet(tmp_path, True, stored=False)
+    liar, other = (fleet.a, fleet.b) if rogue == "a" else (fleet.b, fleet.a)
+    if proved:
+        assert fleet.keys("ca1", liar)["changed"]
+    assert fleet.back_up(showing("ca1", other, liar), liar)["changed"], "nobody knows the other yet"
+    before = fleet.sets
+    identity = fleet.keys("ca2", other)["authority"]["id"]
+    index = (other.directory / "index.txt").read_bytes()
+    (other.directory / "index.txt").unlink()
+    assert "no intact set of this database" in fleet.restore("ca2", other)["msg"]
+    (other.directory / "index.txt").write_bytes(index)
+    stored = fleet.back_up("ca2", other)
+    assert stored["authority"]["id"] == identity and f"/{other.name.lower().replace(' ', '-')}-" in stored["set"]["paths"][0]
+    assert not fleet.back_up("ca2", other)["changed"]
+    assert codes(fleet.back_up(showing("ca1", other, liar), liar)) == ["not_at_home"]
+    (other.directory / "index.txt").unlink()
+    assert fleet.restore("ca2", other)["set"]["paths"] == stored["set"]["paths"]
+    assert len(fleet.sets) == len(before) + 1
+
+
+def test_without_backups_of_keys_a_host_can_claim_a_ca_that_has_no_set_yet(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, False, stored=False)
+    assert fleet.back_up(showing("ca1", fleet.b, fleet.a), fleet.a)["changed"]
+    assert codes(fleet.back_up("ca2", fleet.b)) == ["not_at_home"]
+    (fleet.b.directory / "index.txt").unlink()
+    assert codes(fleet.restore("ca2", fleet.b)) == ["not_at_home"]
+    fleet.with_keys = True
+    fleet.keys("ca2", fleet.b)
+    fleet.b.directory.joinpath("index.txt").touch()
+    assert fleet.back_up("ca2", fleet.b)["changed"]
 
 
 def test_a_subordinate_that_shows_its_parents_certificate(tmp_path: Path) -> None:
@@ -125,6 +162,30 @@ def test_a_twin_is_at_home_with_a_database_of_its_own(fleet: Fleet) -> None:
         assert fleet.back_up(host, ca)["changed"] and not fleet.back_up(host, ca)["changed"]
     names = {result["set"]["database"] for result in (fleet.back_up("ca1", fleet.a), fleet.back_up("ca9", standby))}
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_set_among_those_of_another_database_of_its_ca_counts_for_nothing(fleet: Fleet, remembers: bool) -> None:
+    """Signed as it is: whoever may write into a store would have one database put back as the other, or neither backed up."""
+    standby, said = fleet.clone(fleet.a), {"authority_id": fleet.ids["a"], "twin": True}
+    if fleet.with_keys:
+        fleet.keys("ca9", standby, **said)
+    assert fleet.back_up("ca9", standby, **said)["changed"]
+    for name in ("one", "two"):
+        standby.issue(name)
+        assert fleet.back_up("ca9", standby)["changed"]
+    own, other = sorted((fleet.directory / "sets").glob("example-a*/*-*"))
+    assert (own.name[:3], other.name[:3]) == ("ca1", "ca9")
+    planted = max(other.glob("0*Z"))
+    shutil.copytree(planted, own / planted.name)
+    if not remembers:
+        fleet.directory.joinpath("home", MEMORY).unlink()
+    result = fleet.back_up("ca1", fleet.a)
+    assert not result["changed"] and result["set"]["paths"] == [str(min(own.glob("0*Z")))]
+    assert "it is of another database" in next(one["message"] for one in result["advisories"] if one["code"] == "unknown_signer")
+    (fleet.a.directory / "index.txt").unlink()
+    assert fleet.restore("ca1", fleet.a)["set"]["paths"] == result["set"]["paths"]
+    assert "/CN=two" not in (fleet.a.directory / "index.txt").read_text()
 
 
 def test_two_sections_with_one_key_move_together(tmp_path: Path) -> None:
