@@ -20,7 +20,8 @@ from datetime import datetime, timezone
 
 from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, make_directories, read_file, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, make_directories, read_file, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
 from ansible_collections.keyward.pki.plugins.module_utils._signed import SHOW_FINGERPRINTS, NobodyKnown
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
@@ -264,7 +265,8 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
     """
     if os.path.lexists(signers.key_path) or signers.key_path.endswith(".pub"):
         return None
-    if (read_if_there(signers.allowed_path, "the list of allowed signers", _LARGEST) or b"").strip():
+    begun = f"{signers.key_path}.new"  # until everything else lies beside it: a run that is killed is finished by the next one
+    if not os.path.lexists(begun) and (read_if_there(signers.allowed_path, "the list of allowed signers", _LARGEST) or b"").strip():
         return None  # somebody signs already: on another controller, or with a key that was lost
     if not given and in_a_container():
         raise KeywardError(
@@ -275,19 +277,19 @@ def make_signing_key(signers: Signers, given: bool) -> bytes | None:
     try:
         for path in (signers.key_path, signers.allowed_path):
             make_directories(os.path.dirname(os.path.abspath(path)), Protection(0o700))
-        key = _sshsig.new_private_key()
-        staged = StagedFile(signers.key_path, _sshsig.private_bytes(key), Protection(0o600))
-        try:
-            staged.commit()
-        except FileExistsError:  # another run is making it right now
-            return None
-        finally:
-            staged.discard()
-        blob = _sshsig.public_blob(key)
-        comment = f"{user_name()}@{platform.node()}, {now_text()[:10]}"
-        if not os.path.lexists(signers.key_path + ".pub"):
-            write_new(signers.key_path + ".pub", f"{_sshsig.line_of(blob)} {comment}\n".encode(), 0o644)
-        add_line(signers.allowed_path, f"{line_of_a_signer(blob)} {comment}", 0o644)
+        with locked([os.path.dirname(os.path.abspath(signers.key_path))], "no signing key was made"):
+            if os.path.lexists(signers.key_path):
+                return None  # another run made it meanwhile
+            if not os.path.lexists(begun):
+                with StagedFile(begun, _sshsig.private_bytes(_sshsig.new_private_key()), Protection(0o600)) as staged:
+                    staged.commit()
+            blob = read_signing_key(begun).blob
+            comment = f"{user_name()}@{platform.node()}, {now_text()[:10]}"
+            if not os.path.lexists(signers.key_path + ".pub"):
+                write_new(signers.key_path + ".pub", f"{_sshsig.line_of(blob)} {comment}\n".encode(), 0o644)
+            add_line(signers.allowed_path, f"{line_of_a_signer(blob)} {comment}", 0o644)
+            os.rename(begun, signers.key_path)
+            sync_directory(os.path.dirname(os.path.abspath(signers.key_path)))
     except OSError as exc:
         raise KeywardError(
             "no signing key was made", os_cause(exc), f"Check {os.path.dirname(signers.key_path)} and the space left"

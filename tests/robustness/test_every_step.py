@@ -21,12 +21,15 @@ import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
+from ansible_collections.keyward.pki.plugins.action.ca_install import ActionModule as CaInstall
 from ansible_collections.keyward.pki.plugins.action.ca_key_backup import ActionModule as CaKeyBackup
 from ansible_collections.keyward.pki.plugins.action.ca_key_restore import ActionModule as CaKeyRestore
 from ansible_collections.keyward.pki.plugins.action.ca_renew import ActionModule as CaRenew
+from ansible_collections.keyward.pki.plugins.action.ca_store import ActionModule as CaStore
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, SETS, read_stored
+from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from support.fake_host import FakeHost
@@ -76,6 +79,18 @@ class Scene:
     def crl(self) -> dict[str, Any]:
         return self._does(CaCrl, remaining_days=20, days=30)
 
+    def install(self) -> dict[str, Any]:
+        terms = {"config_file": str(self.directory / "new" / "openssl.cnf"), "subject": {"commonName": "New CA"}, "key_type": "Ed25519"}
+        return FakeHost().run(CaInstall, terms)
+
+    def store(self) -> dict[str, Any]:
+        """The first one: who signs is made with it."""
+        return FakeHost().run(CaStore, {"path": str(self.directory / "first"), "kind": "keys", **self._signs})
+
+    @property
+    def _signs(self) -> dict[str, str]:
+        return {name: str(self.directory / "signs" / name) for name in ("store_signing_key", "allowed_signers")}
+
     # --- what there must be before a task, so that it has something to do ---
 
     def ready_for(self, task: str) -> None:
@@ -95,6 +110,19 @@ class Scene:
         public = {_digest(load_pem_private_key(path.read_bytes(), None).public_key()) for path in self.ca.directory.glob("private/*.pem")}
         certificates = [x509.load_pem_x509_certificate(path.read_bytes()) for path in self.ca.directory.glob("cacert*.pem")]
         return {_digest(certificate.public_key()) for certificate in certificates} & public
+
+    def is_made(self, task: str) -> bool:
+        """What a task makes, whole and once."""
+        if task == "renew":
+            return len(list(self.ca.directory.glob("cacert*.pem"))) == 3
+        if task == "key_restore":
+            return len(self.pairs()) == 2
+        if task == "install":
+            again = self.install()
+            return not again["changed"] and [one["private_key"] for one in again["generations"]] == ["present"]
+        if task == "store":
+            return not self.store()["changed"] and len(Signers(self._signs).allowed) == 1 and bool(Signers(self._signs).key)
+        return True
 
     def stored(self) -> set[str]:
         """Those in the backups; all that is visible in a store is whole."""
@@ -140,7 +168,7 @@ def scenes(tmp_path: Path) -> Iterator[Callable[[str], Scene]]:
     yield ready
 
 
-TASKS = ("key_backup", "key_restore", "database_backup", "database_restore", "renew", "crl")
+TASKS = ("key_backup", "key_restore", "database_backup", "database_restore", "renew", "crl", "install", "store")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -161,10 +189,7 @@ def test_every_step_of(task: str, scenes: Callable[[str], Scene]) -> None:
             again = getattr(scene, task)()
             assert not again.get("failed"), f"{at}: the next run: {again['msg']}"
             assert known <= scene.pairs() | scene.stored(), f"{at}, after the next run: a key is lost"
-            if task == "renew":
-                assert len(list(scene.ca.directory.glob("cacert*.pem"))) == 3, f"{at}: renewed once, and no remains"
-            if task == "key_restore":
-                assert len(scene.pairs()) == 2, at
+            assert scene.is_made(task), f"{at}: made once, and no remains"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -176,8 +201,7 @@ def test_two_at_once_of(task: str, scenes: Callable[[str], Scene]) -> None:
         assert not [one for one in outcomes if one.startswith("broke")] and "done" in outcomes, outcomes
         assert known <= scene.pairs() | scene.stored()
         assert not getattr(scene, task)().get("failed")
-        if task == "renew":
-            assert len(list(scene.ca.directory.glob("cacert*.pem"))) == 3, "renewed once"
+        assert scene.is_made(task), "made once"
 
 
 @pytest.mark.parametrize("task", TASKS)
