@@ -47,7 +47,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     are_files_of_a_set,
     members_of,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document
 from ansible_collections.keyward.pki.plugins.module_utils._store import Staged, Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     SETS,
@@ -210,7 +210,7 @@ class ActionModule(DatabaseTask):
     def _remember(self, used: t.Sequence[Store | HostStore], stores: t.Sequence[Store], latest: Stored, known: Known) -> None:
         """What is there now, and where to look for it."""
         series = [store.one(known.name) for store in stores]
-        good = len(ends(known.signed)) < 2 and not known.sets.faults and not any(one.advisories for one in known.own.values())
+        good = len(known.sets.ends) < 2 and not known.sets.faults and not any(one.advisories for one in known.own.values())
         self.memory.remember(used, SETS.name, latest, latest.manifest.database, series if good else ())
         for store in stores:
             authority = known.name.split("/", maxsplit=1)[0]
@@ -272,14 +272,14 @@ class ActionModule(DatabaseTask):
             return []
         self.refuse_rolled_back(signed)
         said = self.memory.unknown(SETS.name, signed[0].manifest.authority.id or "", known.id)
-        if len(ends(signed)) > 1:
-            paths = " and ".join(one.path for one in ends(signed))
+        if len(known.sets.ends) > 1:
+            paths = " and ".join(one.path for one in known.sets.ends)
             said.append(Finding("forked", f"{paths} don't follow each other: two runs made them apart. The next set joins them"))
         return said
 
     def _draft(self, told: StateTold, state: State, reason: Finding, known: Known, plan: Plan) -> SetManifest:
         """A set's manifest, but for what only the copy tells."""
-        home, last = told.authority.home, ends(known.signed)
+        home, last = told.authority.home, known.sets.ends
         return SetManifest(
             id=secrets.token_hex(16),
             sequence=max(series.next_sequence for series in known.own.values()),

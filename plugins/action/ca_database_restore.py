@@ -29,7 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     StateTold,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, SetFile, SetManifest
-from ansible_collections.keyward.pki.plugins.module_utils._signed import document, ends
+from ansible_collections.keyward.pki.plugins.module_utils._signed import document
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
@@ -161,10 +161,10 @@ class ActionModule(DatabaseTask):
         with self._saying("compares the files of the newest set with its manifest"):
             newest = newest_set(whole, self._host, advisories)
         self.refuse_rolled_back(signed)
-        if len(ends(signed)) > 1:
+        if len(whole.ends) > 1:
             raise KeywardError(
                 "nothing was restored",
-                "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in ends(signed)),
+                "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in whole.ends),
                 "Name one: give its directory in the store as set",
             )
         self._passed_over = whole.faults

@@ -14,6 +14,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import MEMBERS, Link, SetManifest
+from ansible_collections.keyward.pki.plugins.module_utils._signed import ends
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored, digest_of
 
 BASE_DAMAGED = "base_damaged"  # the code by which a host says that it can't build on a set
@@ -44,6 +45,11 @@ class Chains:
             for stored in one.all:
                 found.setdefault(stored.digest, stored)
         return sorted(found.values(), key=lambda one: one.rank, reverse=True)
+
+    @property
+    def ends(self) -> t.List[Stored]:
+        """More than one after a fork that nothing has joined yet."""
+        return ends(self.signed, max((series.settled for series in self._series), default=0))
 
     def named(self, names: t.Iterable[str]) -> t.List[Stored]:
         """Of those that somebody known vouches for, the ones of these names."""

@@ -71,10 +71,11 @@ def signature_beside(path: str) -> t.Optional[bytes]:
         return None
 
 
-def ends(signed: t.Sequence[t.Any]) -> t.List[t.Any]:
+def ends(signed: t.Sequence[t.Any], settled: int = 0) -> t.List[t.Any]:
     """The newest, and the ends of branches beside its own, newest first. C(signed): each once, newest first.
 
-    A branch begins where two follow the same one. It ends where a later one names it.
+    A branch begins where two follow the same one. It ends where a later one names it. C(settled): before this number each was named by
+    a later one, when all of them were looked at.
     """
     by_digest = {one.digest: one for one in signed}
     followed = {name for one in signed for name in (one.manifest.previous, *one.manifest.also_follows)}
@@ -84,7 +85,7 @@ def ends(signed: t.Sequence[t.Any]) -> t.List[t.Any]:
         before: t.Any = one
         while before and beside[before.manifest.previous] < 2:
             before = by_digest.get(before.manifest.previous or "")
-        if one.digest not in followed and (before or not found):
+        if one.digest not in followed and (before or not found) and one.manifest.sequence >= settled:
             found.append(one)
     return found
 

@@ -217,6 +217,7 @@ class Series:
         self.path, self.kind, self._judge = path, kind, judge
         self._in_store = in_store
         self.spared: t.FrozenSet[str] = frozenset()  # the names of those that were looked at before
+        self.settled = 0  # the number before which all were
         self._read: t.Dict[str, t.Union[Stored, KeywardError]] = {}
         self._unreadable: t.Optional[KeywardError] = None
 

@@ -25,7 +25,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     Changes,
     Link,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._signed import ends
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Series, Stored, sequence_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
@@ -61,12 +60,12 @@ def planned(own: t.Mapping[str, Series], newest: Stored | None, told: Told, full
         return Plan()
     if full:
         return Plan(why="asked")
-    signed = Chains(own.values()).signed
+    sets = Chains(own.values())
     if newest is None or not newest.manifest.is_archive:
         return Plan(why="no_base")
-    if newest.digest != signed[0].digest or not all(_is_whole_in(series, newest) for series in own.values()):
+    if newest.digest != sets.signed[0].digest or not all(_is_whole_in(series, newest) for series in own.values()):
         return Plan(why="chain_broken")
-    if len(ends(signed)) > 1:
+    if len(sets.ends) > 1:
         return Plan(why="forked")
     chain = (*newest.links, newest)
     if any(_doubtful_since(series, chain[0]) for series in own.values()):

@@ -101,7 +101,7 @@ class KnownAuthority:
     @functools.cached_property
     def ends(self) -> list[Stored]:
         """More than one after a fork that nothing has joined yet."""
-        return ends(self.signed)
+        return ends(self.signed, max((directory.settled for directory in self.series), default=0))
 
     @property
     def advisories(self) -> list[Finding]:

@@ -146,10 +146,10 @@ class Memory:
         older = [name for name in series[0].names if sequence_of(name) < last]
         spared = frozenset(older) - _in_turn(older)
         for each in series:
-            each.spared = spared
+            each.spared, each.settled = spared, last
         if not all(_follow(each, before["digest"], last) and not each.advisories for each in series):
             for each in series:
-                each.spared = frozenset()
+                each.spared, each.settled = frozenset(), 0
 
     def authorities(self, kind: str) -> set[str]:
         """The ids of the authorities that were seen before."""
