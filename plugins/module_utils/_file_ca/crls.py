@@ -75,10 +75,11 @@ def crls(ca: FileCa, order: Crls, check: bool) -> Crled:
                 advisories += database.finish(_WHAT)
             database.refuse_unread(_WHAT)
             advisories += findings(database, files, facts.generations)
+            seen = {due.certificate: due.seen for due in order.sign}
             if order.sign and check:
-                signing.rehearse(order.days, {due.certificate for due in order.sign})
+                signing.rehearse(seen, order.days)
             elif order.sign:
-                changed = signing.sign({due.certificate: due.seen for due in order.sign}, order.days)
+                changed = signing.sign(seen, order.days)
                 database = DatabaseFiles(ca, files)
             made = list(signing.tell(database.index.revoked))
             idle = idle_generations(database.index, files, facts.generations)
@@ -121,11 +122,9 @@ class _Signing:
                 if generation.public_key_sha256 in self._facts.private_keys
             ]
 
-    def rehearse(self, days: t.Optional[int], due: t.Container[str]) -> None:
+    def rehearse(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> None:
         """Raises KeywardError where C(openssl ca) would sign none. Nothing of the CA is touched."""
-        for generation in self._facts.generations:
-            if generation.sha256 in due:
-                self._refuse_immovable(self._path_of(generation), self._files.crl_number)
+        list(self._still_due(due))
         refuse_days(self._ca, "default_crl_days", days, _WHAT)
         with scratch_directory() as scratch:
             command = self._command(scratch)
@@ -151,13 +150,7 @@ class _Signing:
     def sign(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> bool:
         """Sign the CRLs that are due (generation: the CRL that was seen). One that another run has signed since then stays."""
         changed = False
-        for generation in self._facts.generations:
-            path = self._path_of(generation)
-            there = read_if_there(path, "the CRL", LARGEST_CRL)
-            if generation.sha256 not in due or due[generation.sha256] != _digest(there):
-                continue
-            begins = _begin_after(generation, there)
-            self._refuse_immovable(path, self._files.crl_number)
+        for generation, path, begins in self._still_due(due):
             with scratch_directory() as scratch:
                 refuse_days(self._ca, "default_crl_days", days, _WHAT)
                 data = self._signed(generation, self._command(scratch), scratch, days, begins)
@@ -166,6 +159,15 @@ class _Signing:
                 self._put(path, data)
             changed = True
         return changed
+
+    def _still_due(self, due: t.Mapping[str, t.Optional[str]]) -> t.Iterator[t.Tuple[Generation, str, datetime]]:
+        """Which generation signs a CRL, where it goes, and from when it is valid. Raises KeywardError where it can't take its place."""
+        for generation in self._facts.generations:
+            path = self._path_of(generation)
+            there = read_if_there(path, "the CRL", LARGEST_CRL)
+            if generation.sha256 in due and due[generation.sha256] == _digest(there):
+                self._refuse_immovable(path, self._files.crl_number)
+                yield generation, path, _begin_after(generation, there)
 
     def sign_again(self, published: bytes, days: t.Optional[int], check: bool) -> t.Tuple[t.List[Crl], bool]:
         """The last published CRL with all its entries, the next number and new dates: for the day when there are keys and no database."""
