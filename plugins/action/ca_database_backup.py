@@ -158,8 +158,8 @@ class ActionModule(DatabaseTask):
             identity = identity or _new_id(told)
             told = replace(told, authority=replace(told.authority, id=identity))
             plan = planned(known.own, newest, told, self.options["full"], full_when)
-            if stores and not lists_are_sound(plan.chain):
-                plan = Plan(why="chain_broken")
+            if stores and not lists_are_sound(plan.known):
+                plan = Plan(why=plan.why or "chain_broken")
             draft = self._draft(told, state, reasons[0], known, plan)
             order = (told, draft, known, plan)
             stored = self._in_store_of_host(there, *order) if there else self._in_stores(stores, *order)
@@ -352,6 +352,7 @@ class ActionModule(DatabaseTask):
         order = Copy(
             told.generations[-1].sha256,
             base_list=plan.base_list,
+            whole=plan.base is None,
             truncate_logs=self.options["truncate_logs"],
             extra_paths=self._extra_paths(),
             **where,
@@ -367,13 +368,13 @@ class ActionModule(DatabaseTask):
         directory, database = known.name.split("/")
         counting = tuple(one.digest for one in series.all)
         begun = Draft(directory, database, document(draft.as_json()).decode("ascii"), counting)
-        lists = tuple(f"{one.name}/{MEMBERS}" for one in plan.chain)
+        lists = tuple(f"{one.name}/{MEMBERS}" for one in plan.known)
         try:
             copied, seconds = self._copied(told, known, plan, host_store=self.options["host_store"], draft=begun, base=lists)
         except KeywardError as exc:
             if not any(finding.code == BASE_DAMAGED for finding in exc.findings):
                 raise
-            plan = Plan(why="chain_broken")
+            plan = Plan(why=plan.why or "chain_broken")
             draft = replace(draft, made={**draft.made, "full_because": plan.why})
             copied, seconds = self._copied(told, known, plan, host_store=self.options["host_store"], draft=begun)
         finished = self._finished(told, draft, copied, plan)
@@ -440,7 +441,7 @@ class ActionModule(DatabaseTask):
         """A set made on the host and moved by the connection's own file transfer, digests compared; and the seconds that it took there."""
         with self._remote_directory() as folder:
             names = []
-            with lists_to_send(plan.chain) as lists:
+            with lists_to_send(plan.known) as lists:
                 for number, path in enumerate(lists):
                     names.append(f"base-{number}.gz")
                     self._send_file(path, self._on_host_path(folder, names[-1]))

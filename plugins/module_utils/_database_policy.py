@@ -70,6 +70,7 @@ class FullAfter:
 
 
 SHARE, FEW_BYTES = 50, 16 << 20
+GROWN = ("chain_long", "chain_old", "chain_large")  # reasons of a full set that doubt nothing of the chain
 
 
 def full_reason(

@@ -93,7 +93,7 @@ def _into_store(backend: Backend, order: Copy, path: str, draft: Draft, check: b
         manifest.update({name: dump(getattr(copied, name)) for name in ("as_of", "left_out", "state") if getattr(copied, name) is not None})
         manifest["members"] = dump(members)
         made = Stored(staged.path, set_manifest_from_json(manifest), SETS)
-        if links:  # its manifest names the base only once the controller has seen what changed
+        if links and not order.whole:  # its manifest names the base only once the controller has seen what changed
             made.links = links
         lacking = _databases.lacking_of(sets, lambda older: compare(made, older, files=False))
         return replace(copied, staged=staged.leave(), lacking=lacking)

@@ -128,10 +128,11 @@ def protect(descriptor: int, wanted: Protection, path: str) -> None:
         os.fchmod(descriptor, wanted.mode)
     if wanted.default_acl:
         _set_acl(descriptor, _DEFAULT, wanted.default_acl, path)
-    label = _attribute(descriptor, _LABEL)
-    if wanted.label not in (None, label):
+    if wanted.label is not None:
+        label = _attribute(descriptor, _LABEL)
         try:
-            os.setxattr(descriptor, _LABEL, wanted.label)
+            if label != wanted.label:
+                os.setxattr(descriptor, _LABEL, wanted.label)
         except OSError:
             if label is not None:
                 raise  # without SELinux nothing is born with one

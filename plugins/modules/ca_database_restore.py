@@ -157,6 +157,9 @@ restored:
     path:
       description: Where it lies on the host.
       type: str
+    count:
+      description: How many files, where more than 1000 issued ones come back into the folder C(path). V(null) of a file.
+      type: int
     part:
       description: What it belongs to.
       type: str

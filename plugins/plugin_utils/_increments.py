@@ -14,7 +14,7 @@ import tempfile
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains, list_fault
-from ansible_collections.keyward.pki.plugins.module_utils._database_policy import FullAfter, full_reason
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import GROWN, FullAfter, full_reason
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ListWriter, lines_in, refusing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
@@ -33,10 +33,14 @@ _ODD = "ca_database_backup can't run"
 
 
 class Plan(t.NamedTuple):
-    """What the next set is: an increment on C(base), or a full one, and why."""
+    """What the next set is: an increment on C(base), or a full one, and why.
+
+    C(proved): of a full one, the set of which what is the same is not searched again for keys.
+    """
 
     base: Stored | None = None
     why: str | None = None
+    proved: Stored | None = None
 
     @property
     def chain(self) -> tuple[Stored, ...]:
@@ -44,8 +48,14 @@ class Plan(t.NamedTuple):
         return (*self.base.links, self.base) if self.base else ()
 
     @property
+    def known(self) -> tuple[Stored, ...]:
+        """The sets whose lists the host gets."""
+        last = self.base or self.proved
+        return (*last.links, last) if last else ()
+
+    @property
     def base_list(self) -> str | None:
-        return self.base.manifest.members.sha256 if self.base else None
+        return self.known[-1].manifest.members.sha256 if self.known else None
 
     def manifest_base(self, changes: Changes | None) -> Base | None:
         if self.base is None or changes is None:
@@ -71,7 +81,7 @@ def planned(own: t.Mapping[str, Series], newest: Stored | None, told: Told, full
     if any(_doubtful_since(series, chain[0]) for series in own.values()):
         return Plan(why="unvouched")  # for example by a signer who was removed since
     why = full_reason([one.manifest for one in chain], told.authority.home, told.generations, after, now())
-    return Plan(None if why else newest, why)
+    return Plan(None, why, newest if why in GROWN else None) if why else Plan(newest)
 
 
 def _doubtful_since(series: Series, full: Stored) -> bool:

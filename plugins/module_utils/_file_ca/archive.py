@@ -9,32 +9,38 @@ whose list has its whole line.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
+import itertools
 import os
 import typing as t
 import zlib
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
     ANOTHER,
     FLOOR,
-    PARTS,
     PROGRAMS,
     RATIO,
+    Listed,
     Member,
     Sums,
     archive_of,
     lines_in,
     merged,
-    parsed,
+    named_in,
     refusing,
+    whole_lines,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import Damaged, Entry, TarReader
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import Damaged, Entry, TarReader, opened, pieces_of
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Members
 
 _CHUNK = 1024 * 1024
 _WHAT = "the set can't be used"
+
+
+Judge = t.Callable[[Member, t.Optional["Contents"]], t.Any]
 
 
 class LinkFiles(t.NamedTuple):
@@ -81,61 +87,52 @@ class SetFiles:
             if size > RATIO * packed + FLOOR:
                 raise KeywardError(_WHAT, f"its files would unpack to {size} bytes, as no database does", ANOTHER)
 
-    def list(self) -> t.Iterator[Member]:
+    def list(self) -> t.Iterator[Listed]:
         """Every member, sorted by path. Raises KeywardError where a list is damaged, or another than the manifest says."""
         sums = Sums()
         with refusing(self._links[-1].members_list):
-            for member, line, _held in merged([lines_in(link.members_list) for link in self._links]):
-                sums.add(line, member.size)
+            for one in merged([lines_in(link.members_list) for link in self._links]):
+                sums.add(one.line, one.size)
                 if sums.count > self._members.count or sums.size > self._members.size:
                     raise ValueError
-                yield member
+                yield one
             if (sums.count, sums.size, sums.sha256) != (self._members.count, self._members.size, self._members.sha256):
                 raise ValueError
 
     def contents(self, *archives: str) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
         """Each member with its contents, in the order of the archives (all, unless some are named); each digest is checked once it
-        was read to its end.
+        was read to its end. The list is not judged here.
 
         Raises KeywardError where an archive is damaged, or holds anything else or less than the list says.
         """
-        for number, name in enumerate(archives or (CORE, ISSUED)):
-            if name == ISSUED and self._chain:
-                yield from self._of_chain()
-                continue
-            # The list is judged once; what is read of it again is in the same file.
-            members = self.list() if number == 0 and not self._chain else self._whole_lines(self._links[-1], name)
-            expected = (member for member in members if archive_of(member.part) == name)
-            yield from _read(os.path.join(self._folder, name), expected)
+        for name in archives or (CORE, ISSUED):
+            if name == CORE:
+                yield from _Read(os.path.join(self._folder, CORE), self._links[-1].members_list, name, set()).all()
+            else:
+                for read in self._issued():
+                    yield from read.all()
 
-    def _of_chain(self) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
-        """Of each set what none of the newer ones has again."""
-        for _member in self.list():  # the chain makes the list that the manifest names
-            pass
+    def judged(self, judge: Judge) -> t.Iterator[t.Any]:
+        """What C(judge) says of each member that was issued, but for None, in order. One process for each core reads and judges.
+
+        Raises KeywardError as C(contents) does.
+        """
+        for read in self._issued():
+            yield from parallel.in_order(len(read.pieces), functools.partial(read.judged, judge))
+
+    def _issued(self) -> t.Iterator[_Read]:
+        """Of each set of the chain what none of the newer ones has again."""
         later: t.List[t.Set[str]] = [set()]  # as long as the increments are
         for link in self._links[:0:-1]:
             with refusing(link.members_list):
-                shapes = map(json.loads, lines_in(link.members_list))
-                later.insert(0, later[0] | {shape["path"] for shape in shapes if "part" in shape or "removed" in shape})
+                later.insert(0, later[0] | {*named_in(link.members_list)})
         for link, replaced in zip(self._links, later):
-            expected = (member for member in self._whole_lines(link, ISSUED) if archive_of(member.part) == ISSUED)
-            for member, stream in _read(link.issued, expected):
-                if member.path not in replaced:
-                    yield member, stream
-
-    def _whole_lines(self, link: LinkFiles, name: str) -> t.Iterator[Member]:
-        """Those of one archive, and perhaps others."""
-        others = tuple(b'"part":"%s"' % part.encode("ascii") for part in PARTS if archive_of(part) != name)
-        with refusing(link.members_list):
-            for line in lines_in(link.members_list):
-                # Its path stands before its part, and no quotation mark in a path is without a backslash.
-                if not any(other in line for other in others):
-                    shape = json.loads(line)
-                    if "part" in shape:
-                        yield parsed(shape)
+            yield _Read(link.issued, link.members_list, ISSUED, replaced)
 
     def prove(self) -> None:
         """Read every member: it is what the list says. Raises KeywardError."""
+        for _one in self.list():
+            pass
         for _member, _stream in self.contents():
             pass
 
@@ -147,32 +144,70 @@ def _size(path: str) -> int:
         raise KeywardError(_WHAT, f"{path}: {os_cause(exc)}", ANOTHER) from exc
 
 
-def _read(path: str, expected: t.Iterator[Member]) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
-    fault = None
-    with open(path, "rb") as packed:
-        reader = TarReader(packed)
-        try:
-            for entry in iter(reader.next, None):
-                member = next(expected, None)
-                fault = _difference(entry, member)
-                if fault or member is None:
-                    break
-                contents = Contents(reader, member.path) if member.type == "file" else None
-                yield member, contents
-                if contents and contents.hexdigest != member.sha256:
-                    fault = f"{member.path} does not have the digest that the list of members records"
-                    break
-        except (Damaged, zlib.error):
-            fault = f"{path} is damaged or cut off"
-        if fault is None:
-            missing = next(expected, None)
-            fault = f"{missing.path} is missing in {path}" if missing else None
-    if fault:
-        raise KeywardError(_WHAT, fault, ANOTHER)
+class _Read:
+    """An archive beside the list of its members. C(replaced): the paths of what is passed over."""
+
+    def __init__(self, path: str, members_list: str, name: str, replaced: t.Collection[str]) -> None:
+        self._path, self._list, self._name, self._replaced = path, members_list, name, replaced
+        self.pieces = pieces_of(path)
+        self._expected = self._members()
+        self._at = 0  # of these
+
+    def _members(self) -> t.Iterator[Listed]:
+        """Those of one archive."""
+        with refusing(self._list):
+            for one in whole_lines(self._list):
+                if archive_of(one.part) == self._name:
+                    yield one
+
+    def all(self) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
+        for number in range(len(self.pieces)):
+            yield from self._of(number)
+
+    def judged(self, judge: Judge, number: int) -> t.Iterator[t.Any]:
+        """Of one piece; of a higher number each time that a process asks."""
+        for member, contents in self._of(number):
+            said = judge(member, contents)
+            if said is not None:
+                yield said
+
+    def _of(self, number: int) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
+        piece, fault = self.pieces[number], None
+        for _passed in itertools.islice(self._expected, piece.first - self._at):
+            self._at += 1
+        with open(self._path, "rb") as packed:
+            try:
+                reader = opened(packed.fileno(), piece)
+                for _number in itertools.count() if piece.entries is None else range(piece.entries):
+                    entry = reader.next()
+                    if entry is None and piece.entries is None:
+                        break
+                    listed = next(self._expected, None)
+                    self._at += 1
+                    fault = "an entry is missing" if entry is None else _difference(entry, listed)
+                    if fault or listed is None:
+                        break
+                    member = listed.member
+                    contents = Contents(reader, member.path) if member.type == "file" else None
+                    if listed.path not in self._replaced:
+                        yield member, contents
+                    if contents and contents.hexdigest != member.sha256:
+                        fault = f"{member.path} does not have the digest that the list of members records"
+                        break
+                else:
+                    fault = None if reader.at_end else f"{self._path} holds more than it says"
+            except (Damaged, zlib.error):
+                fault = f"{self._path} is damaged or cut off"
+        if fault is None and piece.entries is None:
+            missing = next(self._expected, None)
+            fault = f"{missing.path} is missing in {self._path}" if missing else None
+        if fault:
+            raise KeywardError(_WHAT, fault, ANOTHER)
 
 
-def _difference(entry: Entry, member: t.Optional[Member]) -> t.Optional[str]:
+def _difference(entry: Entry, listed: t.Optional[Listed]) -> t.Optional[str]:
     """Why the next entry of an archive is not the next member of the list."""
+    member = listed.member if listed else None
     if member is None or (entry.name, entry.kind) != (member.path[1:], member.type) or entry.size != member.size:
         return f"{entry.name} is not what the list of members says"
     if entry.kind == "link" and entry.target != member.target:

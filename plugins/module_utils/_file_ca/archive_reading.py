@@ -24,7 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list i
     member_of,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import Searching, private_key_in_file
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import header, packer, padding
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import header, packer, padding, sized
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 
@@ -51,28 +51,40 @@ class Archive:
     """Members, packed as one gzip member for each MiB of them."""
 
     def __init__(self, out: t.Callable[[bytes], object]) -> None:
-        self._out, self._packer, self._size = out, packer(), 0
+        self._out = out
+        self._begin()
+
+    def _begin(self) -> None:
+        self._packer, self._size, self._entries = packer(), 0, 0
+        self._held: t.Optional[bytearray] = bytearray()  # until it is known how long it is
 
     def add(self, data: bytes) -> None:
         packed = self._packer.compress(data)
-        if packed:
+        if packed and self._held is None:
             self._out(packed)
+        elif packed and self._held is not None:
+            self._held += packed
+            if len(self._held) > _SMALL:  # too much to hold
+                self._out(bytes(self._held))
+                self._held = None
         self._size += len(data)
 
     def between(self) -> None:
         """Between two members."""
+        self._entries += 1
         if self._size >= _CHUNK:
             self.flush()
 
     def flush(self) -> None:
         if self._size:
-            self._out(self._packer.flush())
-            self._packer, self._size = packer(), 0
+            packed = self._packer.flush()
+            self._out(packed if self._held is None else sized(bytes(self._held + packed), self._entries))
+            self._begin()
 
 
 class Reader:
     """Files on their way into an archive. C(wanted): path -> part; C(key_files): the paths of the CA's own keys; C(known): their numbers;
-    C(owners): whose links are followed; C(held): what was read before."""
+    C(owners): whose links are followed; C(held): what was read before; C(proved): the digests of what was searched for the same keys."""
 
     def __init__(
         self,
@@ -81,7 +93,9 @@ class Reader:
         known: t.Sequence[bytes],
         owners: t.Collection[int],
         held: Held,
+        proved: t.Container[bytes] = (),
     ) -> None:
+        self._proved = proved
         self._wanted, self._key_files, self._known, self._owners, self._held = wanted, key_files, known, owners, held
         self._identities = {(status.st_dev, status.st_ino) for status in map(status_of, key_files) if status}
         self._of_others = functools.lru_cache(maxsize=1024)(lambda folder: leads_by(folder, owners))
@@ -207,11 +221,13 @@ class Reader:
         acls: Acls,
         known_as: t.Optional[Member],
     ) -> t.Optional[Member]:
-        why = private_key_in_file(data, self._known) or _unfit(part, data[:4], lambda: _is_nearly_empty(data))
+        digest = hashlib.sha256(data).digest()
+        why = None if digest in self._proved and part in ISSUED_PARTS else private_key_in_file(data, self._known)
+        why = why or _unfit(part, data[:4], lambda: _is_nearly_empty(data))
         if why:
             self._leave_out(path, why)
             return None
-        member = member_of(path, part, status, sha256=hashlib.sha256(data).hexdigest(), **acls)
+        member = member_of(path, part, status, sha256=digest.hex(), **acls)
         if known_as is None or not known_as.says_the_same(member):
             for piece in (header(member), data, padding(len(data))):
                 archive.add(piece)

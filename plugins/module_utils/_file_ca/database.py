@@ -56,7 +56,7 @@ class FileDatabase:
         """Make a copy without a lock: the CA may issue meanwhile."""
         facts = self._ca.as_decided(order.of, "the database was not backed up")
         base = functools.partial(complete, order.base, order.base_list or "") if order.base else None
-        return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base)
+        return make_files(Survey(self._ca, facts, order.extra_paths, folder), folder, base, order.whole)
 
     def compare(self, newer: Stored, older: Stored, files: bool = True) -> Lacks:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared

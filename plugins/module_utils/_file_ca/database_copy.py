@@ -201,8 +201,8 @@ class Survey:
         half_written = [path + ".new" for path, part in self._named().items() if part in ("index", "serial")]
         return any(map(os.path.lexists, [*half_written, *([self._files.lock] if self._files.lock else [])]))
 
-    def reader(self, wanted: t.Mapping[str, str], held: Held) -> Reader:
-        return Reader(wanted, self.key_files, self.known, self.owners, held)
+    def reader(self, wanted: t.Mapping[str, str], held: Held, proved: t.Container[bytes] = ()) -> Reader:
+        return Reader(wanted, self.key_files, self.known, self.owners, held, proved)
 
     def wanted(self) -> t.Dict[str, str]:
         """Path -> part, in the order in which they are to be restored."""
@@ -249,8 +249,9 @@ class Survey:
             directories[:] = sorted(name for name in directories if not is_staging(name))
             found.setdefault(directory, folders)
             links = [name for name in directories if os.path.islink(os.path.join(directory, name))]
-            for name in sorted({*names, *links} - {LOCK}):
-                found.setdefault(os.path.join(directory, name), part)
+            for name in sorted(names + links):
+                if name != LOCK:
+                    found.setdefault(os.path.join(directory, name), part)
 
     def _add_extra(self, found: t.Dict[str, str]) -> None:
         for path in self._extra:
@@ -285,7 +286,8 @@ class Survey:
 
         whole = {"index", "serial", "crl_number", "attributes", "certificate"}
         contents, configuration, stamps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for path, part in sorted(wanted.items()):
+        for path in sorted(wanted):
+            part = wanted[path]
             if part == "extra" and not os.path.isdir(path):
                 configuration.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "configuration":
@@ -300,14 +302,16 @@ class Survey:
                     if not stat.S_ISDIR(status.st_mode):
                         contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
                         stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-        numbers = DatabaseFiles(self._backend, self._files, data).numbers(WHAT)
+        database = DatabaseFiles(self._backend, self._files, data)
+        database.index.refuse(WHAT, database.path)
+        entries, revoked = database.index.counts
         return State(
             contents.hexdigest(),
             configuration.hexdigest(),
-            len(numbers.rows),
-            hex_or_none(numbers.next_serial),
-            hex_or_none(numbers.next_crl_number),
-            sum(1 for row in numbers.rows.values() if row.state == "R"),
+            entries,
+            hex_or_none(database.next_serial),
+            hex_or_none(database.next_crl_number),
+            revoked,
             stamps.hexdigest(),
         )
 
@@ -354,19 +358,21 @@ def _in_few_words(left_out: t.Sequence[LeftOut]) -> t.Iterator[LeftOut]:
             yield LeftOut(folder, f"{len(found) - MOST_NAMED} further files in it: {further.why}", further.count)
 
 
-def make_files(survey: Survey, folder: str, base: Base = None) -> Copied:
-    """The archives and the list of their members in a directory. C(base): the complete list of the set that this one adds to.
+def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = False) -> Copied:
+    """The archives and the list of their members in a directory. C(base): the complete list of the set that this one adds to, or with
+    C(whole) of one of which nothing is searched again.
 
     Raises KeywardError, OSError.
     """
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
     finished = survey.finish()
+    proved = {bytes.fromhex(one.sha256) for one in base() if one.sha256 and one.part in ISSUED_PARTS} if base and whole else set()
     for _attempt in range(TIMES):
         as_of = now_text()
         moment = survey.moment()
         wanted = survey.wanted()
         try:
-            written = SetWriter(folder, survey.reader(wanted, moment.held), base).write(wanted)
+            written = SetWriter(folder, survey.reader(wanted, moment.held, proved), None if whole else base).write(wanted)
             break
         except Vanished:
             for path in made:

@@ -46,6 +46,10 @@ class DatabasePlaces:
             or (folder == self._requests and name.endswith((".csr", ".req")))
         )
 
+    def hold_all_in(self, folder: str) -> bool:
+        """Whether any file belongs there."""
+        return lies_in(os.path.realpath(folder), [tree.rstrip("/") for tree in self._trees])
+
 
 class ExtraPaths:
     """What a person named besides: of a set nothing else of that kind comes back."""
@@ -73,6 +77,9 @@ class BarePlaces:
         path, tree = _canonical(path), os.path.realpath(self._tree)
         return path in (self._config, _canonical(self._tree)) or path == tree or path.startswith(tree.rstrip("/") + "/")
 
+    def hold_all_in(self, folder: str) -> bool:
+        return lies_in(os.path.realpath(folder), [os.path.realpath(self._tree).rstrip("/")])
+
 
 Places = t.Union[BarePlaces, DatabasePlaces]
 
@@ -89,8 +96,11 @@ def refuse_outside(
 ) -> None:
     """A set is no more trusted than its store: what belongs to the CA is decided here. Raises KeywardError; C(what) says what fails.
 
-    C(looked_at): the folders whose way is known to be free of others' links.
+    C(looked_at): the folders that belong to it with all in them, and whose way is known to be free of others' links.
     """
+    folder = os.path.dirname(path)
+    if looked_at is not None and folder in looked_at:
+        return
     if path not in places and path not in extra:
         why = "which is no place of this CA as its configuration on the host describes it"
         remedy = "Find out how it came into the set, or what is wrong with the directory. The archive opens with tar"
@@ -98,15 +108,12 @@ def refuse_outside(
             why = f"which is outside {backend.directory}, and no configuration is on the host that says that it belongs to the CA"
             remedy = "Put the configuration back first (part: configuration) and look at it, or name that place as one of extra_paths"
         raise KeywardError(what, f"the set holds {path}, {why}", remedy)
-    folder = os.path.dirname(path)
-    if looked_at is not None and folder in looked_at:
-        return
     link = leads_by(folder, owner_of(backend.directory))
-    if looked_at is not None:
-        looked_at.add(folder)
     if link:
         why = f"{path} would be written through the link {link}, which others than root and the CA's owner can change"
         raise KeywardError(what, why, "Find out who made it; take it away, or take the right to write there from others")
+    if looked_at is not None and places.hold_all_in(folder):
+        looked_at.add(folder)
 
 
 def _canonical(path: str) -> str:

@@ -30,14 +30,15 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member, archive_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import files_here, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_base import Base, choose
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_configuration import MOVED, Configurations, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_evidence import LARGEST_LOOKED_AT, KnownCrls, published_on
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore, take_away_left
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_issued import Issued, folders_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_places import compared, followed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import (
     lacks_chain,
@@ -53,6 +54,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect_path
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE as CORE_ARCHIVE
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, parse_time
@@ -104,17 +106,28 @@ class Restoration:
             self._database, self._files = files.database, files_here(files, self._move)
         self._configurations = Configurations(backend, self._move, self._files is not None and not self._aside)
         self._random_serials = bool(self._files and self._files.random_serials)
+        self._keys, self._subscribers = self._key_places()
+        self._issued = Issued(self._free_place, self._here, self._refuse_no_place)
+        self._issued_in: t.Set[str] = set()  # folders of what was issued
 
     def carry_out(self) -> orders.Restored:
+        self._issued_in, folders = folders_of(self._set, self._move.path)
+        if self._check:
+            return self._carry_out(None)
+        with MassRestore(folders) as mass:
+            mass.take_away_left()
+            return self._carry_out(mass)
+
+    def _carry_out(self, mass: t.Optional[MassRestore]) -> orders.Restored:
         if self._files and self._files.database:
             database = DatabaseFiles(self._backend, self._files)
             self._finished = [] if self._check else database.finish("nothing was restored")
             self._undone = bool(database.waiting if self._check else self._finished)
-        items = self._compared()
+        items = self._compared(mass)
         if self._order.part == "configuration":
             items = [item for item in items if item.member.part == "configuration"]
             self._refuse([item for item in items if item.there == "different"])
-            self._put_back(items, {})
+            self._put_back(items, {}, mass)
             return self._answer(None, None)
         if not self._configurations.texts:
             self._move.refuse_former(self._database, self._backend.config_file)
@@ -140,7 +153,7 @@ class Restoration:
         # What the software has moved since then is where it belongs.
         left = [item for item in items if not (base.newer and item.member.part == "movable")]
         left = [self._beside(item) for item in left if item.member.part not in CORE or item.member.part in texts]
-        self._put_back(left, {part: text for part, text in texts.items() if text is not None})
+        self._put_back(left, {part: text for part, text in texts.items() if text is not None}, mass)
         return self._answer(outcome, published)
 
     # --- looking ---
@@ -150,18 +163,27 @@ class Restoration:
         named = place_of(member.part, self._files) if self._files and self._move and member.type == "file" else None
         return named or self._move.path(member.path)
 
-    def _compared(self) -> t.List[_Item]:
-        """Every member, read to its end and proved, beside what is in its place."""
+    def _free_place(self, member: Member) -> str:
+        path = self._place(member)
+        if path in self._keys or lies_in(path, self._subscribers):
+            raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
+        return path
+
+    def _here(self, member: Member) -> Member:
+        return replace(member, target=self._move.path(member.target)) if member.target else member
+
+    def _refuse_no_place(self, path: str) -> None:
+        refuse_outside(path, self._places, self._extra, self._backend, "nothing was restored", self._ways)
+
+    def _compared(self, mass: t.Optional[MassRestore]) -> t.List[_Item]:
+        """Every member, read to its end and proved, beside what is in its place. What was issued and is missing is staged."""
         items = []
-        keys, subscribers = self._key_places()
-        for member, stream in self._set.contents():
-            path = self._place(member)
-            if path in keys or lies_in(path, subscribers):
-                raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
+        for member, stream in self._set.contents(CORE_ARCHIVE):
+            path = self._free_place(member)
             if stream and member.part in ("index", "serial", "crl_number", "attributes"):
                 self._texts[member.part] = stream.read(LARGEST_INDEX)
                 self._core[member.part] = member
-            here = replace(member, target=self._move.path(member.target)) if member.target else member
+            here = self._here(member)
             there = compared(here, path)
             if stream and member.part == "configuration":
                 there = self._configurations.compare(member, path, stream, there)
@@ -175,6 +197,8 @@ class Restoration:
             if stream and there == "different" and member.part == "certificate" and lacks_chain(path, stream.read(LARGEST_INPUT)):
                 there = "shortened"
             items.append(_Item(here, path, there))
+        self._issued.look(self._set, mass, self._order.part == "all")
+        items += [_Item(t.cast(Member, found.member), found.path, found.there) for found in self._issued.others]
         for item in items:
             if self._order.part in ("all", item.member.part):
                 self._refuse_outside(item)
@@ -256,9 +280,8 @@ class Restoration:
         return base
 
     def _published(self, items: t.Sequence[_Item], live: DatabaseFiles) -> Published:
-        folders = {os.path.dirname(item.path) for item in items if item.member.part in ("issued", "movable")}
-        of_set = {item.path for item in items}
-        found, advisories = published_on(self._stored.manifest.generations, live, folders, of_set, self._order.published)
+        of_set = {*self._issued.there, *(item.path for item in items)}
+        found, advisories = published_on(self._stored.manifest.generations, live, self._issued_in, of_set, self._order.published)
         self._finished += advisories
         return found
 
@@ -322,7 +345,7 @@ class Restoration:
                 texts[part] = None if want == their else f"{even_hex(want or 0)}\n".encode("ascii")
         return texts
 
-    def _put_back(self, items: t.Sequence[_Item], texts: t.Mapping[str, bytes]) -> None:
+    def _put_back(self, items: t.Sequence[_Item], texts: t.Mapping[str, bytes], mass: t.Optional[MassRestore]) -> None:
         """What only adds comes first; the database itself comes last, so that a killed run has taken nothing away."""
         wanted = {}
         for item in items:
@@ -335,37 +358,31 @@ class Restoration:
         changed = dict(texts)
         for item in wanted.values():
             self._restored.append(orders.BroughtBack(item.path, _part(item.member.part)))
+        dropped = self._base is not None and self._base.newer  # the software has moved these since
+        if self._order.part == "all":
+            self._restored += self._issued.brought_back(dropped)
         for part in changed:
             path = self._core_path(part)
             if path not in [one.path for one in self._restored]:
                 self._restored.append(orders.BroughtBack(path, "database"))
         apart = {item.path for item in wanted.values() if item.member.type != "file" or self._gives_way(item)}
-        written = [*(item.path for item in wanted.values()), *map(self._core_path, changed)]
+        written = [*(item.path for item in wanted.values()), *map(self._core_path, changed), *self._issued.staged]
         links = followed(written, apart, self._backend.directory, "nothing was restored")
-        kept = [item for item in wanted.values() if item.member.type != "link" and (item.member.acl or not _is_new(item))]
-        protections = {item.path: recorded_protection(item.member, item.path) for item in kept}
-        if self._check:
+        protections = {item.path: recorded_protection(item.member, item.path) for item in wanted.values() if item.member.type != "link"}
+        if mass is None:
             self._set_aside = [SetAside(i.path) for i in wanted.values() if i.there == "different" and self._gives_way(i)]
             return
-        for folder in {os.path.dirname(item.path) for item in items if item.member.part in ISSUED_PARTS}:
-            take_away_left(folder)
         path, self._ways = "", None
         stack = contextlib.ExitStack()
         try:
             late: t.List[t.Tuple[StagedFile, str]] = []
             directories: t.List[_Item] = []
-            mass = stack.enter_context(MassRestore())
-            for member, stream in self._set.contents() if wanted else ():
+            archives = sorted({archive_of(item.member.part) for item in wanted.values()})
+            for member, stream in self._set.contents(*archives) if archives else ():
                 if member.path not in wanted:
                     continue
                 item = wanted[member.path]
                 path = item.path
-                if stream and _is_new(item):
-                    if not mass.knows(os.path.dirname(path)):
-                        self._refuse_outside(item)
-                        make_directories(os.path.dirname(path), Protection(0o755))
-                    mass.add(path, stream, item.member)
-                    continue
                 self._refuse_outside(item)  # once more: what was written meanwhile may be a link
                 if member.type == "directory":
                     if make_directories(path, Protection(0o755)):
@@ -379,6 +396,7 @@ class Restoration:
                     os.symlink(t.cast(str, item.member.target), path)
                     if os.geteuid() == 0:
                         os.chown(path, *owner_of(member), follow_symlinks=False)
+                    os.utime(path, ns=(member.mtime, member.mtime), follow_symlinks=False)
                     continue
                 if member.part in CORE:
                     data = changed.pop(member.part, None)
@@ -391,7 +409,8 @@ class Restoration:
                         staged.replace()
                     else:
                         staged.commit()
-            mass.finish()
+            if self._order.part == "all":
+                mass.finish(self._refuse_no_place, dropped)
             for part, data in changed.items():
                 path = self._core_path(part)
                 like = self._core[part]
@@ -471,11 +490,6 @@ class Restoration:
             reentered=tuple(orders.Revocation(even_hex(one.serial), one.at, one.reason) for one in (outcome.reentered if outcome else ())),
             advisories=tuple(advisories),
         )
-
-
-def _is_new(item: _Item) -> bool:
-    """Whether it is one of the many that come back where nothing is."""
-    return item.there == "missing" and item.member.type == "file" and item.member.part in ISSUED_PARTS
 
 
 def _part(part: str) -> str:

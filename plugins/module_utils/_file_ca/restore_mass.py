@@ -3,30 +3,38 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: many new files put back at once; may change in any release.
 
-All are staged first, each folder's in a private directory in it; then their file systems are synced once, each file gets its name, and
-the folders are synced. A run that is killed leaves the private directory, which the next one takes away.
+All are staged first, those of each folder in a private directory beside or above it; then their file systems are synced once, each file
+gets its name, and the folders are synced. Until then nothing that a CA looks at has changed. A run that is killed leaves the private
+directories, which the next one takes away. Several processes may stage; the one that made this object finishes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import functools
+import hashlib
 import os
 import re
 import secrets
 import shutil
 import stat
+import struct
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import recorded_protection
+from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STAGING = re.compile(r"\.[0-9a-f]{16}\.keyward-restore\Z")
 _CHUNK = 1024 * 1024
-_MOST_FOLDERS = 200  # on their way at once: each has two open descriptors, and a process may have 1024
+_MOST_FOLDERS = 50  # of each some descriptors are open; what is in others is put back one by one
+_MADE = struct.Struct("<IB40sQQ")  # which folder, apart, name, device, inode: all of them fit into a pipe
+_NOREPLACE = 1
 
 
 def is_staging(name: str) -> bool:
@@ -34,64 +42,116 @@ def is_staging(name: str) -> bool:
     return _STAGING.match(name) is not None
 
 
-def take_away_left(folder: str) -> None:
+def _take_away_left(above: str, beginning: str) -> None:
     """Where others can give such a name to any directory, it stays."""
     with contextlib.suppress(OSError):
-        status = os.lstat(folder)
+        status = os.lstat(above)
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-            for name in filter(is_staging, os.listdir(folder)):
-                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            for name in os.listdir(above):
+                if is_staging(name) and name.startswith(beginning):
+                    shutil.rmtree(os.path.join(above, name), ignore_errors=True)
 
 
-class _Folder:
-    """One that gets files. It and its private directory are opened once: what takes their names meanwhile gets and loses nothing."""
+def _with_those_above(folder: str) -> t.Iterator[str]:
+    while True:
+        yield folder
+        if folder == os.path.dirname(folder):
+            return
+        folder = os.path.dirname(folder)
 
-    def __init__(self, path: str) -> None:
-        self.path, self._name = path, f".{secrets.token_hex(8)}.keyward-restore"
-        self.descriptor = os.open(path, _DIRECTORY)
-        self.staging = -1
+
+def _beginning(folder: str) -> str:
+    """Of the names of its private directories: above it there may be others' as well."""
+    return "." + hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+class Made(t.NamedTuple):
+    """A private directory that a process has made for a folder. C(apart): for what may be dropped."""
+
+    folder: str
+    apart: bool
+    name: str
+    identity: t.Tuple[int, int]  # device and inode
+
+
+class _Staging:
+    """A private directory. It is opened once: what takes its name meanwhile gets and loses nothing."""
+
+    def __init__(self, above: str, name: str, identity: t.Optional[t.Tuple[int, int]] = None) -> None:
+        """C(identity): of one that another process has made."""
+        self.above, self._name, self.descriptor = os.open(above, _DIRECTORY), name, -1
         try:
-            os.mkdir(self._name, 0o700, dir_fd=self.descriptor)
-            self.staging = os.open(self._name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
-            status = os.fstat(self.staging)
-            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-                raise OSError(1, "it was put there by somebody else", path)
+            if identity is None:
+                os.mkdir(name, 0o700, dir_fd=self.above)
+            self.descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.above)
+            status = os.fstat(self.descriptor)
+            self.identity = status.st_dev, status.st_ino
+            ours = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
+            if not ours or (os.listdir(self.descriptor) if identity is None else self.identity != identity):
+                raise OSError(errno.EPERM, "it was put there by somebody else", above)
         except BaseException:
-            self._close()
+            self.close()
             raise
 
-    def end(self) -> None:
+    def take_away(self) -> None:
         with contextlib.suppress(OSError):
-            for name in os.listdir(self.staging):
-                os.unlink(name, dir_fd=self.staging)
-            os.rmdir(self._name, dir_fd=self.descriptor)
-        self._close()
+            for name in os.listdir(self.descriptor):
+                os.unlink(name, dir_fd=self.descriptor)
+            os.rmdir(self._name, dir_fd=self.above)
+        self.close()
 
-    def _close(self) -> None:
-        for descriptor in (self.staging, self.descriptor):
+    def close(self) -> None:
+        for descriptor in (self.descriptor, self.above):
             if descriptor != -1:
                 os.close(descriptor)
 
 
 class MassRestore:
-    """New files on their way. As a context it takes away what got no name."""
+    """New files on their way into some folders. As a context it takes away what got no name."""
 
-    def __init__(self) -> None:
-        self._folders: t.Dict[str, _Folder] = {}
+    def __init__(self, folders: t.Iterable[str]) -> None:
+        # Where a folder is missing, what is above it lies on the file system that it will be on.
+        self._folders = {folder: next(filter(os.path.isdir, _with_those_above(folder))) for folder in sorted(folders)[:_MOST_FOLDERS]}
+        self._own: t.Dict[t.Tuple[str, bool], _Staging] = {}  # of this process
+        self._all: t.Dict[Made, _Staging] = {}
+        self._told, self._telling = os.pipe()
+        for pipe in (self._told, self._telling):
+            os.set_blocking(pipe, False)
         self._protections: t.Dict[t.Tuple[t.Any, ...], Protection] = {}
 
-    def knows(self, folder: str) -> bool:
+    def takes(self, folder: str) -> bool:
         return folder in self._folders
 
-    def add(self, path: str, contents: Contents, member: Member) -> None:
-        """Raises OSError, and KeywardError as C(protect) does."""
+    def take_away_left(self) -> None:
+        for folder in self._folders:
+            for above in _with_those_above(folder):
+                _take_away_left(above, "." if above == folder else _beginning(folder))
+
+    def _staging(self, folder: str, apart: bool) -> _Staging:
+        found = self._own.get((folder, apart))
+        if found is None:
+            name = f"{_beginning(folder)}{secrets.token_hex(4)}.keyward-restore"
+            found = self._own[folder, apart] = _Staging(self._folders[folder], name)
+            os.write(self._telling, _MADE.pack(list(self._folders).index(folder), apart, name.encode("ascii"), *found.identity))
+        return found
+
+    def _made(self) -> t.Iterator[Made]:
+        """By all processes, since it was asked last."""
+        folders = list(self._folders)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                number, apart, name, *identity = _MADE.unpack(os.read(self._told, _MADE.size))
+                yield Made(folders[number], bool(apart), name.rstrip(b"\0").decode("ascii"), (identity[0], identity[1]))
+
+    def take(self, made: Made) -> None:
+        """Raises OSError where something else has its name."""
+        self._all[made] = _Staging(self._folders[made.folder], made.name, made.identity)
+
+    def add(self, path: str, contents: Contents, member: Member, apart: bool = False) -> None:
+        """C(apart): with those that may be dropped. Raises OSError, and KeywardError as C(protect) does."""
         folder, name = os.path.split(path)
-        if folder not in self._folders:
-            if len(self._folders) == _MOST_FOLDERS:
-                self.finish()
-            self._folders[folder] = _Folder(folder)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=self._folders[folder].staging)
+        descriptor = os.open(name, flags, 0o600, dir_fd=self._staging(folder, apart).descriptor)
         try:
             for piece in iter(lambda: contents.read(_CHUNK), b""):
                 left = memoryview(piece)
@@ -109,38 +169,78 @@ class MassRestore:
             known = self._protections[key] = recorded_protection(member, path)
         return known
 
-    def finish(self) -> None:
-        """Raises FileExistsError where something has come to lie in the place of one meanwhile: none takes another file's."""
-        for folder in self._folders.values():
-            _sync(folder.staging)
-        for folder in self._folders.values():
-            for name in sorted(os.listdir(folder.staging)):
-                _name(folder, name)
-            os.fsync(folder.descriptor)
-        self._end()
+    def gather(self) -> None:
+        """What all processes have made. Raises OSError as C(take) does."""
+        for made in self._made():
+            self.take(made)
 
-    def _end(self) -> None:
-        for folder in self._folders.values():
-            folder.end()
-        self._folders.clear()
+    def finish(self, look: t.Callable[[str], None], drop: bool = False) -> None:
+        """What was gathered. C(look) refuses a path in a folder that is no place for it; C(drop): what was staged apart.
+
+        Raises FileExistsError where something has come to lie in the place of one meanwhile: none takes another file's.
+        """
+        found = [(made, staging.descriptor) for made, staging in sorted(self._all.items()) if not (drop and made.apart)]
+        for _device, staging in {made.identity[0]: staging for made, staging in found}.items():
+            _sync(staging)
+        for made, staging in found:
+            names = sorted(os.listdir(staging))
+            if names:
+                look(os.path.join(made.folder, names[0]))
+                make_directories(made.folder, Protection(0o755))
+                target = os.open(made.folder, _DIRECTORY)
+                try:
+                    for name in names:
+                        _name(staging, target, made.folder, name)
+                    os.fsync(target)
+                finally:
+                    os.close(target)
 
     def __enter__(self) -> MassRestore:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._end()
+        for made in self._made():
+            with contextlib.suppress(OSError):
+                self.take(made)
+        for staging in self._all.values():
+            staging.take_away()
+        for staging in self._own.values():
+            staging.close()
+        for pipe in (self._told, self._telling):
+            os.close(pipe)
 
 
-def _name(folder: _Folder, name: str) -> None:
+def _name(staging: int, target: int, folder: str, name: str) -> None:
     try:
-        os.link(name, name, src_dir_fd=folder.staging, dst_dir_fd=folder.descriptor, follow_symlinks=False)
-        os.unlink(name, dir_fd=folder.staging)
+        _rename(staging, target, name)
     except FileExistsError as exc:
-        raise FileExistsError(exc.errno, exc.strerror, os.path.join(folder.path, name)) from None
+        raise FileExistsError(exc.errno, exc.strerror, os.path.join(folder, name)) from None
+
+
+def _rename(staging: int, target: int, name: str) -> None:
+    rename = _renaming()
+    if rename is not None:
+        raw = os.fsencode(name)
+        if rename(staging, raw, target, raw, _NOREPLACE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):  # this file system can't
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        os.link(name, name, src_dir_fd=staging, dst_dir_fd=target, follow_symlinks=False)
+        os.unlink(name, dir_fd=staging)
+    except FileExistsError:
+        raise
     except OSError:  # a file system without hard links
-        if os.path.lexists(os.path.join(folder.path, name)):
-            raise FileExistsError(17, "exists", os.path.join(folder.path, name)) from None
-        os.rename(name, name, src_dir_fd=folder.staging, dst_dir_fd=folder.descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(name, dir_fd=target, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, "exists") from None
+        os.rename(name, name, src_dir_fd=staging, dst_dir_fd=target)
+
+
+@functools.lru_cache(maxsize=1)
+def _renaming() -> t.Any:
+    """C(renameat2), where it is there: one step where a link and its removal are two."""
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 def _sync(descriptor: int) -> None:

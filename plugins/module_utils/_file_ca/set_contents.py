@@ -13,7 +13,7 @@ from datetime import datetime
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import NEVER, Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, read_index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, changed_rows
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
@@ -27,17 +27,17 @@ def set_files(stored: Stored) -> SetFiles:
 
 
 class SetContents:
-    """The rows of a set, and the files that were issued."""
+    """The index of a set, and the files that were issued."""
 
     def __init__(self, stored: Stored) -> None:
         self._files = set_files(stored)
 
     @functools.cached_property
-    def rows(self) -> t.Dict[int, Row]:
+    def index(self) -> bytes:
         for member, stream in self._files.contents(CORE):
             if stream and member.part == "index":
-                return read_index(stream.read(LARGEST_INDEX)).by_number
-        return {}
+                return stream.read(LARGEST_INDEX)
+        return b""
 
     @functools.cached_property
     def digests(self) -> t.Set[bytes]:
@@ -45,9 +45,9 @@ class SetContents:
         return {digest for digest, _path in self.issued()}
 
     def issued(self) -> t.Iterator[t.Tuple[bytes, str]]:
-        for member in self._files.list():
-            if member.part in ISSUED_PARTS and member.sha256:
-                yield bytes.fromhex(member.sha256), member.path
+        for one in self._files.list():
+            if one.part in ISSUED_PARTS and one.sha256:
+                yield bytes.fromhex(one.sha256), one.path
 
 
 def compared(newer: Stored, older: Stored, files: bool = True) -> Lacks:
@@ -57,8 +57,7 @@ def compared(newer: Stored, older: Stored, files: bool = True) -> Lacks:
     set from going.
     """
     ours, theirs = _contents(newer), _contents(older)
-    changed = [(ours.rows.get(number), row) for number, row in theirs.rows.items() if ours.rows.get(number) != row]
-    changed = [(our, row) for our, row in changed if not (our and our.covers(row))]
+    changed = [(our, row) for our, row in changed_rows(ours.index, theirs.index) if not (our and our.covers(row))]
     example = f"the entry {changed[0][1].serial}" if changed else ""
     for digest, path in theirs.issued() if files and not changed else ():
         if digest not in ours.digests:

@@ -144,21 +144,21 @@ class SetWriter:
         whole = {line.path for line in core}
         known: t.Dict[str, t.Optional[Member]] = {}  # of what is to be read
         gone: t.Set[str] = set()
-        for path, member in _side_by_side(issued, (one.member for one in self._base())):
+        for path, before in _side_by_side(issued, self._base()):
             if path in whole:
                 continue
             if wanted.get(path) not in ISSUED_PARTS:
                 gone.add(path)
-                self._counts["removed"] += member is not None and member.part in ISSUED_PARTS
+                self._counts["removed"] += before is not None and before.part in ISSUED_PARTS
                 continue
             status = status_of(path, follow=False)
             if status is None:
                 raise Vanished
-            if member is None or member.type != "file" or member.part != wanted[path] or not member.is_untouched(status):
-                known[path] = member
-        kept = (one for one in self._base() if not (one.member.path in known or one.member.path in gone or one.member.path in whole))
+            if before is None or before.part != wanted[path] or not before.is_untouched(status):
+                known[path] = before.member if before else None
+        kept = (one for one in self._base() if not (one.path in known or one.path in gone or one.path in whole))
         yield from heapq.merge(
-            (_Line(one.member.path, one.line, one.member.size, b"") for one in kept),
+            (_Line(one.path, one.line, one.size, b"") for one in kept),
             self._read(file, sorted(known), wanted, known),
             (_Line(path, b"", 0, removed_line(path)) for path in sorted(gone)),
             key=lambda one: one.path,
@@ -192,22 +192,22 @@ def _end() -> bytes:
     return t.cast(bytes, packing.compress(END) + packing.flush())
 
 
-def _side_by_side(paths: t.Iterable[str], members: t.Iterable[Member]) -> t.Iterator[t.Tuple[str, t.Optional[Member]]]:
+def _side_by_side(paths: t.Iterable[str], base: t.Iterable[Listed]) -> t.Iterator[t.Tuple[str, t.Optional[Listed]]]:
     """Each path of either, and what the earlier set has of it. Both are sorted."""
-    members = iter(members)
-    member = next(members, None)
+    base = iter(base)
+    one = next(base, None)
     for path in paths:
-        while member is not None and member.path < path:
-            yield member.path, member
-            member = next(members, None)
-        if member is not None and member.path == path:
-            yield path, member
-            member = next(members, None)
+        while one is not None and one.path < path:
+            yield one.path, one
+            one = next(base, None)
+        if one is not None and one.path == path:
+            yield path, one
+            one = next(base, None)
         else:
             yield path, None
-    while member is not None:
-        yield member.path, member
-        member = next(members, None)
+    while one is not None:
+        yield one.path, one
+        one = next(base, None)
 
 
 def _read_slice(

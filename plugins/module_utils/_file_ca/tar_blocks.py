@@ -4,11 +4,15 @@
 """Private to keyward.pki: the blocks of tar archives, written and read; may change in any release.
 
 They are ustar blocks, with pax headers where a path, an ACL or a number needs them, packed as gzip members: C(tar -xz) opens them.
+The head of a gzip member says how long it is and how many entries it has, so that several processes can read one archive.
 tarfile would take longer for a header than reading and packing a certificate takes.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 import tarfile
 import typing as t
 import zlib
@@ -22,10 +26,19 @@ _TYPES = {"file": b"0", "directory": b"5", "link": b"2"}
 _KINDS = {b"0": "file", b"\0": "file", b"5": "directory", b"2": "link"}
 _LARGEST_HEADER = 64 * 1024  # of one member: names and links have 4 KiB at most
 _PIECE = 256 * 1024
+_EXTRA = struct.Struct("<H2sHQI")  # the extra field of a gzip head: its length, whose it is, and what it says
+_HEAD = 10 + _EXTRA.size
+_IN_MEMORY = 8 << 20  # bytes that a gzip member may unpack to and be read at once
 
 
 def packer() -> t.Any:
     return zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
+
+
+def sized(packed: bytes, entries: int) -> bytes:
+    """A gzip member that says how long it is, and how many entries are in it."""
+    extra = _EXTRA.pack(_EXTRA.size - 2, b"KW", 12, len(packed) + _EXTRA.size, entries)
+    return packed[:3] + b"\x04" + packed[4:10] + extra + packed[10:]
 
 
 def padding(size: int) -> bytes:
@@ -91,6 +104,10 @@ class Damaged(Exception):
     """An archive that can't be read on."""
 
 
+class Readable(t.Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Entry(t.NamedTuple):
     name: str
     kind: str  # file, directory, link or other
@@ -98,10 +115,62 @@ class Entry(t.NamedTuple):
     target: str
 
 
+class Piece(t.NamedTuple):
+    """A part of an archive that can be read alone. C(length), C(entries): None of what is left of it."""
+
+    begin: int
+    length: t.Optional[int]
+    first: int  # entry
+    entries: t.Optional[int]
+
+
+def pieces_of(path: str) -> t.List[Piece]:
+    """Those of an archive, in order; the last one is what is left, at least the end. Raises OSError."""
+    found: t.List[Piece] = []
+    begin = first = 0
+    with open(path, "rb") as stream:
+        while True:
+            head = os.pread(stream.fileno(), _HEAD, begin)
+            if len(head) < _HEAD or head[:4] != b"\x1f\x8b\x08\x04":
+                break
+            size, whose, inner, length, entries = _EXTRA.unpack_from(head, 10)
+            if (size, whose, inner) != (_EXTRA.size - 2, b"KW", 12) or length <= _HEAD:
+                break
+            found.append(Piece(begin, length, first, entries))
+            begin, first = begin + length, first + entries
+    return [*found, Piece(begin, None, first, None)]
+
+
+class _Window:
+    """So many bytes of a file."""
+
+    def __init__(self, descriptor: int, begin: int, length: t.Optional[int]) -> None:
+        self._descriptor, self._at = descriptor, begin
+        self._end = None if length is None else begin + length
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self._descriptor, size if self._end is None else min(size, self._end - self._at), self._at)
+        self._at += len(data)
+        return data
+
+
+def opened(descriptor: int, piece: Piece) -> TarReader:
+    """Raises Damaged."""
+    if piece.length is not None and piece.length < _IN_MEMORY:
+        unpacker = zlib.decompressobj(31)
+        try:
+            data = unpacker.decompress(os.pread(descriptor, piece.length, piece.begin), _IN_MEMORY)
+        except zlib.error as exc:
+            raise Damaged from exc
+        if unpacker.eof and not unpacker.unused_data:
+            return TarReader(io.BytesIO(data))
+    return TarReader(Unpacking(_Window(descriptor, piece.begin, piece.length)))
+
+
 class Unpacking:
     """What gzip members in a file unpack to, in bounded memory. Raises Damaged."""
 
-    def __init__(self, stream: t.BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self._unpacker: t.Any = None
         self._packed, self._ready, self._at = b"", b"", 0
@@ -147,18 +216,27 @@ class Unpacking:
 class TarReader:
     """The entries of a tar archive, one after the other. Raises Damaged; no header is believed to be longer than names can be."""
 
-    def __init__(self, stream: t.BinaryIO) -> None:
-        self._unpacking = Unpacking(stream)
+    def __init__(self, unpacked: Readable) -> None:
+        self._unpacking = unpacked
         self._left = self._pad = 0
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing follows the entry that was read last."""
+        self._pass_over()
+        return not self._unpacking.read(1)
+
+    def _pass_over(self) -> None:
+        while self._left:
+            self.read(1 << 20)
 
     def next(self) -> t.Optional[Entry]:
         """None at the end. What is left of the entry before is passed over."""
-        while self.read(1 << 20):
-            pass
+        self._pass_over()
         pax: t.Dict[str, str] = {}
         for _header in range(8):
             head = self._unpacking.read(BLOCK)
-            if not head.strip(b"\0"):
+            if head[:1] in (b"", b"\0") and not head.strip(b"\0"):
                 return None
             if len(head) != BLOCK or _number(head[148:156]) != _sum(head[:148] + b"        " + head[156:]):
                 raise Damaged

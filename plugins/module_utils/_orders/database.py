@@ -86,7 +86,8 @@ class Copy:
 
     C(base): for an increment, the lists of the set that it builds on and of all that this one builds on, the full one's first, as paths
     below the folder, or below the database's directory in the store; C(base_list): the SHA-256 of the complete list that they are. Without
-    them it is a full set, for which everything is read and searched.
+    them it is a full set, for which everything is read and searched. C(whole): a full one all the same, for which what they list is read
+    and not searched again.
     """
 
     NAME: t.ClassVar[str] = "database.copy"
@@ -97,6 +98,7 @@ class Copy:
     draft: t.Optional[Draft] = None
     base: t.Annotated[t.Tuple[Path, ...], Most(MOST_LINKS)] = ()
     base_list: t.Optional[Hex] = None
+    whole: bool = False
     truncate_logs: bool = False
     extra_paths: Paths = ()
 
@@ -331,10 +333,11 @@ class Restore:
 
 @dataclass(frozen=True)
 class BroughtBack:
-    """C(part): what it belongs to."""
+    """C(part): what it belongs to. C(count): so many files in a folder, where they are too many to name."""
 
     path: Path
     part: Hex
+    count: t.Optional[int] = None
 
 
 @dataclass(frozen=True)

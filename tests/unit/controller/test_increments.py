@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.fake_host import FakeHost
 from support.guides import DOCS, blocks
@@ -171,6 +172,21 @@ def test_full_after(ca: OpensslCa, place: Place, options: dict[str, int], why: s
     assert (results[2]["set"]["kind"], results[2]["set"]["full_because"]) == (kind, why)
     if not why:
         assert back_up(ca, place, full_after=options)["set"]["full_because"] == "chain_long"
+
+
+def test_a_full_set_of_a_chain_that_has_grown_searches_what_is_new(ca: OpensslCa, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a person asks for searches everything, as one for a new key does."""
+    made(ca, place, 2)
+    searched = list[bytes]()
+    real = archive_reading.private_key_in_file
+    monkeypatch.setattr(archive_reading, "private_key_in_file", lambda data, known: searched.append(data) or real(data, known))
+    new, old = ((ca.directory / "certs" / f"{name}.example.com.pem").read_bytes() for name in ("n1", "n0"))
+    assert back_up(ca, place, full_after={"sets": 0})["set"]["full_because"] == "chain_long"
+    assert new in searched and old not in searched
+    assert len(issued(sets(place)[-1])) == len({*issued(sets(place)[0]), *issued(sets(place)[1]), *issued(sets(place)[2])})
+    ca.issue("last.example.com")
+    back_up(ca, place)
+    assert back_up(ca, place, full=True)["set"]["full_because"] == "asked" and old in searched
 
 
 def test_small_increments_are_never_too_large_where_no_share_is_given(ca: OpensslCa, place: Place) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, parallel, restore_issued, restore_mass
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import pieces_of
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED
 from support.openssl_ca import OpensslCa
-from support.sets import contents_of, make
+from support.sets import contents_of, details, digested, lose_all_but_keys, make, restore
 from tools import require_tool
 
 
@@ -72,7 +74,9 @@ def test_who_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
 sys.path[:0] = {sys.path!r}
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, parallel, restore_issued, restore_mass
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import pieces_of
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED
 def work(number):
     open(f"{tmp_path}/{{os.getpid()}}", "w").close()
     time.sleep(0.2)
@@ -111,3 +115,82 @@ def test_a_large_tree_is_copied_by_several_processes(ca: OpensslCa, tmp_path: Pa
     subprocess.run([require_tool("tar"), "-xzf", tmp_path / "set3" / "issued.tar.gz", "-C", tmp_path / "out"], check=True)
     unpacked = tmp_path / "out" / str(newcerts).lstrip("/")
     assert {path.name for path in unpacked.iterdir()} == {path.name for path in newcerts.iterdir()} - {"0700.key"}
+
+
+@pytest.fixture
+def many(ca: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Issued files that make some pieces of an archive, which several processes read."""
+    monkeypatch.setattr(archive_reading, "_CHUNK", 4096)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
+    names = [f"{number:04}.pem" for number in range(60)]
+    for name in names:
+        (ca.directory / "newcerts" / name).write_text(f"{name} " * 300)
+    return names
+
+
+def without_keys(ca: OpensslCa) -> dict[str, object]:
+    return {name: each for name, each in details(ca.directory).items() if not name.endswith(".key")}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_issued_comes_back_by_several_processes(
+    ca: OpensslCa, tmp_path: Path, many: list[str], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    manifest, before = make(ca, tmp_path / "set"), without_keys(ca)
+    assert len(pieces_of(str(tmp_path / "set" / ISSUED))) > 20
+    lose_all_but_keys(ca)
+    if there:
+        (ca.directory / "newcerts").mkdir()
+    (ca.directory / "newcerts" / "0007.pem").write_text("0007.pem " * 300) if there else None
+    predicted = restore(ca, tmp_path / "set", manifest, check=True)
+    assert [path.name for path in ca.directory.iterdir() if path.name.startswith(".")] == []
+    answer = restore(ca, tmp_path / "set", manifest)
+    assert answer.restored == predicted.restored and {Path(one.path).name for one in answer.restored} >= {*many} - {"0007.pem"}
+    differing = {name for name in before.keys() | without_keys(ca).keys() if before.get(name) != without_keys(ca).get(name)}
+    assert differing <= {"serial", "crlnumber", *(["newcerts", "newcerts/0007.pem"] if there else [])}
+    assert not restore(ca, tmp_path / "set", manifest).changed
+    monkeypatch.setattr(restore_issued, "MOST_NAMED", 20)
+    lose_all_but_keys(ca)
+    (told,) = (one for one in restore(ca, tmp_path / "set", manifest).restored if one.path.endswith("newcerts") and one.part == "issued")
+    assert told.count == len(many) + 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "swapped", "longer", "emptied"])
+def test_pieces_that_are_not_as_the_list_says_change_nothing(ca: OpensslCa, tmp_path: Path, many: list[str], damage: str) -> None:
+    """As whoever can sign a set would make it: all digests are right."""
+    manifest, archive = make(ca, tmp_path / "set"), tmp_path / "set" / ISSUED
+    pieces, data = pieces_of(str(archive)), archive.read_bytes()
+    parts = [data[one.begin : one.begin + one.length] if one.length else data[one.begin :] for one in pieces]
+    if damage == "swapped":
+        parts[3], parts[4] = parts[4], parts[3]
+    elif damage == "longer":  # a count of entries that is not true
+        parts[3] = parts[3][:24] + b"\1\0\0\0" + parts[3][28:]
+    else:
+        parts = parts[:-2] if damage == "cut" else parts[-1:]
+    archive.write_bytes(b"".join(parts))
+    lose_all_but_keys(ca)
+    before = details(ca.directory)
+    with pytest.raises(KeywardError, match="the set can't be used"):
+        restore(ca, tmp_path / "set", digested(tmp_path / "set", manifest))
+    assert details(ca.directory) == before
+
+
+def test_a_private_directory_that_was_swapped_is_not_used(
+    ca: OpensslCa, tmp_path: Path, many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is given to another of root's before the first process sees what the others have made."""
+    manifest, newcerts = make(ca, tmp_path / "set"), ca.directory / "newcerts"
+    lose_all_but_keys(ca)
+    newcerts.mkdir()
+    real = restore_mass.MassRestore.take
+
+    def swapped(mass: restore_mass.MassRestore, made: restore_mass.Made) -> None:
+        if (ca.directory / "private").exists():
+            (newcerts / made.name).rename(tmp_path / "taken")
+            (ca.directory / "private").rename(newcerts / made.name)
+        real(mass, made)
+
+    monkeypatch.setattr(restore_mass.MassRestore, "take", swapped)
+    with pytest.raises(KeywardError, match="could not be put back"):
+        restore(ca, tmp_path / "set", manifest)
+    assert not (ca.directory / "index.txt").exists()
