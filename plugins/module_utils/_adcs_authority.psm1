@@ -48,7 +48,7 @@ function Get-AdcsRegistryProperty {
 }
 
 function Get-AdcsThumbprint {
-    # CACertHash of a CA, in its order. -AtIndex: '' stands for a generation that setup did not find (a dash), so that each is at its index.
+    # CACertHash of a CA, in its order. -AtIndex: keep '' where setup found no certificate (a dash), so that each generation is at its index.
     param([string]$SanitizedName, [switch]$AtIndex)
     foreach ($text in @(Get-AdcsSetting -Name 'CACertHash' -Below $SanitizedName)) {
         $hex = ConvertTo-AdcsThumbprint $text
@@ -80,7 +80,7 @@ function Get-AdcsDatabaseSize {
 # --- certificates and their keys -------------------------------------------------------------------------------------
 
 function ConvertTo-AdcsThumbprint {
-    # Upper case hex. How the registry writes them (blanks, case) is documented nowhere.
+    # Upper case hex. Nothing documents how the registry writes thumbprints (blanks, case).
     param([object]$Text)
     ("$Text" -replace '[^0-9A-Fa-f]', '').ToUpperInvariant()
 }
@@ -127,7 +127,7 @@ function Get-AdcsKeyState {
     .SYNOPSIS
         For each certificate: {State: present | missing | inaccessible, Code: "0x........" | $null, Exportable: bool | $null}.
     .NOTES
-        Opening a key shows that it is there; only a trial shows whether it can leave. One that is neither RSA nor EC (ML-DSA) can't be opened here: it is
+        Opening a key proves that it is there; only a trial export proves that it can be exported. One that is neither RSA nor EC (ML-DSA) can't be opened here: it is
         present where its certificate names one. An HSM that does not answer costs its own key alone.
     #>
     param([object[]]$Certificate)
@@ -288,7 +288,7 @@ function Get-AdcsAuthority {
             kra_certificates = $recovery
             log_directory = "$(Get-AdcsSetting 'DBLogDirectory')"
             restore_in_progress = [bool]$restoring
-            # By so much the CA lets certificates begin before the moment when it makes them; 10 where the registry does not say.
+            # ClockSkewMinutes: how far the CA backdates certificates; 10 where the registry does not say.
             clock_skew_minutes = if ($null -ne $skew) { [int]$skew } else { 10 }
         }
         advisories = $advisories
@@ -333,7 +333,7 @@ function Get-PendingRequest {
 }
 
 function Get-RequestBeside {
-    # The newest request file of this name with another index, or that path where there is none: the index in the name is not always the count of certificates.
+    # The newest request file of this name with any index (not always the count of certificates), or that path where there is none.
     param([string]$Path)
     $directory, $stem = [IO.Path]::GetDirectoryName($Path), ([IO.Path]::GetFileNameWithoutExtension($Path) -replace '\([0-9]+\)$', '')
     if (-not [IO.Directory]::Exists($directory)) { return $Path }
@@ -357,7 +357,7 @@ function Test-AdcsClustered {
 function Assert-AdcsNotClustered {
     <#
     .SYNOPSIS
-        Throws where CertSvc is a resource of a failover cluster: what is done on one node alone breaks the others.
+        Throws where CertSvc belongs to a failover cluster: a change on one node alone breaks the others.
     #>
     param([string]$What = 'nothing was changed')
     if (-not (Test-AdcsClustered)) { return }
@@ -374,7 +374,7 @@ function Assert-AdcsNewest {
             Get-AdcsDigest -Content (ConvertFrom-AdcsPem -Text $_['certificate'] -What $What).RawData
         })
     if ("$newest" -ne $Of) {
-        $why = 'it was renewed meanwhile, its newest generation is another than the one that this was decided on'
+        $why = 'it was renewed meanwhile: this was decided on an older generation'
         throw (New-AdcsError -What $What -Why $why -Remedy 'Run the task again, it sees what is there now' -RenewedMeanwhile)
     }
 }

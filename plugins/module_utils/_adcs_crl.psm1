@@ -44,7 +44,7 @@ function Get-AdcsCrl {
 }
 
 function Get-PublicationDirectory {
-    # The directories, on this host and on shares, that the CA writes its CRLs into. The bit 1 of what stands before a location says that it does.
+    # The directories, here and on shares, that the CA writes its CRLs into: locations with bit 1 set in the number before them.
     param([string]$SanitizedName)
     $found = @(Get-AdcsSystemPath 'CertSrv', 'CertEnroll')
     foreach ($one in @(Get-AdcsSetting -Name 'CRLPublicationURLs' -Below $SanitizedName)) {
@@ -57,7 +57,7 @@ function Get-PublicationDirectory {
 }
 
 function Test-Delta {
-    # Whether a CRL is a delta: by its extension (2.5.29.27) in DER, whatever its file is called. What is PEM is not of the CA's making.
+    # Whether a CRL is a delta: by its extension (2.5.29.27) in DER, not by its file name. The CA itself never writes PEM.
     param([byte[]]$Content)
     $hex = [BitConverter]::ToString($Content, 0, [Math]::Min($Content.Length, 65536)) + [BitConverter]::ToString($Content, [Math]::Max(0, $Content.Length - 65536))
     $hex.Contains('06-03-55-1D-1B')
@@ -66,7 +66,7 @@ function Test-Delta {
 function Publish-AdcsCrl {
     <#
     .SYNOPSIS
-        Has the CA sign and publish its CRLs, where it is as it was when that was decided (of, see Assert-AdcsNewest).
+        Has the CA sign and publish its CRLs, unless it was renewed since that was decided (of, see Assert-AdcsNewest).
     .NOTES
         https://learn.microsoft.com/windows-server/administration/windows-commands/certutil
     #>

@@ -36,7 +36,7 @@ function Get-AdcsDatabaseState {
         $serial = ConvertTo-Serial -Text $revoked[$at][2]
         '{0},{1},{2},{3}' -f $revokedIds[$at], (ConvertFrom-CertutilNumber -Text $revoked[$at][1]), $when, $serial
     }
-    # Below 15 a request waits; from 30 on it failed or was denied. certutil -resubmit issues each of them under the number that it has.
+    # Below 15 a request waits; from 30 on it failed or was denied. certutil -resubmit can still issue each, under its own number.
     $unissued = foreach ($restriction in 'Disposition<15', 'Disposition>=30') {
         $rows = @(Get-ViewRow -What $What -ArgumentList '-restrict', $restriction, '-out', 'RequestId,Disposition', 'csv')
         $ids = @(Get-Number -What $What -Row $rows)
@@ -82,7 +82,7 @@ function Get-ViewRow {
 }
 
 function Get-Number {
-    # The first column as numbers. An answer that can't be read must not pass for an empty database.
+    # The first column as numbers. Throws for an answer that can't be read: it must not count as an empty database.
     param([object[]]$Row, [string]$What)
     foreach ($one in $Row) {
         $number = ConvertFrom-CertutilNumber -Text $one[0]
@@ -115,7 +115,7 @@ function ConvertFrom-CertutilNumber {
 }
 
 function ConvertFrom-CertutilTime {
-    # certutil writes a time as the account's regional settings have it; the same revocation must look the same to every account and host.
+    # certutil writes times in the account's regional format; a revocation must read the same for every account and host.
     param([string]$Text)
     # It is asked for UTC, and may say so ("GMT").
     $time = [DateTime]::MinValue

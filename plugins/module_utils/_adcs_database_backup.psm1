@@ -23,7 +23,7 @@ function Backup-AdcsDatabase {
         look: the facts; database.state: with own_state. host_store.read: see Get-AdcsStoreFact. database.copy: files [{name, path, sha256, size}],
         as_of, own_state and, in a store, staged: what waits there for host_store.commit, which answers stored_at and removed.
     .NOTES
-        The set may hold more than own_state says, since the state is asked first; never less.
+        The state is read before the copy: the set may hold more than own_state says, never less.
         https://learn.microsoft.com/powershell/module/adcsadministration/backup-caroleservice
     #>
     param([object]$Session)
@@ -63,7 +63,7 @@ function New-DatabaseSet {
             $prefix = Get-AdcsStagingPrefix -Facts $facts
             Remove-AdcsStaged -Store $store.path -Prefix $prefix
             $staged = Get-AdcsStagingPath -Store $store.path -Prefix $prefix -Suffix '.new'
-            # Where the share decides who may enter, an access list of this host would only lock its own account out.
+            # On a share with permissions of its own, an access list from this host would only lock its own account out.
             if ($store.shared) { $null = [IO.Directory]::CreateDirectory($staged) } else { $null = New-AdcsProtectedDirectory -Path $staged }
         }
         else {
@@ -90,7 +90,7 @@ function New-DatabaseSet {
 }
 
 function Save-DatabaseSet {
-    # Gives a set that waits in a store the manifest that the controller signed, written last, and its place. -Order: see the class Commit.
+    # Completes a staged set: writes the manifest that the controller signed, last, and renames the set into its place. -Order: see the class Commit.
     param([object]$Session, [System.Collections.IDictionary]$Order, [string]$What)
     $store = Open-AdcsStore -Path $Order['host_store'] -What $What
     $place = Get-AdcsSetPath -Store $store -Order $Order -What $What
@@ -139,7 +139,7 @@ function Write-DatabaseSet {
     $parameters = @{ Path = $Directory; DatabaseOnly = $true }
     if (-not $TruncateLogs) { $parameters['KeepLog'] = $true }
     $null = Invoke-AdcsCmdlet -Command 'Backup-CARoleService' -Parameters $parameters -Limit Copy -Bytes (Get-AdcsDatabaseSize) -What $What
-    # Whatever case Windows gives the folder: what is restored must find it as DataBase.
+    # Windows may write the folder in any case; a restore looks for DataBase.
     $database = @([IO.Directory]::GetDirectories($Directory) | Where-Object { [IO.Path]::GetFileName($_) -eq 'DataBase' })
     $made = @(if ($database.Count) { [IO.Directory]::GetFiles($database[0]) })
     $names = @($made | ForEach-Object { [IO.Path]::GetFileName($_).ToLowerInvariant() })

@@ -78,7 +78,7 @@ function Invoke-Restore {
         $facts = Get-FactOrNull -Session $Session
         Assert-AdcsNewest -Facts $facts -Of $Order['of'] -What $What
         if ($whole) { Assert-SamePlace -Wanted $wanted -Facts $facts -What $What }
-        # Into a place of our own first, and the digests there: nobody can change a file after it was proved.
+        # Copy into a protected directory first and check the digests there: nobody can change a file after its check.
         $work = if ($Order['folder']) { New-AdcsProtectedDirectory -Parent $Order['folder'] } else { New-RestoreDirectory }
         $files = @(Copy-SetFile -File $files -Directory $work -Keep:(-not $Order['folder']) -What $What)
         Assert-Digest -File $files -What $What
@@ -107,7 +107,7 @@ function Invoke-Restore {
             if ($work) { Remove-AdcsDirectory -Path $work }
         }
         catch {
-            # An error that is on its way tells more.
+            # Keep the first error, which says more.
             if ($done) { throw }
         }
         finally {
@@ -153,7 +153,7 @@ function Get-Around {
 }
 
 function Get-StateOrNull {
-    # A service that runs and does not answer: its database can't be opened. That is what a restore is for.
+    # A service that runs without answering can't open its database: the case that a restore is for.
     param([System.Collections.IDictionary]$Facts)
     if ((Get-AdcsServiceState) -ne 'running') { return $null }
     try { Get-AdcsDatabaseState -Facts $Facts -What 'the database can not be read' } catch { $null }
@@ -172,7 +172,7 @@ function Get-FactOrNull {
 }
 
 function New-RestoreDirectory {
-    # In the place for temporary files of the host. What a killed restore left there goes: the lock is held.
+    # In Windows\Temp. Removes what a killed restore left there: we hold the lock, so no other restore runs.
     Clear-AdcsLeftover -Prefix 'keyward-restore-' -Hours 0
     $parent = Join-Path -Path $env:SystemRoot -ChildPath 'Temp'
     New-AdcsProtectedDirectory -Path (Join-Path -Path $parent -ChildPath ('keyward-restore-' + [guid]::NewGuid().ToString('N')))
@@ -244,7 +244,7 @@ function Assert-SamePlace {
     $type = [string]$Facts['own']['ca_type']
     if ($type -and $Wanted['ca_type'] -and $type -ne $Wanted['ca_type']) {
         $remedy = 'Take the role away (Uninstall-AdcsCertificationAuthority) and restore again: it is configured as the set says'
-        throw (New-AdcsError -What $What -Why "the CA on this host is of the type $type, and the set is of a $($Wanted['ca_type'])" -Remedy $remedy)
+        throw (New-AdcsError -What $What -Why "this host's CA is of the type $type, the set's of the type $($Wanted['ca_type'])" -Remedy $remedy)
     }
     foreach ($name in 'DBDirectory', 'DBLogDirectory') {
         $here = [string](Get-AdcsSetting -Name $name)
@@ -332,11 +332,11 @@ function Install-Role {
         Invoke-AdcsSetup -Parameters $parameters -Account $Wanted['account'] -What $What
     }
     catch {
-        # Configured, and not started because the CAs above can't be asked: what follows stops the service first.
+        # Configured, but not started because no CRL of the CAs above can be fetched: go on, the next step stops the service anyway.
         if (-not (Test-AdcsTrustCode $_.Exception.Data['Code']) -or -not (Get-AdcsSetting -Name 'Active')) { throw }
     }
     $Result.changed = $true
-    # Before the set is in its place, it is to issue nothing.
+    # The CA must issue nothing before the set is in its place.
     $issued = if ((Get-AdcsServiceState) -eq 'running') { Measure-AdcsRequest -What $What } else { 0 }
     Stop-AdcsService -What $What
     if ($issued) {
@@ -346,7 +346,7 @@ function Install-Role {
 }
 
 function Switch-Database {
-    # The set's database takes the place of the one that is there, which is kept aside and comes back when the new one does not prove itself.
+    # Replaces the database by the set's. The old one is kept aside, and put back unless the new one is proved.
     param([object]$Session, [System.Collections.IDictionary]$Wanted, [string]$Directory, [hashtable]$Result, [string]$Time, [string]$What)
     $moved = New-Object -TypeName System.Collections.ArrayList
     $imported, $placed, $proved, $able = $false, $false, $false, $true
@@ -360,7 +360,7 @@ function Switch-Database {
                 $aside = Move-AdcsDatabase -Directory $place -Label 'set-aside' -Time $Time -What $What
                 if ($aside) { $null = $moved.Add($aside) }
             }
-            # Confirm: what this runspace prefers does not reach the compatibility session of PowerShell 7.
+            # Confirm: PowerShell 7 runs this cmdlet in a compatibility session, which does not see our preferences.
             $parameters = @{ Path = $Directory; DatabaseOnly = $true; Force = $true; Confirm = $false }
             $size = 0L
             foreach ($file in [IO.Directory]::GetFiles($Directory, '*', [IO.SearchOption]::AllDirectories)) {
@@ -396,7 +396,7 @@ function Switch-Database {
         throw (Undo-Switch -Failure $_ -Moved $moved -Registry $(if ($imported) { $before } else { $null }) -Time $Time -What $What)
     }
     finally {
-        # Whatever happened after it was stopped.
+        # Start the service again, whatever happened since it was stopped.
         if ($able -and (Get-AdcsServiceState) -ne 'running') {
             try { Start-AdcsService -What $What } catch { if ($proved) { throw } }
         }
@@ -415,7 +415,7 @@ function Switch-Database {
 }
 
 function Start-Restored {
-    # Starts the CA on what was restored. On the day of a disaster the host of the CRL is often down as well: to go on without is for a person to say.
+    # Starts the CA on what was restored. In a disaster the CRL's host is often down too; only a person may allow a start without it.
     param([System.Collections.IDictionary]$Wanted, [hashtable]$Result, [string]$What)
     try {
         Start-AdcsService -What $What
@@ -433,7 +433,7 @@ function Start-Restored {
 }
 
 function New-NotStarted {
-    # The error where the set is in place and right, and the CA can't start for a reason that no database has.
+    # The error where the set is in place and sound, and the CA can't start for a reason outside the database.
     param([object]$Failure, [object]$Moved)
     $data = $Failure.Exception.Data
     $kept = @($Moved | ForEach-Object { $_.kept_as }) -join ', '
@@ -444,7 +444,7 @@ function New-NotStarted {
 }
 
 function Undo-Switch {
-    # Brings the database back that was there, and the registry; the error to throw.
+    # Puts the old database and registry back. -> the error to throw.
     param([object]$Failure, [object]$Moved, [string]$Registry, [string]$Time, [string]$What)
     $data = $Failure.Exception.Data
     $why, $remedy, $code = $data['Why'], $data['Remedy'], [string]$data['Code']
@@ -488,7 +488,7 @@ function Import-Registry {
 }
 
 function Remove-RestoreRegistration {
-    # What a restore that was stopped has registered: the whole set is restored again.
+    # Removes what an unfinished restore registered (RestoreInProgress); the whole set is restored again.
     $path = Get-AdcsConfigurationKey 'RestoreInProgress'
     if (Test-Path -LiteralPath $path) { Remove-Item -LiteralPath $path -Recurse -Force }
 }

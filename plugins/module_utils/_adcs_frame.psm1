@@ -103,7 +103,7 @@ function Start-AdcsModule {
     )
     $own = $PSBoundParameters.ContainsKey('Spec')
     if (-not $own) { $Spec = Get-ArgumentSpec }
-    # What ca_renew requires comes as an argument, too; the order says it once more.
+    # ca_renew's required options come as arguments too; the order repeats them.
     if ($Name -eq 'ca_renew') { $Spec.options['reuse_key'] = @{ type = 'bool' } }
     $module = [Ansible.Basic.AnsibleModule]::Create([string[]]$Arguments, $Spec)
     $null = Get-Service -Name CertSvc -ErrorAction SilentlyContinue  # a simulated host loads its drives by this
@@ -149,14 +149,14 @@ function Complete-AdcsModule {
     }
     if ($null -eq $failure) { $module.ExitJson() }
     $own = Find-AdcsException -Thrown $failure -Match { $_.Data.Contains('What') }
-    # A failed task answers nothing but its error: what was collected so far stays here.
+    # A failed task answers with its error alone; drop what was collected so far.
     $module.Result.Clear()
     $module.Result['changed'] = $false
     if ($own) {
         Stop-Module -Module $module -What $own.Data['What'] -Why $own.Data['Why'] `
             -Remedy $own.Data['Remedy'] -NothingThere:$own.Data['NothingThere'] -RenewedMeanwhile:$own.Data['RenewedMeanwhile']
     }
-    # Anything else is named by its type, code and place only: its text may hold anything, in any language.
+    # Name any other error by type, code and place only: its text may hold secrets, in any language.
     $code = Get-AdcsHResult $failure
     if ($code -and $errorTexts.ContainsKey($code)) {
         $text = Get-AdcsErrorText $code

@@ -71,7 +71,7 @@ function Install-AdcsAuthority {
 }
 
 function Get-Configured {
-    # The facts of a CA that another task has made since the look, where it waits for its certificate; one that is at work is looked at again.
+    # The facts of a CA that another task made since the look and that waits for its certificate; throws for one that already works.
     param([object]$Session, [string]$What)
     try {
         $facts = Get-AdcsAnswer -Session $Session -Changed $false
@@ -98,7 +98,7 @@ function Install-FirstAnswer {
 }
 
 function Restore-Authority {
-    # The role on top of keys that are in My. A database that lies in its place is kept aside, and told of: {code, message}.
+    # Configures the role with keys that are in My. Keeps a database aside that lies in its place. -> advisories {code, message}.
     param([System.Collections.IDictionary]$Wanted, [string]$Directory, [string]$What)
     Assert-AdcsKeyInStore -Thumbprint $Wanted['certificate_id'] -What $What
     $type = Get-AdcsTypeToInstall -Wanted $Wanted -What $What
@@ -111,7 +111,7 @@ function Restore-Authority {
 }
 
 function Install-NewAuthority {
-    # An installation that was stopped is finished with its key, and told of: {code, message}.
+    # Finishes an interrupted installation with its own key. -> advisories {code, message}.
     param([System.Collections.IDictionary]$Wanted, [string]$Directory, [string]$What)
     $database = if ($Directory) { $Directory } else { Get-AdcsSystemPath -Name 'CertLog' }
     $left = @(Get-AdcsDatabaseFile -Directory $database | Where-Object { [IO.Path]::GetExtension($_) -eq '.edb' })
@@ -130,7 +130,7 @@ function Install-NewAuthority {
             $why = 'CA certificates of this name lie in the store My, with their keys: ' + (($certificates | ForEach-Object { $_.Thumbprint }) -join ', ')
             throw (New-AdcsError -What $What -Why $why -Remedy 'Bring that CA back from its backup, or take them away, once they are backed up')
         }
-        # A root that was made and not configured: a stopped installation, finished with the same key.
+        # A root certificate without a configured CA: an interrupted installation. Finish it with the same key.
         $parameters = @{ CAType = 'StandaloneRootCA'; CertificateID = $one.Thumbprint }
     }
     else {
@@ -162,7 +162,7 @@ function Install-NewAuthority {
 }
 
 function Get-LeftCertificate {
-    # CA certificates of a common name in My, with their keys: what a stopped installation or an earlier CA left.
+    # CA certificates of a common name in My, with their keys: left by an interrupted installation or an earlier CA.
     param([string]$CommonName)
     foreach ($one in @(Get-AdcsCertificate -All)) {
         $simple = $one.GetNameInfo([Security.Cryptography.X509Certificates.X509NameType]::SimpleName, $false)

@@ -13,12 +13,12 @@ Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
 $personalStore = 'Cert:\LocalMachine\My'
-# What an export answers where a key can't leave its provider (PFXExportCertStoreEx).
+# Error codes of an export where the key can't be exported from its provider (PFXExportCertStoreEx).
 $cannotLeave = '0x80090003', '0x8009000B', '0x80090010', '0x80090029'
 # Where the keys are to be exported one by one.
 $keyIsMissing = '0x8009000D', '0x80090016'
 $serviceIsDown = '0x80070422', '0x80070426', '0x800706BA'
-# What the service refuses to an account with two roles of the CA; the keys are in the store of the computer all the same.
+# The service refuses an account that holds two CA roles; the keys can still be exported from the computer's store.
 $rolesAreSeparate = '0x80094008'
 
 # --- backup ----------------------------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ function Export-AdcsKey {
     .OUTPUTS
         The facts with files [{name, content}] and not_exportable [{sha256, code}].
     .NOTES
-        Whether a backup is due is decided on the controller: the one-time password of the order is for software that has its keys in hand.
+        The controller decides whether a backup is due. The order's one-time password is for software whose keys we read ourselves.
     #>
     param([System.Collections.IDictionary]$Parameters, [System.Collections.IDictionary]$Request, [switch]$Check)
     $answer = Get-AdcsAuthority -Parameters $Parameters
@@ -53,7 +53,7 @@ function Export-AdcsKey {
 }
 
 function ConvertTo-Stuck {
-    # The keys that an export left where they are, as the answers to orders name them: {sha256, code}. -Generation: objects with Sha1 and Sha256.
+    # The keys that an export could not take, as answers name them: {sha256, code}. -Generation: objects with Sha1 and Sha256.
     param([AllowNull()][AllowEmptyCollection()][object[]]$Stuck, [object[]]$Generation)
     , @(foreach ($one in $Stuck) {
             $owner = $Generation | Where-Object { $_.Sha1 -eq $one.thumbprint } | Select-Object -First 1
@@ -188,7 +188,7 @@ function Import-AdcsKey {
     param([object]$Session)
     $what = 'nothing was restored'
     Assert-AdcsNotClustered -What $what
-    # Without a file nothing is changed: no lock leaves its trace.
+    # No file, no change: take no lock, which would leave a file on the host.
     if ($Session.Check -or -not @($Session.Request['files'] | Where-Object { $_ }).Count) { return Import-Missing -Session $Session -What $what }
     $lock = Enter-AdcsLock -What $what
     try { Import-Missing -Session $Session -What $what }
@@ -216,7 +216,7 @@ function Import-Missing {
         $answer.needs = @($missing | ForEach-Object { $_.PublicKey } | Select-Object -Unique)
         return $answer
     }
-    # Before the role is there: its service checks the chain of each certificate, and publishes no CRL of a root that it does not trust.
+    # Trust the CAs before the role is configured: its service checks each chain, and publishes no CRL of a root that it does not trust.
     $untrusted = @(if (-not $facts) { Get-Untrusted -Generation $generations -What $What })
     foreach ($one in $untrusted) {
         $answer.changed = $true

@@ -134,7 +134,7 @@ function Invoke-AdcsCertutil {
 }
 
 function Stop-CompatibilityProcess {
-    # PowerShell 7 runs the modules of AD CS in a powershell.exe of its own, a child of this process, which would go on with what was given up.
+    # PowerShell 7 runs AD CS cmdlets in a powershell.exe, a child of ours, which would go on after a timeout.
     # -Since: older ones belong to others.
     param([DateTime]$Since)
     if ($PSVersionTable.PSEdition -ne 'Core') { return }
@@ -181,7 +181,7 @@ function Invoke-AdcsCmdlet {
     $shell.Runspace = $runspace
     $ended = $false
     try {
-        # So that one that hangs doesn't keep this process alive.
+        # A cmdlet that hangs must not keep this process alive.
         $null = $shell.AddScript('[Threading.Thread]::CurrentThread.IsBackground = $true').Invoke()
         $shell.Commands.Clear()
         if ($Command) { $null = $shell.AddCommand($Command).AddParameters($Parameters).AddParameter('ErrorAction', 'Stop') }

@@ -68,7 +68,7 @@ function Write-RenewalRecord {
 function Remove-RenewalRecord { [IO.File]::Delete((Get-RenewalRecordPath)) }
 
 function Get-UnfinishedRenewal {
-    # What an earlier renewal left undone: {recorded: the registry knows more than before it, unknown: [certificates that the registry does not know]}.
+    # What an earlier renewal left undone: {recorded: whether the registry has its certificate, unknown: [certificates that the registry lacks]}.
     param([System.Collections.IDictionary]$Facts)
     $known = @(Get-AdcsThumbprint -SanitizedName $Facts['authority']['sanitized_name'])
     $path = Get-RenewalRecordPath
@@ -97,7 +97,7 @@ function Test-Unfinished {
 }
 
 function Complete-Renewal {
-    # The restart that a renewal is missing. Renewing again is never the cure.
+    # Restarts the service to finish an earlier renewal. Renewing again is never the cure.
     param([object]$Session, [System.Collections.IDictionary]$Facts, [string]$What)
     $left = Get-UnfinishedRenewal -Facts $Facts
     if (-not $left.recorded -and $left.unknown.Count -eq 0) { return Get-AdcsAnswer -Session $Session -Changed $false }
@@ -106,7 +106,7 @@ function Complete-Renewal {
     $lost = @($left.unknown | Where-Object { $known -notcontains $_.Thumbprint } | ForEach-Object { $_.Thumbprint })
     if ($lost.Count) {
         $why = "a newer certificate of this CA lies in the store My with its key, and the CA does not know it: $($lost -join ', ')"
-        $remedy = 'Look at it (certutil -store My <thumbprint>); where a renewal made it that was stopped, finish that by hand, otherwise take it out of My'
+        $remedy = 'Look at it (certutil -store My <thumbprint>); if it comes from an interrupted renewal, finish that by hand, otherwise remove it from My'
         throw (New-AdcsError -What $What -Why $why -Remedy $remedy)
     }
     Remove-RenewalRecord
@@ -145,7 +145,7 @@ function Install-AdcsAnswer {
     $directory = New-AdcsProtectedDirectory
     $failure = $null
     try {
-        # The CAs above it, where they were given, come along in a PKCS #7 file.
+        # certutil gets the certificate and the CAs above it, where given, as one PKCS #7 file.
         if ($certificates.Count -eq 1) {
             $file = Join-Path -Path $directory -ChildPath 'answer.crt'
             Write-AdcsNewFile -Path $file -Content $certificates[0].RawData
@@ -157,7 +157,7 @@ function Install-AdcsAnswer {
             Write-AdcsNewFile -Path $file -Content $all.Export([Security.Cryptography.X509Certificates.X509ContentType]::Pkcs7)
         }
         $failure = Install-File -Path $file -What $What
-        # It checks the revocation of the certificate, and waits or fails where it can't. -f goes on without; whose the certificate is was proved.
+        # certutil checks revocation, and hangs or fails where it can't. -f skips that check; we have proved that the certificate is ours.
         if ($failure -and $Session.Request['proved'] -and (Test-CanNotCheck $failure) -and
             -not (Test-InPlace -Session $Session -Certificate $certificates[0])) {
             $failure = Install-File -Path $file -Force -What $What
@@ -274,7 +274,7 @@ function Update-AdcsAuthority {
         if ($request['order'] -eq 'answer') {
             return Install-AdcsAnswer -Session $Session -Text $request['certificate'] -Of $request['of'] -What $what
         }
-        # As it is now: another task may have been at work between the decision and the lock.
+        # Look again: another task may have changed the CA between the decision and the lock.
         $answer = Get-AdcsAnswer -Session $Session -Changed $false
         $unfinished = Test-Unfinished -Facts $answer
         Assert-AdcsNewest -Facts $answer -Of $request['of'] -What $what

@@ -19,7 +19,7 @@
 Set-StrictMode -Version 2.0
 $ErrorActionPreference = 'Stop'
 
-# The CA can't trust its own certificate. Another database changes nothing of that.
+# Codes that say that the CA can't trust its own certificate: another database would not help.
 $trustCodes = '0x80092010', '0x80092012', '0x80092013', '0x800B0101', '0x800B0109', '0x800B010A', '0x800B010C'
 
 function Get-AdcsServiceState {
@@ -38,14 +38,14 @@ function Wait-ServiceState {
     while ($true) {
         $now = Get-AdcsServiceState
         if ($now -eq $State) { return $true }
-        # One that ended again does not come up by itself.
+        # A service that has ended again won't start by itself.
         if ($clock.Elapsed.TotalSeconds -ge $(if ($now -eq 'stopped') { 5 } else { $Seconds })) { return $false }
         Start-Sleep -Milliseconds 250
     }
 }
 
 function Test-AdcsTrustCode {
-    # Whether a service that ended with this code did so whatever its database holds.
+    # Whether this exit code of the service has nothing to do with its database.
     param([AllowNull()][AllowEmptyString()][string]$Code)
     $trustCodes -contains $Code
 }
@@ -158,13 +158,13 @@ function Restart-AdcsService {
 }
 
 function Get-AdcsRunDirectory {
-    # Where a record or a lock of ours lies: only administrators write there.
+    # The directory of our locks and kept files, where only administrators can write.
     $path = Get-AdcsSystemPath -Name 'CertSrv'
     if ([IO.Directory]::Exists($path)) { $path } else { Get-AdcsSystemPath }
 }
 
 function Enter-AdcsLock {
-    # Two plays at once would renew twice. The lock goes with its process, however that ends.
+    # One task at a time: two would both renew. Windows drops the lock when its process ends, however that happens.
     param([string]$What, [int]$Seconds = 60)
     $path = Join-Path -Path (Get-AdcsRunDirectory) -ChildPath 'keyward.lock'
     $waited = [Diagnostics.Stopwatch]::StartNew()
@@ -175,7 +175,7 @@ function Enter-AdcsLock {
             )
         }
         catch {
-            # Denied is also, for a moment, a file that its last holder has given up.
+            # Access is denied for a moment, too, while Windows removes the file of the last holder.
             $denied = (Get-AdcsHResult $_) -eq '0x80070005'
             if ($denied -and $waited.Elapsed.TotalSeconds -gt 2) { throw (New-AdcsPathError -What $What -Path $path -Thrown $_) }
             if ($waited.Elapsed.TotalSeconds -gt $Seconds) {

@@ -16,7 +16,7 @@ $largestManifest = 64MB
 function Test-SetName { param([string]$Name) $Name -match '^[0-9]{6,12}-[0-9]{8}T[0-9]{6}\.[0-9]{6}Z$' }
 
 function Test-AdcsMemberName {
-    # A file of a set: below at most one directory, and no path elsewhere.
+    # Whether a name can be a file of a set: at most one directory deep, never a path that leads elsewhere.
     param([string]$Name)
     $Name -match '^[^/\\:*?"<>|\x00-\x1f]+(/[^/\\:*?"<>|\x00-\x1f]+)?$' -and $Name -notmatch '(^|/)[. ]+(/|$)'
 }
@@ -105,7 +105,7 @@ function Get-AdcsStoreFact {
                     $place = Join-Path -Path $path -ChildPath $name
                     @{ name = $name; place = $place; manifest = Read-Manifest -Directory $place }
                 })
-            # One in which no manifest can be read takes numbers all the same.
+            # A set with an unreadable manifest still occupies its sequence number.
             $latest = @($found | Where-Object { $_.manifest.files } | Select-Object -First 1)
             if ($latest.Count -and -not (Test-Ours -Manifest $latest[0].manifest -Order $Order)) { continue }
             $intact = $false

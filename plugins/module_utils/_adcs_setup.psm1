@@ -48,7 +48,7 @@ function Invoke-AdcsSetup {
     $Parameters['Confirm'] = $false  # what this runspace prefers does not reach the compatibility session of PowerShell 7
     $command = 'Install-AdcsCertificationAuthority'
     $enterprise = $Parameters['CAType'] -like 'Enterprise*'
-    # An enterprise CA begins to issue by the default templates as soon as it is there. What it is to issue is set when it is whole.
+    # An enterprise CA issues by the default templates as soon as it is configured. Load none; they are set when the CA is complete.
     $policy = if ($enterprise) { Set-NoTemplate }
     try {
         $results = @(Invoke-AdcsCmdlet -Command $command -Parameters $Parameters -Limit Setup -What $What)
@@ -67,11 +67,11 @@ function Invoke-AdcsSetup {
 }
 
 function Set-NoTemplate {
-    # Has setup load no templates, by CAPolicy.inf; its bytes as they were, nothing where there was none.
+    # Makes setup load no templates, by CAPolicy.inf. -> the file's bytes before, nothing where there was none.
     # https://learn.microsoft.com/windows-server/networking/core-network-guide/cncg/server-certs/prepare-the-capolicy-inf-file
     $path = Get-AdcsPolicyPath
     $content = if ([IO.File]::Exists($path)) { [IO.File]::ReadAllBytes($path) }
-    # As Windows reads it: by its byte order mark, otherwise in the code page of the system.
+    # Decode it as Windows does: by its byte order mark, else in the system's code page.
     $lines = if ($content) { @([IO.File]::ReadAllLines($path, [Text.Encoding]::Default)) } else { '[Version]', 'Signature="$Windows NT$"' }
     $lines = @($lines | Where-Object { $_ -notmatch '^\s*LoadDefaultTemplates\s*=' })
     $at = 0

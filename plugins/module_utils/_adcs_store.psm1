@@ -83,7 +83,7 @@ function Initialize-AdcsStore {
         throw (New-AdcsError -What $what -Why 'it has other content' -Remedy 'Give an empty directory, or one to be made')
     }
     if ($exists -and -not $accepted -and -not ($marker -and $marker['share_permissions'] -eq 'accepted')) {
-        # CREATOR OWNER and OWNER RIGHTS give nobody else anything; domain administrators are administrators.
+        # Ignore CREATOR OWNER and OWNER RIGHTS, which give access to nobody else; domain administrators count as administrators.
         $trusted = 'CO', 'OW', 'DA', 'EA'
         $access = Get-AdcsAccess -Path $path
         if (@(Get-AdcsStranger $access.Owner | Where-Object { ($trusted + 'LA') -notcontains $_ }).Count) {

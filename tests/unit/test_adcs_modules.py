@@ -105,7 +105,7 @@ def test_an_answer_is_put_in_place_only_where_the_ca_is_as_it_was_when_that_was_
         try {{ Install-AdcsAnswer -Session $session -Text '{answer}' -Of '{"0" * 64}' -What 'the CA was not renewed' }}
         catch {{ $_.Exception.Message, $_.Exception.Data['RenewedMeanwhile'] }}"""
     assert run(host, tmp_path, "_adcs_renewal", script) == [
-        "the CA was not renewed: it was renewed meanwhile, its newest generation is another than the one that this was decided on. "
+        "the CA was not renewed: it was renewed meanwhile: this was decided on an older generation. "
         "Run the task again, it sees what is there now.",
         True,
     ]
@@ -267,7 +267,7 @@ def test_a_set_of_another_type_or_place_is_refused_before_anything_stops(host: A
             try {{ Assert-SamePlace -Wanted $wanted -Facts $facts -What 'x'; 'fits' }} catch {{ $_.Exception.Message }}
         }}"""
     fits, kind, database, log = run(host, tmp_path, "_adcs_database_restore", script)
-    assert fits == "fits" and "the type StandaloneRootCA, and the set is of a EnterpriseRootCA" in kind
+    assert fits == "fits" and "the type StandaloneRootCA, the set's of the type EnterpriseRootCA" in kind
     assert "DBDirectory on this host is" in database and "DBLogDirectory on this host is" in log and "0x8007010B" in log
 
 
