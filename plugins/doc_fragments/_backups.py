@@ -35,14 +35,14 @@ options:
   store_signing_key:
     description:
       - The private SSH key on the controller that signs what goes into stores (Ed25519, or ECDSA on P-256, without a passphrase).
-      - Of a key that a passphrase protects, or that a security key or an agent has, give the C(.pub). C(ssh-agent) signs then.
+      - For a key that has a passphrase, or that a security key or an agent holds, give the C(.pub). C(ssh-agent) then signs.
       - The default is C(signing_key) in C(/etc/keyward) where that directory exists, else in C(~/.config/keyward).
     type: path
   allowed_signers:
     description:
       - The file on the controller that says whose signatures count, in the format of C(ssh-keygen). Only lines with
         C(namespaces="keyward") are read. It must be writable by root or the running user alone.
-      - What nobody in it signed counts for nothing, and is said.
+      - What none of these signers signed is ignored and reported.
       - The default is C(allowed_signers) in the same directory.
     type: path
 """
@@ -68,7 +68,7 @@ options:
   backup:
     description:
       - One key backup on the controller, in place of O(stores); its PKCS#12 files, a backup's directory, or an authority's directory.
-        Of the latter the newest backup is used.
+        Of an authority's directory the newest backup is used.
       - PKCS#12 files need no manifest, and no signature. Their password opens them, and the configuration says where keys belong.
       - Exactly one of O(backup) and O(stores) must be given.
     type: list
@@ -80,8 +80,9 @@ options:
   authority_id:
     description:
       - The id of the authority that is meant, or its first digits, at least 8, where no other authority begins so. A person says it,
-        in one task. Never put it into an inventory, where it would be believed every night.
-      - Without it a host is believed only where its CA is at home. That is where the newest record has this inventory host and place.
+        in one task. Never put it into an inventory, where it would hold every night.
+      - Without it a host is believed only about a CA that is at home there, which means that its newest record names this inventory host
+        and place.
     type: str
 """
 
@@ -106,7 +107,7 @@ options:
   key_stores:
     description:
       - The stores of kind V(keys) that tell which authority this is and where it lives. They are only read.
-      - Without them the newest set tells.
+      - Without them the newest set decides.
     type: list
     elements: path
 """
@@ -117,8 +118,8 @@ options:
     description:
       - The password of the key backups, in quotes. Keep it apart from the stores.
       - Use C(ansible-vault) or a lookup, never a plain variable.
-      - What YAML makes a number, a date or a boolean of is refused, since it would be another
-        password than the one on paper.
+      - A password that YAML reads as a number, a date or a boolean is refused, since it would differ
+        from the one on paper.
     type: str
   previous_password:
     description:

@@ -21,10 +21,10 @@ description:
   - The CA may issue meanwhile. Every file is looked at before and after it was copied, and the copy is made again where anything
     has changed.
   - The first set is a full one. Those that follow are increments. They hold configuration, index, numbers, CA certificates and CRLs whole,
-    and of what was issued only what was added or changed since the set before. Restored is the whole chain.
+    and of what was issued only what was added or changed since the set before. A restore takes the whole chain.
   - What an earlier set holds was searched then, and an increment does not search it again. A full set reads and searches everything. It is
     made where no intact set to build on is in each store; where a key is there that was not before; where a set of the chain is damaged,
-    or nobody known vouches for it any more; where two runs made sets apart; where another host or place made the last one; where a chain
+    or no known signer vouches for it any more; where two runs made sets apart; where another host or place made the last one; where a chain
     gets long, old or large (O(full_after)); and where a person asks for it (O(full)).
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
   - Of a known authority a set is stored only at home, which is an inventory host and place that its newest record names, or where
@@ -52,14 +52,15 @@ options:
     type: dict
     suboptions:
       sets:
-        description: So many increments on one full set, V(0) to V(999). With V(0) each set is a full one. V(30) where it is not given.
+        description:
+          - After this many increments on one full set, V(0) to V(999). With V(0) each set is a full one. V(30) where it is not given.
         type: int
       days:
-        description: So many days after the full set was made. V(35) where it is not given.
+        description: This many days after the full set was made. V(35) where it is not given.
         type: int
       share:
         description:
-          - More bytes in the increments than so many percent of the full set's.
+          - When the increments have more bytes than this percentage of the full set.
           - Where it is not given, V(50), and never for less than 16 MiB.
         type: int
   keep_full_sets:
@@ -78,7 +79,7 @@ options:
   truncate_logs:
     description:
       - On Windows, whether the CA may drop the log files that the set holds. Leave it where another product backs up the same database.
-      - Elsewhere there are no log files, and it means nothing.
+      - Ignored elsewhere, where there are no log files.
     type: bool
     default: false
   extra_paths:

@@ -9,8 +9,8 @@ module: ca_database_restore
 short_description: Put the database of a CA back
 version_added: 0.1.0
 description:
-  - Puts back what the host lacks of a set, byte for byte, with modes, owners and times. What is right is not touched, private keys
-    never are.
+  - Puts back what the host lacks of a set, byte for byte, with modes, owners and times. Files that are right are not touched, and
+    private keys never are.
   - A set goes out only to a home of its authority, which is an inventory host and place that its newest record names, or where
     O(authority_id) or O(set) name it. On a bare host, on which nothing of the CA is left, that place alone tells which one it is.
   - A database that has everything of the set and more stays as it is. One that lacks entries of the set and has others is a conflict.
@@ -20,7 +20,7 @@ description:
     the present one, also in included files, in C(vars) of easy-rsa and in links. Comments and everything else stay byte by byte. A
     configuration of the moved CA that is on the host already stays.
   - Where the host has the configuration that the set has, nothing is put back outside the places that it names. Where the
-    configuration is lost or set aside, the set alone says what belongs to the CA. Whoever can write the store decides then what root
+    configuration is lost or set aside, only the set says what belongs to the CA. Then whoever can write the store decides what root
     writes on that host, and what C(openssl ca) loads. Protect a store of sets as you protect the CA itself.
 options:
   host_store:
@@ -43,9 +43,9 @@ options:
     description:
       - What to do where the database on the host has entries that the set lacks, or where other files lie in its place.
       - With V(set_aside) they are kept as C(<path>.set-aside-<time>), and the set takes their place.
-      - With V(merge), every row of both stays, as after a snapshot was brought back and the CA went on. A revocation of either side counts,
-        and the numbers go on beyond both. A number on two certificates is named; C(index.txt) holds it once, as openssl allows, and the
-        other row as a comment. Not on Windows.
+      - With V(merge), the rows of both are kept, for a CA that went on after a snapshot was brought back. A revocation of either side
+        counts, and the numbers go on beyond both. A serial number on two certificates is reported. C(index.txt) holds it once, as openssl
+        allows, and the other row as a comment. Not on Windows.
     type: str
     choices: [fail, merge, set_aside]
     default: fail
@@ -62,8 +62,8 @@ options:
     description:
       - How to go on where what is published is newer; V(auto), or a dictionary of C(serial) and C(crl_number) (hex digits).
       - With V(auto), the next serial number and CRL number are taken above everything seen. With a dictionary they are the given ones.
-      - Without it as well, the numbers of a restored database go on 65536 beyond everything seen, once for each set, unless the host's own
-        files show what was given since.
+      - Without it, too, the numbers of a restored database go on 65536 beyond everything seen, once for each set, unless the host's own
+        files show which numbers were used since.
       - Revocations that a published CRL shows and the database lacks are entered again.
     type: raw
   extra_paths:

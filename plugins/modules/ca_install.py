@@ -15,7 +15,7 @@ description:
   - A CA that is there is never touched. A run that was killed is finished by the next one, with the same key.
   - Where O(stores) hold the keys of a CA that lived in this place, the task fails and names the restore. A host is not believed
     when it says that a CA is gone. Where O(authority_id) or O(backup) name the CA, it is brought back.
-  - Where a database with entries lies, and no CA certificate, no CA is made either.
+  - No CA is made either where a database with entries lies without a CA certificate.
 options:
   kind:
     description:
@@ -60,7 +60,7 @@ options:
       - The certificate (PEM) that answers the pending request of a subordinate CA. It may stand among those of the CAs above it, which
         are put into O(chain_file), where it is given, and otherwise behind it.
       - On Windows the CRLs (PEM) of these CAs may follow, where the host can't fetch them (RV(keyward.pki.ca_sign#module:crl)).
-      - It is held against the request. It must be that of a CA, for this subject byte by byte and for this key. What the parent has made
+      - It is held against the request. It must be a CA certificate for this key, with this subject byte by byte. What the parent has made
         stricter is shown.
     type: str
   directory_user:

@@ -59,7 +59,7 @@ notes:
   - O(stores) is required. O(password) is required when a backup is due; it must then have at least 20 printable ASCII
     characters.
   - To change the password, give the new one as O(password) and the old one as O(previous_password).
-  - A bundle is protected by its password alone. Generate it, do not think it up.
+  - Only its password protects a bundle. Generate it, do not think it up.
   - In an execution environment the file system is gone when the job ends; give stores that are mounted into it.
 seealso:
   - module: keyward.pki.ca_key_verify

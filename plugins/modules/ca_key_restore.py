@@ -15,7 +15,7 @@ description:
     it is renamed first.
   - Keys go out only to a home of the authority, which is an inventory host and place that its newest record names, or where
     O(authority_id) or O(backup) name it. On a bare host, on which nothing of the CA is left, that place alone tells which one it is.
-  - Put back elsewhere it is a copy. With O(move) it lives there from now on, with O(twin) there too.
+  - A CA that is put back elsewhere is a copy. With O(move) it lives there from now on, with O(twin) there too.
   - Only keys that the host lacks leave the controller, encrypted under a password that is made for this one task; none in check mode. On
     Windows the files of the backup that hold them go as they are, with O(password).
   - The database of the CA is not touched. Restore it by itself, before the CA issues anything.

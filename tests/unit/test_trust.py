@@ -12,8 +12,8 @@ from support.guides import DOCS, ROOT
 
 # How a sentence begins: the tests without which it would be only words.
 PROOFS = {
-    "Nothing is believed": "test_what_is_planted_counts_for_nothing",
-    "Here is who": "test_every_sentence_has_a_test",
+    "Only what a known signer": "test_what_is_planted_counts_for_nothing",
+    "This page says": "test_every_sentence_has_a_test",
     # Who vouches
     "Manifests and events": "test_ssh_keygen_checks_every_file_of_every_store",
     "`ca_store` makes it": "test_the_first_store_makes_the_key",
@@ -34,12 +34,13 @@ PROOFS = {
     "They hold names": "test_what_may_be_read_in_stores test_no_private_key_gets_into_a_set",
     "A reader can't": "test_a_reader_stops_no_store test_one_at_a_time_and_who_holds_it_is_said",
     # Who may write
-    "What nobody known signed": "test_what_is_planted_counts_for_nothing test_what_is_planted_among_sets_counts_for_nothing",
-    "It can't make a first": "test_a_controller_with_a_key_of_its_own_makes_no_first_backup",
+    "What no known signer signed": "test_what_is_planted_counts_for_nothing test_what_is_planted_among_sets_counts_for_nothing",
+    "Each run reports": "test_what_is_planted_counts_for_nothing",
+    "It can't make an authority": "test_a_controller_with_a_key_of_its_own_makes_no_first_backup",
     "It stops no other": "test_what_is_wrong_with_one_authority_stops_no_other test_what_is_planted_counts_for_nothing",
     "It can't lead": "test_nothing_is_written_through_a_link",
-    "Hints, the empty": "test_whoever_changes_them_wins_nothing",
-    "They say which": "test_a_first_one_is_one_only_where_all_of_them_were_looked_at",
+    "It gains nothing": "test_whoever_changes_them_wins_nothing",
+    "They only say": "test_a_first_one_is_one_only_where_all_of_them_were_looked_at",
     "Missing hints": "test_each_task_leaves_them_and_mends_them",
     "It can delete": "test_whoever_may_write_can_delete",
     "A store that lacks": "test_whoever_may_write_can_delete test_a_damaged_copy_is_set_aside_and_its_sound_twin_takes_its_place",
@@ -52,7 +53,7 @@ PROOFS = {
     "Nothing in a keys store": "test_nothing_in_a_store_of_keys_is_written_again",
     "What a stolen key signed": "test_a_stolen_key_is_taken_out_and_a_person_vouches",
     "Where two controllers": "test_two_controllers_that_write_apart",
-    "A time that": "test_a_controller_whose_clock_is_ahead test_a_time_that_has_not_come_is_infinitely_old",
+    "A time in": "test_a_controller_whose_clock_is_ahead test_a_time_that_has_not_come_is_infinitely_old",
     # Who has a host
     "Its own CA's": "test_a_host_can_lie_about_its_own_ca",
     "It gets no key": "test_a_host_that_shows_the_certificates_of_another_ca_gets_and_stores_nothing "
@@ -73,12 +74,12 @@ PROOFS = {
     "test_a_forged_set_makes_no_program_of_root",
     "A key gets": "test_no_manifest_opens_a_key test_a_manifest_moves_no_key",
     "Without a signature": "test_the_worst_day_with_a_file_its_password_and_the_paper",
-    "A configuration that": "test_the_code_that_a_configuration_loads_stands_in_the_diff test_what_a_registry_decides_is_told",
+    "A restore reports": "test_the_code_that_a_configuration_loads_stands_in_the_diff test_what_a_registry_decides_is_told",
     # Lost or stolen
     "*Lost*": "test_a_backup_says_each_night_that_it_can_not_sign test_ssh_keygen_checks_every_file_of_every_store",
     "*Stolen*": "test_a_stolen_key_is_taken_out_and_a_person_vouches",
     "Prove each": "test_a_stolen_key_is_taken_out_and_a_person_vouches",
-    "Nobody vouches": "test_a_signer_who_was_removed_makes_the_next_set_a_full_one",
+    "Sets can't be": "test_a_signer_who_was_removed_makes_the_next_set_a_full_one",
     # The worst day
     "A PKCS #12 file": "test_the_worst_day_with_a_file_its_password_and_the_paper",
     "It needs no": "test_the_worst_day_with_a_file_its_password_and_the_paper",
