@@ -225,6 +225,7 @@ class Ansible:
                 "connection_plugins": SUPPORT / "connection_plugins",
                 "callbacks_enabled": ",".join(name for name, wanted in CALLBACKS.items() if wanted(self)),
                 "local_tmp": directory / "local_tmp",
+                "internal_poll_interval": 0.005,  # so that little time goes into asking whether a task has ended
                 "retry_files_enabled": False,
                 "nocows": True,
                 **({"pipelining": True} if self.warm else {}),

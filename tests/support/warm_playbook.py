@@ -10,6 +10,7 @@ directory. Nothing of the collection is imported before the fork.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from support.warm_python import Forking, serve
+from support.warm_python import Forking, Requests
 
 Configure = Callable[[Path], str]  # the text of ansible.cfg for a run in that directory
 
@@ -70,6 +71,16 @@ class WarmPlaybooks:
         return self._programs[which]
 
 
+def read_routing_once() -> None:
+    """That of ansible.builtin, which is larger than all else that a run reads."""
+    from ansible import release
+    from ansible.utils.collection_loader import _collection_finder as finder
+
+    finder._meta_yml_to_dict = functools.cache(finder._meta_yml_to_dict)
+    routing = Path(release.__file__).with_name("config") / "ansible_builtin_runtime.yml"
+    finder._meta_yml_to_dict(routing.read_bytes(), ("ansible.builtin", "runtime.yml"))
+
+
 def import_what_runs_import() -> None:
     import ansible.executor.task_executor
     import ansible.parsing.yaml.dumper
@@ -95,8 +106,10 @@ if __name__ == "__main__":
     from ansible.utils.path import cleanup_tmp_file
 
     import_what_runs_import()
-    gc.freeze()  # or each fork would copy all memory when it collects garbage at its end
-    asked = serve(Path(sys.argv[1]))
+    read_routing_once()
+    gc.disable()  # a tenth of the time of what ends soon, and each fork would copy all memory
+    gc.freeze()  # also when it collects garbage at its end
+    asked = Requests().serve(Path(sys.argv[1]))
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["directory"])

@@ -10,9 +10,14 @@ is missed.
 
 from __future__ import annotations
 
+import atexit
+import base64
+import contextlib
 import gc
+import importlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,7 +27,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +85,85 @@ class ArchiveFirst:
         return iter([os.path.join(sys.path[0], self._folder), *self._own])
 
 
-def serve(directory: Path) -> dict[str, Any]:
-    """Ends with its standard input. Returns in a fork for each request."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(directory / "new"))
-        listener.listen(64)
-        (directory / "new").rename(directory / "socket")
-        children: set[int] = set()
-        while listener in select.select([listener, 0], [], [])[0]:
-            client, _address = listener.accept()
-            child = os.fork()
-            if child == 0:
-                return _receive(client)
-            client.close()
-            children = {one for one in {*children, child} if os.waitpid(one, os.WNOHANG) == (0, 0)}
-    sys.exit()
+Brought = Callable[[int], bytes]  # what a request brings along on its standard input
 
 
-def _receive(client: socket.socket) -> dict[str, Any]:
+class Requests:
+    """Serves each request in a process of its own: `serve` returns in it, with what was asked.
+
+    What brings the same archive as another before it comes from a process that has imported what that one imported from it: nothing else.
+    """
+
+    def __init__(self, brought: Brought = lambda _stream: b"", prepare: Callable[[bytes], None] = lambda _archive: None) -> None:
+        self._brought, self._prepare = brought, prepare
+        self._children: set[int] = set()
+        self._templates: dict[bytes, socket.socket] = {}
+
+    def serve(self, directory: Path) -> dict[str, Any]:
+        """Ends with its standard input."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(directory / "new"))
+            listener.listen(64)
+            (directory / "new").rename(directory / "socket")
+            while listener in select.select([listener, 0], [], [])[0]:
+                client, _address = listener.accept()
+                data, streams, _flags, _sender = socket.recv_fds(client, 1 << 20, 3)
+                archive = self._brought(streams[0]) if streams else b""
+                if archive and archive not in self._templates:
+                    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                    if self._fork() == 0:
+                        for each in (listener, client, ours, *self._templates.values()):
+                            each.close()
+                        for stream in streams:
+                            os.close(stream)
+                        return self._serve_alike(archive, its)
+                    its.close()
+                    self._templates[archive] = ours
+                if archive:
+                    socket.send_fds(self._templates[archive], [data], [client.fileno(), *streams])
+                elif self._fork() == 0:
+                    return _received(client, data, streams)
+                client.close()
+                for stream in streams:
+                    os.close(stream)
+        sys.exit()
+
+    def _serve_alike(self, archive: bytes, asked: socket.socket) -> dict[str, Any]:
+        self._children = set()
+        with contextlib.suppress(Exception):  # each execution meets it
+            self._prepare(archive)
+        gc.freeze()
+        learned, tell = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        while ready := select.select([asked, learned], [], [])[0]:
+            if learned in ready:
+                for name in learned.recv(1 << 16).decode().split():
+                    with contextlib.suppress(Exception):
+                        importlib.import_module(name)
+                continue
+            data, streams, _flags, _sender = socket.recv_fds(asked, 1 << 20, 4)
+            if not data:
+                break
+            if self._fork() == 0:
+                atexit.register(_tell, tell, set(sys.modules))
+                return _received(socket.socket(fileno=streams[0]), data, streams[1:])
+            for stream in streams:
+                os.close(stream)
+        sys.exit()
+
+    def _fork(self) -> int:
+        self._children = {one for one in self._children if os.waitpid(one, os.WNOHANG) == (0, 0)}
+        child = os.fork()
+        self._children.add(child)
+        return child
+
+
+def _tell(template: socket.socket, known: set[str]) -> None:
+    with contextlib.suppress(OSError):
+        template.send(" ".join(name for name in sys.modules if name not in known).encode())
+
+
+def _received(client: socket.socket, data: bytes, streams: list[int]) -> dict[str, Any]:
     """In a child that looks after the process that it starts; returns in that process."""
-    data, streams, _flags, _sender = socket.recv_fds(client, 1 << 20, 3)
     begun = os.pipe()
     process = os.fork()
     if process:
@@ -123,6 +187,22 @@ def _receive(client: socket.socket) -> dict[str, Any]:
     return request
 
 
+def archive_of(stream: int) -> bytes:
+    """The archive and the name of the module in the program that core pipes to a Python; nothing where it is another program."""
+    program = os.pread(stream, os.fstat(stream).st_size, 0)
+    archive, module = re.search(rb"'([A-Za-z0-9+/=]{1000,})'", program), re.search(rb"'(ansible_collections(?:\.\w+)+)'", program)
+    return module[1] + b" " + archive[1] if archive and module else b""
+
+
+def import_archive(archive: bytes) -> None:
+    module, content = archive.split()
+    path = os.path.join(tempfile.mkdtemp(dir=sys.argv[1]), "archive.zip")
+    Path(path).write_bytes(base64.b64decode(content))
+    sys.path[0] = path
+    importlib.import_module(module.decode())
+    del sys.modules[module.decode()]  # the module itself is run, not imported
+
+
 if __name__ == "__main__":
     from kept_code import keep_code
 
@@ -130,8 +210,9 @@ if __name__ == "__main__":
     import_what_modules_import()
     for package in [each for name, each in sys.modules.items() if name.split(".")[0] == "ansible" and hasattr(each, "__path__")]:
         vars(package)["__path__"] = ArchiveFirst(package)
-    gc.freeze()  # or each fork would copy all memory when it collects garbage at its end
-    asked = serve(Path(sys.argv[1]))
+    gc.disable()  # a tenth of the time of what ends soon, and each fork would copy all memory
+    gc.freeze()  # also when it collects garbage at its end
+    asked = Requests(archive_of, import_archive).serve(Path(sys.argv[1]))
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["directory"])
