@@ -139,9 +139,7 @@ def _connected(path: Path, program: str, environment: Mapping[str, str], life: i
     path.unlink(missing_ok=True)
     command = [program, "-NoProfile", "-NonInteractive", "-File", str(TESTS / "adcs" / "warm.ps1"), str(path)]
     with path.with_suffix(".log").open("ab") as log:
-        # Without what .NET counts to compile busy code once more: a sixth of all that a PowerShell does here.
-        settings = {**environment, "DOTNET_TieredPGO": "0"}
-        process = subprocess.Popen(command, env=settings, stdin=life, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdin=life, stdout=log, stderr=log, start_new_session=True)
     while process.poll() is None:
         with contextlib.suppress(OSError):
             return _connect(path)

@@ -4,8 +4,8 @@
 """A Python that has imported what every module imports, and forks for each execution. For hosts that are this machine.
 
 Each execution is a process of its own, with the memory, environment, directory and streams that it would have had, and it ends as any
-Python does. What it lacks is a start of its own. Nothing of the collection is imported before the fork: what a module forgets to bring
-is missed.
+Python does. What it lacks is a start of its own. Nothing of the collection is imported before the fork but what an execution of the same
+archive imported from it: what a module forgets to bring is missed.
 """
 
 from __future__ import annotations

@@ -64,9 +64,10 @@ def read(self, file_name, *arguments, **options):
     def make():
         return read_anew(self, file_name, *arguments, **options)
 
-    if not str(file_name).startswith(tuple(constants.COLLECTIONS_PATHS)):
+    if not (str(file_name).startswith(tuple(constants.COLLECTIONS_PATHS)) and os.path.isfile(file_name)):
         return make()
-    return kept((str(file_name), arguments, options), make, pickle.dumps, pickle.loads)
+    changed = os.stat(file_name).st_mtime_ns
+    return kept((str(file_name), changed, arguments, options), make, pickle.dumps, pickle.loads)
 
 
 def plugin(self, fullname):
