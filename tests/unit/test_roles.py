@@ -141,6 +141,8 @@ def test_each_option_is_the_entry_of_its_name_over_the_plain_variable() -> None:
         if isinstance(value, dict):
             arguments = getattr(_arguments, name.removeprefix(f"{SHARED}_").upper(), _arguments.WHICH_AUTHORITY)
             assert set(value) <= set(arguments), name
+            signers = set(arguments) & set(_arguments.SIGNERS)
+            assert signers <= set(value), f"{name} leaves the signers or the memory of other tasks"
     entries = re.findall(rf"{SHARED}_entry\.(\w+) \| default\(keyward_(\w+) \|", resolved(VARIABLES))
     assert len(entries) > 30 and [pair for pair in entries if pair[0] != pair[1]] == []
 
