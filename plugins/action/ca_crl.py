@@ -250,7 +250,7 @@ class ActionModule(Task):
             why = "the published CRL is a delta CRL: it lists only what has changed since the last complete one"
             raise KeywardError("no CRL was signed", why, "Give the newest complete CRL")
         told: Crled = self.completed(self.send(SignAgain(crl_der(data)), Crled))
-        signer, _ = among(told.generations, lambda certificate: whose_crl(data, certificate))
+        signer = among(told.generations, lambda certificate: whose_crl(data, certificate))[0]
         if signer is None:
             raise KeywardError(
                 "no CRL was signed", "no key that is on this host signed the published CRL", "Put its key back (ca_key_restore)"
