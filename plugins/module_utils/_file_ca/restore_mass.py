@@ -24,6 +24,7 @@ import struct
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
@@ -130,6 +131,7 @@ class MassRestore:
     def _staging(self, folder: str, apart: bool) -> _Staging:
         found = self._own.get((folder, apart))
         if found is None:
+            refuse_immovable([os.path.join(folder, "new")], "nothing was restored")
             name = f"{_beginning(folder)}{secrets.token_hex(4)}.keyward-restore"
             found = self._own[folder, apart] = _Staging(self._folders[folder], name)
             os.write(self._telling, _MADE.pack(list(self._folders).index(folder), apart, name.encode("ascii"), *found.identity))
