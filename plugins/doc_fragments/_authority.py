@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the options that say which CA; may change in any release.
 
-Kept in step with WHICH_AUTHORITY and CONTROLLER in module_utils/_arguments.py.
+Kept in step with WHICH_AUTHORITY, CONTROLLER and DIRECTORY_ACCOUNT in module_utils/_arguments.py.
 """
 
 from __future__ import annotations
@@ -79,5 +79,19 @@ options:
     description:
       - Filled in by the action plugin, never by a user. It carries the secrets of the task and what the stores hold, as one
         value, so that Ansible's masking can not cut a short passphrase out of the paths that a host returns.
+    type: str
+"""
+
+    DIRECTORY_ACCOUNT = r"""
+options:
+  directory_user:
+    description:
+      - On Windows, the account that sets up the role where that writes to Active Directory.
+      - It is a member of Enterprise Admins, such as C(EXAMPLE\pki-admin). The default is the account of the session.
+    type: str
+  directory_password:
+    description:
+      - The password of O(directory_user).
+      - It goes to the host.
     type: str
 """

@@ -79,19 +79,10 @@ options:
         V(revocation_not_checked) has the command.
     type: bool
     default: false
-  directory_user:
-    description:
-      - On Windows, the account that sets up the role where that writes to Active Directory.
-      - It is a member of Enterprise Admins, such as C(EXAMPLE\pki-admin). The default is the account of the session.
-    type: str
-  directory_password:
-    description:
-      - The password of O(directory_user).
-      - It goes to the host.
-    type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._authority.directory_account
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.records
   - keyward.pki._backups.database_stores

@@ -63,19 +63,10 @@ options:
       - It is held against the request. It must be a CA certificate for this key, with this subject byte by byte. What the parent has made
         stricter is shown.
     type: str
-  directory_user:
-    description:
-      - On Windows, the account that sets up the role where that writes to Active Directory.
-      - It is a member of Enterprise Admins, such as C(EXAMPLE\pki-admin). The default is the account of the session.
-    type: str
-  directory_password:
-    description:
-      - The password of O(directory_user).
-      - It goes to the host.
-    type: str
 extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._authority
+  - keyward.pki._authority.directory_account
   - keyward.pki._backups.authority_id
   - keyward.pki._backups.stores
   - keyward.pki._backups.signing
