@@ -45,6 +45,8 @@ def checklist(
 
     C(around): None where nothing was put back yet (check). C(new_computer): where it is another than the set was made on.
     """
+    if new_computer and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", new_computer):
+        new_computer = "<this computer>"  # the host says it, and it becomes part of commands
     enterprise, root = (ca_type or "").startswith("Enterprise"), (ca_type or "").endswith("RootCA")
     places = [*texts(exported, "CACertPublicationURLs"), *texts(exported, "CRLPublicationURLs")]
     in_directory = [place.partition(":")[2] for place in places if place.partition(":")[2].lower().startswith("ldap:")]

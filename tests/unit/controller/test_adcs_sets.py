@@ -305,6 +305,8 @@ def test_what_is_left_to_do_around_a_restored_ca_is_a_list() -> None:
     assert commands["publication"][0].endswith(" SubCA") and commands["nt_auth"][0].endswith(" NTAuthCA")
     assert "CN=Services,CN=Configuration,DC=example,DC=com" in commands["object_rights"][0] and "\\NEW$:GA" in commands["object_rights"][0]
     assert "http://ocsp.example.com" in made[4]["found"]
+    liar = Restored(True, own={"computer": '" & calc & "', "around": around})
+    assert "calc" not in str(restoration(None, known=manifest(own=ENTERPRISE)).checklist(liar, registry, b""))
     plain = restoration(None).checklist(Restored(True, own={"computer": "CA01"}), exported(EXPORT), b"")
     assert [one["item"] for one in plain if one["left"]] == [] and [one["commands"] for one in plain] == [[]] * 6
     here = {"templates": ["SubCA"], "nt_auth": True, "ndes": True}
