@@ -16,7 +16,7 @@ import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import Folders, LinkOfOthers, leads_by
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
     ISSUED_PARTS,
     PROGRAMS,
@@ -98,8 +98,11 @@ class Reader:
         self._proved = proved
         self._wanted, self._key_files, self._known, self._owners, self._held = wanted, key_files, known, owners, held
         self._identities = {(status.st_dev, status.st_ino) for status in map(status_of, key_files) if status}
-        self._of_others = functools.lru_cache(maxsize=1024)(lambda folder: leads_by(folder, owners))
+        self._inside = Folders(owners)
         self._left_out: t.List[LeftOut] = []
+
+    def close(self) -> None:
+        self._inside.close()
 
     def left_out(self) -> t.List[LeftOut]:
         """Since it was asked last."""
@@ -122,27 +125,27 @@ class Reader:
 
     def look(self, path: str, part: str) -> t.Optional[os.stat_result]:
         """The status of a member; None, and why, where it is in no set. Raises KeywardError, Vanished."""
-        status = status_of(path, follow=False)
-        if status is None and path in self._held:  # openssl is just putting another in its place
-            status = self._held[path][0]
-        if status is None:
-            if part in ISSUED_PARTS:
-                raise Vanished
+        try:
+            status = self._inside.status(path)
+        except LinkOfOthers as exc:
+            if status_of(path, follow=False):
+                self._lies_behind(exc.link, path, part)
             return None
-        link = self._of_others(os.path.dirname(path))
+        except OSError:
+            if path not in self._held:
+                if part in ISSUED_PARTS:
+                    raise Vanished from None
+                return None
+            status = self._held[path][0]  # openssl is just putting another in its place
         followed = None
         if stat.S_ISLNK(status.st_mode):
             real = os.path.realpath(path)
             inside = self._is_inside(real)
-            link = link or (None if inside else leads_by(path, self._owners))
+            link = None if inside else leads_by(path, self._owners)
+            if link:
+                self._lies_behind(link, path, part)
+                return None
             followed = status_of(path)
-        if link:
-            behind = f"it lies behind the link {link}, which others than root and the CA's owner can change"
-            if part in _ESSENTIAL:
-                remedy = "Find out who made it; take it away, or take the right to write there from others"
-                raise KeywardError(f"{path} can't be backed up", behind, remedy)
-            self._leave_out(path, behind)
-            return None
         if followed and part not in _TREES:
             status = followed  # on another host the link would lead nowhere
         elif followed and stat.S_ISREG(followed.st_mode) and not inside and real not in self._key_files:
@@ -161,6 +164,13 @@ class Reader:
             return None
         return status
 
+    def _lies_behind(self, link: str, path: str, part: str) -> None:
+        behind = f"it lies behind the link {link}, which others than root and the CA's owner can change"
+        if part in _ESSENTIAL:
+            remedy = "Find out who made it; take it away, or take the right to write there from others"
+            raise KeywardError(f"{path} can't be backed up", behind, remedy)
+        self._leave_out(path, behind)
+
     def _leave_out(self, path: str, why: str, count: t.Optional[int] = None) -> None:
         self._left_out.append(LeftOut(path, why, count))
 
@@ -178,11 +188,15 @@ class Reader:
             return member
         if path in self._held:
             return self._add_small(archive, path, part, *self._held[path], known_as)
+        looked_at: t.Optional[os.stat_result] = status
         for attempt in range(TRIES):
             if attempt:
                 time.sleep(PAUSE)
+                looked_at = self.look(path, part)
+            if looked_at is None:
+                return None
             try:
-                return self._add_file(archive, path, part, known_as)
+                return self._add_file(archive, path, part, looked_at, known_as)
             except _Changed:
                 continue
         if part in _ESSENTIAL:
@@ -190,17 +204,20 @@ class Reader:
         self._leave_out(path, f"it changed each of {TRIES} times while it was read")
         return None
 
-    def _add_file(self, archive: Archive, path: str, part: str, known_as: t.Optional[Member]) -> t.Optional[Member]:
+    def _add_file(
+        self, archive: Archive, path: str, part: str, looked_at: os.stat_result, known_as: t.Optional[Member]
+    ) -> t.Optional[Member]:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = self._inside.open(path)
         except FileNotFoundError:
             raise Vanished from None
+        except LinkOfOthers:
+            raise _Changed from None
         except OSError as exc:
             raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
         try:
             status = os.fstat(descriptor)
-            seen = status_of(path)
-            if not stat.S_ISREG(status.st_mode) or seen is None or not os.path.samestat(status, seen):
+            if not stat.S_ISREG(status.st_mode) or not os.path.samestat(status, looked_at):
                 raise _Changed
             if status.st_size > _SMALL:
                 return self._add_large(archive, path, part, descriptor, status)

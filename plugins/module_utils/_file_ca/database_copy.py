@@ -27,7 +27,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     request_path,
     staged_path,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import owner_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import Folders, LinkOfOthers, owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import is_staging
@@ -59,12 +59,14 @@ _ONE_MOMENT = ("configuration", "index", "serial", "crl_number", "attributes", "
 class _Opened:
     """A file of a moment."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, inside: Folders) -> None:
+        self._path, self._descriptor, self._lies_behind_link = path, -1, False
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # gone, or nothing that can be read: who reads it next says so
-            self._descriptor = -1
+            self._descriptor = inside.open(path)
+        except LinkOfOthers:  # who reads it next says so
+            self._lies_behind_link = True
+            return
+        except OSError:  # gone, or nothing that can be read: likewise
             return
         self._status = os.fstat(self._descriptor)
 
@@ -80,7 +82,7 @@ class _Opened:
     def is_there(self) -> bool:
         """Whether it still has its name. What could not be opened had none at that time, but for links that lead nowhere."""
         if self._descriptor == -1:
-            return os.path.islink(self._path) or not os.access(self._path, os.R_OK)
+            return self._lies_behind_link or os.path.islink(self._path) or not os.access(self._path, os.R_OK)
         try:
             return not self.is_file or os.path.samestat(os.stat(self._path), self._status)
         except OSError:
@@ -184,7 +186,8 @@ class Survey:
             if half_written and not last:
                 continue
             with contextlib.ExitStack() as stack:
-                opened = {path: stack.enter_context(contextlib.closing(_Opened(path))) for path in paths if os.path.lexists(path)}
+                inside = stack.enter_context(contextlib.closing(Folders(self.owners)))
+                opened = {path: stack.enter_context(contextlib.closing(_Opened(path, inside))) for path in paths if os.path.lexists(path)}
                 if self._is_at_work() and not last:
                     continue
                 # Looked at last: of files that were put in place since they were opened, some have another name or one again.
@@ -372,7 +375,8 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
         moment = survey.moment()
         wanted = survey.wanted()
         try:
-            written = SetWriter(folder, survey.reader(wanted, moment.held, proved), None if whole else base).write(wanted)
+            with contextlib.closing(survey.reader(wanted, moment.held, proved)) as reader:
+                written = SetWriter(folder, reader, None if whole else base).write(wanted)
             break
         except Vanished:
             for path in made:
