@@ -12,6 +12,8 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import parse
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Held
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, SETS, Kind
@@ -23,6 +25,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases impor
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import StoreTask
 from ansible_collections.keyward.pki.plugins.plugin_utils._stores import named_stores
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
+from ansible_collections.keyward.pki.plugins.plugin_utils._told_stores import ToldStore
 
 
 class ActionModule(StoreTask):
@@ -33,14 +36,21 @@ class ActionModule(StoreTask):
         faults: list[Finding] = []
         keys = self._stores("key_stores", BACKUPS, faults)
         databases = self._stores("database_stores", SETS, faults)
-        if not keys and not databases and not faults:
+        on_hosts = self._stores_on_hosts(inventory, faults)
+        if not keys and not databases and not on_hosts and not faults:
             raise KeywardError("ca_audit can't run", "no store was given", "Give key_stores, and database_stores where there are any")
         known, damaged = Authorities(list(keys.values())).all
         holdings = Holdings(
             known,
-            known_databases(list(databases.values())),
-            {path: store.path for stores in (keys, databases) for path, store in stores.items()},
-            [*faults, *damaged, *self._remembered_only({one.id for one in known}), *_hints_missing(keys.values(), known)],
+            known_databases([*databases.values(), *on_hosts]),
+            {path: store.path for stores in (keys, databases, {one.path: one for one in on_hosts}) for path, store in stores.items()},
+            [
+                *faults,
+                *damaged,
+                *(advisory for one in on_hosts for advisory in one.advisories),
+                *self._remembered_only({one.id for one in known}),
+                *_hints_missing(keys.values(), known),
+            ],
         )
         document = Audit(holdings, self.signers, now(), self._remembered).document(inventory, printable(platform.node()))
         return {"changed": False, "audit": document, "lines": lines(document)}
@@ -59,6 +69,24 @@ class ActionModule(StoreTask):
                 found[path] = store
             except KeywardError as exc:
                 faults.append(Finding("store_unreadable", str(exc)))
+        return found
+
+    def _stores_on_hosts(self, inventory: t.Sequence[Seen], faults: list[Finding]) -> list[ToldStore]:
+        """As the hosts told them; several CAs of a host may have one."""
+        answers: dict[tuple[str, str], list[Held]] = {}
+        for one in inventory:
+            if one.host_store and one.store_failure:
+                faults.append(Finding("store_unreadable", f"{one.home.host}: {one.store_failure}"))
+            elif one.host_store and one.held:
+                answers.setdefault((one.home.host, one.host_store), []).append(one.held)
+        faults[:] = dict.fromkeys(faults)
+        found = [ToldStore(host, path, told, self.signers) for (host, path), told in answers.items()]
+        for store in list(found):
+            try:
+                self.memory.refuse_other_stores([store])
+            except KeywardError as exc:
+                faults.append(Finding("store_unreadable", str(exc)))
+                found.remove(store)
         return found
 
     def _remembered_only(self, there: t.Collection[str]) -> list[Finding]:
@@ -88,6 +116,7 @@ class ActionModule(StoreTask):
         if ca["place"].get("backend") is not None:
             place["backend"] = str(ca["place"]["backend"])
         told, database, advisories = None, None, tuple[Finding, ...]()
+        held, store_failure = None, None
         if info:
             try:
                 told = seen_generations(info)
@@ -96,6 +125,8 @@ class ActionModule(StoreTask):
                     parse_time(crl["this_update"])
                     parse_time(crl["next_update"] or crl["this_update"])
                     parse_time(crl["successor_at"] or crl["this_update"])
+                if info.get("host_store"):
+                    held, store_failure = parse(Held, info["host_store"]), info["host_store"]["failure"]
                 backend = info["authority"]["backend"]
                 place = {**place, "backend": str(backend)}
                 advisories = tuple(
@@ -113,12 +144,14 @@ class ActionModule(StoreTask):
             printable(ca["label"]),
             tuple(ca["key_stores"]),
             tuple(ca["database_stores"]),
-            bool(ca["host_store"]),
+            ca["host_store"],
             ca["offline"],
             told,
             database if told is not None else None,
             advisories,
             None if failure is None else printable(failure),
+            held if told is not None else None,
+            None if store_failure is None else printable(str(store_failure)),
         )
 
 

@@ -10,7 +10,9 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _ou
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Look, Told
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Held, ReadStore
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_crl
@@ -31,10 +33,21 @@ class ActionModule(Task):
             "changed": False,
             **self.shown(told),
             "database": {**vars(told.database), "crls": crls},
+            "host_store": self._held(told) if self.options["host_store"] else None,
             "pending_request": {name: getattr(waiting, name) for name in ("path", "subject", "public_key_sha256")} if waiting else None,
             "reasons": [],
             "advisories": findings(told.advisories, unseen, generation_advisories(told.generations, now_text())),
         }
+
+    def _held(self, told: Told) -> Result:
+        """What a store of the host holds, as it tells it: whoever knows the signers judges that."""
+        path, keys = self.options["host_store"], {generation.public_key_sha256 for generation in told.generations}
+        held, failure = Held("", ()), None
+        try:
+            held = self.send(ReadStore(path, self._host, tuple(sorted(keys)), digests=True), Held, module="ca_database_backup")
+        except KeywardError as exc:
+            failure = str(exc)
+        return {"path": path, "failure": failure, **dump(held)}
 
     def _published_itself(self, told: Told) -> tuple[list[Result], list[Finding]]:
         """The CRLs of software that signs and publishes them itself, and keeps them in no file of its database."""

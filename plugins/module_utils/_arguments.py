@@ -65,7 +65,7 @@ PASSWORD: Spec = {"password": {"type": "str", "no_log": True}}
 DIRECTORY_ACCOUNT: Spec = {"directory_user": {"type": "str"}, "directory_password": {"type": "str", "no_log": True}}
 PREVIOUS_PASSWORD: Spec = {"previous_password": {"type": "str", "no_log": True}}
 
-CA_INFO: Spec = {**WHICH_AUTHORITY, **CONTROLLER}
+CA_INFO: Spec = {**WHICH_AUTHORITY, "host_store": {"type": "path"}, **CONTROLLER}
 CA_AUDIT: Spec = {
     **KEY_STORES,
     "database_stores": {"type": "list", "elements": "path"},

@@ -58,7 +58,9 @@ options:
         elements: path
         default: []
       host_store:
-        description: The store on its host that has the sets of its database. It is not read.
+        description:
+          - The store on its host that has the sets of its database, in place of O(cas[].database_stores).
+          - What it holds, O(cas[].info) tells.
         type: str
       offline:
         description: Whether its host is never to be asked, so that what is stored last stands for it.

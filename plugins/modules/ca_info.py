@@ -17,6 +17,11 @@ extends_documentation_fragment:
   - keyward.pki._attributes
   - keyward.pki._attributes.info_module
   - keyward.pki._authority
+options:
+  host_store:
+    description:
+      - A store of kind V(databases) on the host, of which M(keyward.pki.ca_audit) is to know what it holds of the CA's database.
+    type: path
 seealso:
   - module: keyward.pki.ca_key_backup_info
     description: Says in addition what the stores hold for the CA.
@@ -172,6 +177,51 @@ database:
           type: bool
         successor_at:
           description: When it says that its successor is published, as CRLs of AD CS do (ISO 8601, UTC). V(null) where it doesn't.
+          type: str
+host_store:
+  description:
+    - What the store on the host holds, as the host says it. M(keyward.pki.ca_audit) looks whose signatures count.
+    - V(null) where O(host_store) was not given.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: The store.
+      type: str
+    failure:
+      description: Why it was not read, or V(null).
+      type: str
+    id:
+      description: Its id.
+      type: str
+    local_disk:
+      description: Whether it lies on a disk of the host itself.
+      type: bool
+    sets:
+      description: The sets that name this host or a key of the CA.
+      type: list
+      elements: dict
+      contains:
+        directory:
+          description: The directory of its authority in the store.
+          type: str
+        database:
+          description: The directory of its database in that.
+          type: str
+        name:
+          description: Its own directory in that.
+          type: str
+        path:
+          description: Where it lies.
+          type: str
+        manifest:
+          description: Its manifest (JSON).
+          type: str
+        damage:
+          description: What is wrong with its files, or V(null).
+          type: str
+        signature:
+          description: The signature of its manifest, or V(null).
           type: str
 pending_request:
   description: >-

@@ -16,9 +16,11 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import BEGINNING_OF_A_PLACE
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import PUBLISHED_WITHIN
+from ansible_collections.keyward.pki.plugins.module_utils._database_policy import lost_rows
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, generation_advisories, merge_generations
 from ansible_collections.keyward.pki.plugins.module_utils._home import at_home, place_text, standing
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Held
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_crypto import Pkcs12Error
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_outside import weakness
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
@@ -32,6 +34,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._levels import COUNTED
 from ansible_collections.keyward.pki.plugins.plugin_utils._outcome import FINE
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import Signers
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result
+from ansible_collections.keyward.pki.plugins.plugin_utils._told_stores import store_on
 
 FORMAT, FORMAT_VERSION = "keyward.pki audit", 1
 PROOF_LASTS = timedelta(days=200)  # a person proves backups twice a year
@@ -44,20 +47,22 @@ _WORST_FIRST = (RED, WARNING, FINE)
 class Seen:
     """A CA of the inventory. C(told): its generations, None where its host was not asked, or did not answer (C(failure)).
 
-    C(database): as ca_info returns it. C(key_stores), C(database_stores): where it is to be stored. C(sets_elsewhere): its sets lie in a
-    store on its host, which an audit does not read.
+    C(database): as ca_info returns it. C(key_stores), C(database_stores): where it is to be stored. C(host_store): the store on its host
+    that has its sets instead. C(held), C(store_failure): what the host told of that, or why it can't.
     """
 
     home: Home
     label: str
     key_stores: tuple[str, ...] = ()
     database_stores: tuple[str, ...] = ()
-    sets_elsewhere: bool = False
+    host_store: str | None = None
     offline: bool = False
     told: tuple[Generation, ...] | None = None
     database: t.Mapping[str, t.Any] | None = None
     advisories: tuple[Finding, ...] = ()
     failure: str | None = None
+    held: Held | None = None
+    store_failure: str | None = None
 
 
 class Holdings(t.NamedTuple):
@@ -265,6 +270,7 @@ class Audit:
             found += [*known.advisories, *self._remembered(known), *self._of_backups(known, seen), *_weak(known)]
         if sets:
             found += [*(finding for series in sets.every for finding in series.advisories), *self._remembered(sets), *_unsound(sets)]
+            found += _lost_rows(sets, self._now)
         found += self._of_sets(sets, seen)
         for one in seen if record is None else ():
             if one.told is None and one.key_stores:
@@ -281,8 +287,7 @@ class Audit:
         if seen.failure:
             return [Finding("host_not_seen", f"{here} was not seen, and is judged by what is stored: {seen.failure}")]
         if seen.told is None:
-            why = "it is offline" if seen.offline else "its host was not asked"
-            return [Finding("host_not_asked", f"{here} is judged by {self._stored(seen, known, sets)}: {why}")]
+            return [Finding("host_not_asked", f"{here} is judged by {self._stored(seen, known, sets)}: {_why_not_asked(seen)}")]
         standing_there = standing(seen.home, seen.told, self._candidates(seen))
         if standing_there.elsewhere:
             return [Finding("not_at_home", f"{here} is not at home there: {standing_there.elsewhere}")]
@@ -316,13 +321,20 @@ class Audit:
         found = []
         for one in seen:
             here = f"{one.label} on {one.home.host}"
-            if not one.database_stores:
-                text = "a store on its host, which an audit does not read" if one.sets_elsewhere else "no store that the inventory names"
+            stores = (store_on(one.home.host, one.host_store),) if one.host_store else one.database_stores
+            if not stores or (one.host_store and one.told is None):
+                text = "no store that the inventory names"
+                if stores:
+                    text = f"{stores[0]}, which was not read: {'the host was not seen' if one.failure else _why_not_asked(one)}"
                 found.append(Finding("database_not_audited", f"the database of {here} is in {text}"))
                 continue
             newest = self._set_of(sets, one)
             if newest is None:
-                found.append(Finding("database_not_covered", f"the database of {here} is in no store: run keyward.pki.database_backup"))
+                unread = [path for path in stores if path not in self._holdings.paths]
+                text = "no store: run keyward.pki.database_backup"
+                if unread:
+                    text = f"no store that could be read: mount {' and '.join(unread)}, or correct the path"
+                found.append(Finding("database_not_covered", f"the database of {here} is in {text}"))
             elif self._lags(newest, one.database):
                 text = f"the newest set of {here}, {newest.name}, lacks what was issued or signed since, for more than two days"
                 found.append(Finding("set_out_of_date", f"{text}: does the nightly run still run?"))
@@ -403,6 +415,10 @@ def _state(seen: Seen) -> str:
     return "not_seen" if seen.failure else "offline" if seen.offline else "not_asked"
 
 
+def _why_not_asked(seen: Seen) -> str:
+    return "it is offline" if seen.offline else "its host was not asked"
+
+
 def _place(seen: Seen) -> str:
     """All of it: two sections of one configuration are two CAs."""
     return ", ".join(f"{part}={value}" for part, value in seen.home.place.items())
@@ -428,6 +444,14 @@ def _unsound(sets: KnownDatabases) -> t.Iterator[Finding]:
             if not one.flaw and one.damage:
                 yield Finding("digest_mismatch", f"{one.path}: {one.damage}")
         yield from Chains(copies, thorough=True).faults
+
+
+def _lost_rows(sets: KnownDatabases, now: datetime) -> t.Iterator[Finding]:
+    """What the newest set of each database says that it lacks of an older one."""
+    for copies in sets.databases:
+        newest = max((one.latest for one in copies if one.latest), key=lambda one: one.rank, default=None)
+        names = {name for series in copies for name in series.names}
+        yield from lost_rows(newest.manifest, names.__contains__, now) if newest else ()
 
 
 def _weak(known: KnownAuthority) -> t.Iterator[Finding]:

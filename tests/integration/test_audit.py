@@ -37,9 +37,9 @@ def report(ansible: Ansible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The directory of a report on three CAs: one without a backup, one that is fine but unproved, one that no inventory names."""
     home, out = make_home(tmp_path / "home"), tmp_path / "out"
     monkeypatch.setenv("HOME", str(home))
-    stores = {kind: str(tmp_path / kind) for kind in ("keys", "databases")}
+    stores = {kind: str(tmp_path / kind) for kind in ("keys", "databases", "share")}
     for kind, path in stores.items():
-        initialise(path, kind)
+        initialise(path, "keys" if kind == "keys" else "databases")
     variables: dict[str, Any] = {
         "keyward_key_stores": [stores["keys"]],
         "keyward_database_stores": [stores["databases"]],
@@ -52,10 +52,11 @@ def report(ansible: Ansible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         which = {"config_file": str(ca.config_file)}
         if name != "unstored":
             assert host.run(CaKeyBackup, {**which, "stores": [stores["keys"]], "password": PASSWORD})["changed"]
-            assert host.run(CaDatabaseBackup, {**which, "stores": [stores["databases"]], "key_stores": [stores["keys"]]})["changed"]
+            where: dict[str, Any] = {"host_store": stores["share"]} if name == "stored" else {"stores": [stores["databases"]]}
+            assert host.run(CaDatabaseBackup, {**which, **where, "key_stores": [stores["keys"]]})["changed"]
         if name != "forgotten":
-            label = {"keyward_label": HOSTILE} if name == "stored" else {}
-            hosts[name] = ansible.local(keyward_config_file=str(ca.config_file), **label, **variables)
+            own = {"keyward_label": HOSTILE, "keyward_host_store": stores["share"]} if name == "stored" else {}
+            hosts[name] = ansible.local(keyward_config_file=str(ca.config_file), **own, **variables)
     result = playbook(ansible, "audit", hosts, rc=2)
     assert ran(result, "ca_info") == [False, False] and len(ran(result, "ca_audit")) == 1
     assert "is in no backup: its private key would be lost today" in result.failed("stored")["msg"]
@@ -71,6 +72,8 @@ def test_the_report(report: Path) -> None:
     jsonschema.validate(document, json.loads((ROOT / "docs" / "audit-schema.json").read_text(encoding="utf-8")))
     assert [one["level"] for one in document["authorities"]] == ["red", "warning", "warning"], "worst first"
     assert document["counts"]["lost_today"] == 1 and [one["in_inventory"] for one in document["authorities"]].count(False) == 1
+    (on_a_host,) = (one for one in document["authorities"] if one["hosts"] and one["hosts"][0]["host"] == "stored")
+    assert re.match("stored:/.*/share/", on_a_host["databases"][0]["path"]) and on_a_host["databases"][0]["entries"] == 1
     modes = {path.name: path.stat().st_mode & 0o777 for path in report.iterdir()}
     assert modes == {"audit.html": 0o640, "audit.json": 0o640, "keyward.prom": 0o644}
     metrics = (report / "keyward.prom").read_text(encoding="utf-8").splitlines()
