@@ -15,7 +15,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, protect_path
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, expected_label, give_mode, protect_path
 
 LARGEST_FILE = 16 * 1024 * 1024
 _LARGEST_LIST = 1 << 20
@@ -133,5 +133,5 @@ def add_line(path: str, line: str, mode: t.Optional[int]) -> None:
             return
         stream.write((b"" if not there or there.endswith(b"\n") else b"\n") + line.encode() + b"\n")
         if mode is not None and not there:
-            os.fchmod(stream.fileno(), mode)
+            give_mode(stream.fileno(), mode, path)
         os.fsync(stream.fileno())

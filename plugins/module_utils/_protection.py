@@ -24,6 +24,7 @@ _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _WORDS = {_USER_OBJ: "user", _USER: "user", _GROUP_OBJ: "group", _GROUP: "group", _MASK: "mask", _OTHER: "other"}
 _NOBODY = 0xFFFFFFFF  # the number in an entry that names none
 _ENTRY = re.compile(r"(user|group|mask|other):([^:,]*):([r-])([w-])([x-])\Z")
+_REFUSED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 LONGEST_ACL = 16 * 1024  # characters
 
 Entry = t.Tuple[int, int, int]  # tag, permissions, number
@@ -120,12 +121,13 @@ def protect(descriptor: int, wanted: Protection, path: str) -> None:
     """
     if wanted.acl is not None and _attribute(descriptor, _ACCESS) is not None:
         os.removexattr(descriptor, _ACCESS)
-    if wanted.owner != -1 or wanted.group != -1:
-        os.fchown(descriptor, wanted.owner, wanted.group)
+    held = os.fstat(descriptor)
+    if wanted.owner not in (-1, held.st_uid) or wanted.group not in (-1, held.st_gid):
+        _give_owner(descriptor, wanted, path)
     if wanted.acl:
         _set_acl(descriptor, _ACCESS, wanted.acl, path)
     if wanted.mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
-        os.fchmod(descriptor, wanted.mode)
+        give_mode(descriptor, wanted.mode, path)
     if wanted.default_acl:
         _set_acl(descriptor, _DEFAULT, wanted.default_acl, path)
     if wanted.label is not None:
@@ -137,6 +139,38 @@ def protect(descriptor: int, wanted: Protection, path: str) -> None:
             if label is not None:
                 raise  # without SELinux nothing is born with one
     _refuse_otherwise(descriptor, wanted, path)
+
+
+def _give_owner(descriptor: int, wanted: Protection, path: str) -> None:
+    try:
+        os.fchown(descriptor, wanted.owner, wanted.group)
+    except OSError as exc:
+        if exc.errno not in _REFUSED:
+            raise
+        held = os.fstat(descriptor)
+        numbers = [str(new if new != -1 else old) for new, old in ((wanted.owner, held.st_uid), (wanted.group, held.st_gid))]
+        raise KeywardError(
+            f"{path} was not written",
+            f"it is to belong to user {numbers[0]} and group {numbers[1]}, and can't be given to them",
+            "Run the task as that user, or as root (become); a share must let root give files away (no_root_squash)",
+        ) from exc
+
+
+def give_mode(file: t.Union[str, int], mode: int, path: t.Optional[str] = None) -> None:
+    """chmod. FAT, NTFS and some shares refuse it: there the mount options decide, and what they leave closed to others is enough.
+
+    C(path): what an error calls it. Raises OSError, and KeywardError where others could read it.
+    """
+    try:
+        if isinstance(file, int):
+            os.fchmod(file, mode)
+        else:
+            os.chmod(file, mode)
+    except OSError as exc:
+        status = os.stat(file)
+        if exc.errno not in _REFUSED or os.geteuid() not in (0, status.st_uid) or mode & ~status.st_mode & 0o600:
+            raise
+    _refuse_more_open(file, mode, path or str(file))
 
 
 def _set_acl(descriptor: int, name: str, entries: t.Tuple[Entry, ...], path: str) -> None:
@@ -153,14 +187,19 @@ def _set_acl(descriptor: int, name: str, entries: t.Tuple[Entry, ...], path: str
         ) from exc
 
 
-def _refuse_otherwise(descriptor: int, wanted: Protection, path: str) -> None:
-    held = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if wanted.mode is not None and held & ~wanted.mode & 0o077:
+def _refuse_more_open(file: t.Union[str, int], mode: int, path: str) -> None:
+    held = stat.S_IMODE(os.stat(file).st_mode)
+    if held & ~mode & 0o077:
         raise KeywardError(
             f"{path} was not written",
-            f"its file system does not hold modes: it shows {held:04o} where {wanted.mode:04o} was set, so others could read it",
+            f"its file system does not hold modes: it shows {held:04o} where {mode:04o} was set, so others could read it",
             "Use a file system that does, or restrict that one by its mount options",
         )
+
+
+def _refuse_otherwise(descriptor: int, wanted: Protection, path: str) -> None:
+    if wanted.mode is not None:
+        _refuse_more_open(descriptor, wanted.mode, path)
     if wanted.acl is not None and set(_entries(_attribute(descriptor, _ACCESS)) or ()) != set(wanted.acl):
         raise KeywardError(
             f"{path} was not written",

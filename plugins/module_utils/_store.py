@@ -24,6 +24,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, read_if_there, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
+from ansible_collections.keyward.pki.plugins.module_utils._protection import give_mode
 from ansible_collections.keyward.pki.plugins.module_utils._signed import SIGNATURE, VERIFIED, Event, Judge, said_of
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import open_store, refuse_open_to_the_world
@@ -192,7 +193,7 @@ class Store:
     def make_directory(self, path: str) -> None:
         os.mkdir(path, 0o700)
         if self.directory.directory_mode is not None:
-            os.chmod(path, self.directory.directory_mode)
+            give_mode(path, self.directory.directory_mode)
 
 
 class Staged:
@@ -286,7 +287,7 @@ class Staged:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if self._store.directory.file_mode is not None:
-                os.fchmod(descriptor, self._store.directory.file_mode)
+                give_mode(descriptor, self._store.directory.file_mode, path)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -96,6 +96,42 @@ def test_a_file_system_that_shows_more_than_was_set_gets_no_such_file(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("shown", "taken"), [(0o600, True), (0o700, True), (0o644, False)])
+def test_a_file_system_that_refuses_modes_is_judged_by_what_it_shows(
+    shown: int, taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT on a stick answers a chmod with an error; its mount options may keep others out all the same."""
+
+    def refused(descriptor: int, _mode: int) -> None:
+        os.chmod(descriptor, shown)
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    if taken:
+        put_new(str(tmp_path / "k"), b"x", 0o640)
+        assert (tmp_path / "k").read_bytes() == b"x"
+        return
+    with pytest.raises(KeywardError, match="does not hold modes: it shows 0644 where 0640"):
+        put_new(str(tmp_path / "k"), b"x", 0o640)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_given_to_its_owner_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share that makes nobody of root. Where the owner is right already, nothing is asked of it."""
+
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refused)
+    here = tmp_path / "here"
+    here.write_bytes(b"x")
+    put(str(here), b"y", 0o600, like=str(here))
+    given = Protection(0o600, owner=os.geteuid() + 1)
+    with pytest.raises(KeywardError, match="can't be given to them. Run the task as that user"):
+        StagedFile(str(tmp_path / "k"), b"x", given)
+    assert list(tmp_path.iterdir()) == [here] and here.read_bytes() == b"y"
+
+
 def test_acls_are_recorded_by_name_and_read_back(key: Path) -> None:
     here = protection_of(str(key))
     assert acl_text(here.acl) == KEPT_OUT and acl_from_text(KEPT_OUT, "", 0o640) == here.acl
