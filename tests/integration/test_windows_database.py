@@ -10,9 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.keyward.pki.plugins.action.ca_audit import ActionModule as CaAudit
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.adcs import AdcsHost, WindowsAnsible
 from support.ansible_run import Result
+from support.fake_host import FakeHost
+from support.guides import guide
 from support.plays import PASSWORD, codes, failure, new_store, play, sets, step
 from support.roles import newest_manifest
 
@@ -180,8 +183,10 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
     host.issue("www.example.com")
     share, keys = tmp_path / "share", tmp_path / "keys"
     there = {"host_store": str(share)}
+    (shown,) = guide("windows.md")[0]
+    (initialise,) = shown["tasks"]
     first = [
-        step("ca_store", "on the host", path=str(share), kind="databases", host=True),
+        step("ca_store", "on the host", **{**initialise["keyward.pki.ca_store"], "path": str(share)}),
         new_store(keys),
         step("ca_key_backup", "keys", stores=[str(keys)], password=PASSWORD),
         backup("predicted", **there, check=True),
@@ -190,6 +195,7 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
         backup("nothing", **there),
         host.task("a request", "host.issue('new.example.com')"),
         backup("by request", **there, keep_full_sets=1, keep_days=0),
+        step("ca_info", "what it holds", **there),
         host.task("lost marker", f"Path({str(share / 'keyward-store.json')!r}).rename({str(tmp_path / 'marker')!r})"),
         backup("no store", **there, fails=True),
         restore("no store to restore from", **there, fails=True),
@@ -209,6 +215,20 @@ def test_a_store_on_the_host(windows: WindowsAnsible, host: AdcsHost, tmp_path: 
     advisories = codes(result.task("first")["advisories"])
     assert "store_on_the_host" in advisories
     assert [line.split()[:2] for line in (share / "allowed_signers").read_text().splitlines()] == [["keyward", 'namespaces="keyward"']]
+
+    seen = {
+        "host": "ca",
+        "label": "CA",
+        "place": {"backend": "adcs"},
+        "key_stores": [str(keys)],
+        **there,
+        "info": result.task("what it holds"),
+    }
+    signers = {"allowed_signers": str(share / "allowed_signers"), "memory": str(tmp_path / "memory.json")}
+    report = FakeHost("controller").run(CaAudit, {"cas": [seen], **signers})["audit"]
+    (authority,) = report["authorities"]
+    assert [one["path"] for one in authority["databases"]] == [f"ca:{kept}"] and codes(report["advisories"]) == ["store_on_the_host"]
+    assert not {"database_not_covered", "database_not_audited", "unknown_signer"} & {*codes(authority["findings"])}
 
     before, rows = host.generations, host.database()["requests"]
     host.lose()

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.inventory.manager import InventoryManager
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.dataloader import DataLoader
+from ansible.vars.manager import VariableManager
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
-from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import faults
+from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import cas_of, faults
 from support.guides import DOCS, ROOT, blocks
 
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -78,3 +82,30 @@ def test_the_tasks_that_the_documents_show_are_taken_by_their_modules() -> None:
         specification = {name: {**one, "required": False} for name, one in getattr(_arguments, module.upper()).items()}
         assert set(options) <= set(specification) - {"controller"}, module
         assert refused(specification, written(options)) == [], module
+
+
+FILES = [
+    (document.name, *found.groups(), block)
+    for document in DOCUMENTS
+    for block in blocks(document, "yaml")
+    if (found := re.match(r"# (group|host)_vars/(\S+)\.yml\n", block))
+]
+
+
+@pytest.mark.parametrize(("document", "kind", "name", "block"), FILES, ids=[f"{one[0]}-{one[2]}-{i}" for i, one in enumerate(FILES)])
+def test_ansible_reads_the_inventory_that_a_guide_shows(document: str, kind: str, name: str, block: str, tmp_path: Path) -> None:
+    """Beside the inventory of the README, under the name that the block has; and what the roles make of it is a CA."""
+    (hosts,) = blocks(ROOT / "README.md", "ini")
+    hosts = hosts.partition("[cas:vars]")[0] if name == "cas" else hosts
+    host = name if kind == "host" else "ca1.example.com"
+    (tmp_path / "hosts.ini").write_text(f"{hosts}\n[{'others' if kind == 'host' else name}]\n{host}\n", encoding="utf-8")
+    (tmp_path / f"{kind}_vars").mkdir()
+    (tmp_path / f"{kind}_vars" / f"{name}.yml").write_text(block, encoding="utf-8")
+    loader = DataLoader()
+    inventory = InventoryManager(loader, [str(tmp_path / "hosts.ini")])
+    found = VariableManager(loader, inventory).get_vars(host=inventory.get_host(host), include_hostvars=False)
+    shown = yaml.safe_load(block)
+    assert {variable: found[variable] for variable in shown} == shown
+    places = {f"keyward_{option}" for option in (*_arguments.BEGINNING_OF_A_PLACE, "backend", "authorities")}
+    if places & {*shown}:
+        assert len(cas_of(host, found)) == len(shown.get("keyward_authorities", [0]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from ansible_collections.keyward.pki.plugins.action.ca_audit import ActionModule as CaAudit
 from ansible_collections.keyward.pki.plugins.action.ca_crl import ActionModule as CaCrl
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
@@ -25,6 +26,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store_directory impor
 from ansible_collections.keyward.pki.plugins.plugin_utils._role_options import cas_of
 from jinja2 import Environment, select_autoescape
 from support.fake_host import FakeHost
+from support.guides import DOCS, blocks
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import PASSWORD
 from support.pythons import ROOT
@@ -268,6 +270,14 @@ def test_no_series_of_the_metrics_is_there_twice(estate: Estate) -> None:
     series = [line.rpartition(" ")[0] for line in lines if line and not line.startswith("#")]
     assert len(series) > 15 and len([one for one in series if one.startswith("keyward_crl")]) == 2
     assert sorted(series) == sorted(set(series))
+    # The alerts of the guide, by Python: their operators mean the same there.
+    shown = yaml.safe_load(blocks(DOCS / "audit.md", "yaml")[1])["groups"][0]["rules"]
+    values = {line.partition("{")[0].split()[0]: int(line.rpartition(" ")[2]) for line in reversed(lines) if line and line[0] != "#"}
+    made, _there = values["keyward_audit_timestamp_seconds"], values["keyward_private_keys_lost_today"]
+    every = [rule["alert"] for rule in shown]
+    for days, lost, expected in ((1, 0, every[2:]), (1, 1, every[1:]), (3, 1, every)):
+        names = {**values, "keyward_private_keys_lost_today": lost, "time": lambda days=days: made + days * 86400}
+        assert [rule["alert"] for rule in shown if eval(rule["expr"], {"__builtins__": {}}, names)] == expected  # noqa: S307
 
 
 def test_crls_of_software_that_publishes_them_itself(estate: Estate) -> None:
