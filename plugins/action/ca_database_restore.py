@@ -173,7 +173,7 @@ class ActionModule(DatabaseTask):
 
     @staticmethod
     def _of_section(known: t.Sequence[Record], sets: t.Sequence[KnownDatabases], here: Home) -> Record | None:
-        """The authority that lives here, where the task states the section of another of its databases than the home has."""
+        """The authority that lives here, where its recorded home names another section than the task: one authority may have several."""
         found = []
         for one in known:
             own = sets_of(one, sets)

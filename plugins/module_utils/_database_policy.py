@@ -59,9 +59,10 @@ def due_reasons(
 
 @dataclass(frozen=True)
 class FullAfter:
-    """When a chain gets a new full set: after so many increments, so many days, or when they have so large a share (percent) of its bytes.
+    """When a chain gets a new full set: after so many increments (C(sets)), so many days, or when they have grown to this share (percent)
+    of the full one's bytes.
 
-    C(share): None counts from FEW_BYTES on.
+    C(share): None for SHARE, and then increments of less than FEW_BYTES together don't count.
     """
 
     sets: int = 30

@@ -38,7 +38,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import name_time
 MANIFEST, EVENTS = "manifest.json", "events"
 _NAME = re.compile(r"[0-9]{6,12}-[0-9]{8}T[0-9]{6}(\.[0-9]{6})?Z\Z")
 _CHUNK = 1024 * 1024
-FAR = 1_000_000  # beyond the newest that counts, a number was given by no run: whoever may write here could use all of them up
+# No run of ours gives a number so far beyond the newest that counts: somebody may want to use up all numbers.
+FAR = 1_000_000
 
 
 class Kind(t.NamedTuple):

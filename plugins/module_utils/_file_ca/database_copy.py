@@ -80,7 +80,7 @@ class _Opened:
 
     @property
     def is_there(self) -> bool:
-        """Whether it still has its name. What could not be opened had none at that time, but for links that lead nowhere."""
+        """Whether its name still leads to it. One that could not be opened must still be a link, or unreadable."""
         if self._descriptor == -1:
             return self._lies_behind_link or os.path.islink(self._path) or not os.access(self._path, os.R_OK)
         try:

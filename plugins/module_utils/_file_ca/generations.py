@@ -95,8 +95,10 @@ class GenerationFiles:
         return Found(tuple(generations), private_keys, self._chain(certificates[1:]), bool(unswitched), advisories)
 
     def finds_older(self, files: Files) -> bool:
-        """Whether older generations are looked for. They are, too, where only some that lie beside the current files are stated: for the
-        passphrases of their keys."""
+        """Whether to look for older generations beside the current files.
+
+        Also where C(older) names only such: then it is there for the passphrases of their keys.
+        """
         stated = self._selector.older
         beside = {path for _number, path in older_files(files.certificate)}
         return stated is None or (bool(stated) and all(self._stated_path(entry.certificate_file) in beside for entry in stated))

@@ -20,7 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Aut
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
-# A path begins behind none of these, unless a scheme comes before it, and ends before none of them.
+# Whole paths only: /ca is neither in /old/ca nor in /ca2. A scheme may stand before one (file:///ca).
 _BEFORE, _BEHIND = rb"(?:(?<=file://)|(?<![\w.~%+@$})/\x80-\xff-]))", rb"(?![\w.~%+@\x80-\xff-])"
 _PLAIN = re.compile(rb"[\w./+@%,:=~\x80-\xff-]+\Z")  # neither openssl nor a shell reads anything else into these
 _SECRET = re.compile(rb"passw|passin|passout", re.IGNORECASE)
@@ -33,7 +33,7 @@ class Move:
     def __init__(self, pairs: t.Iterable[t.Tuple[str, str]]) -> None:
         named = {old.rstrip("/"): new.rstrip("/") for old, new in pairs if old.rstrip("/") and new.rstrip("/")}
         self._moved = {old: new for old, new in named.items() if old != new}
-        # A present place below the former one, or above it, is not moved once more.
+        # The new place may lie inside the old one, or around it: what names the new place already stays.
         every = {**{new: new for new in self._moved.values()}, **self._moved}
         self._pairs = sorted(every.items(), key=lambda pair: -len(pair[0]))
         names = b"|".join(re.escape(old.encode("utf-8", "surrogateescape")) for old, _new in self._pairs)

@@ -71,8 +71,9 @@ def places(ca: FileCa, generations: t.Sequence[Generation], directory: t.Optiona
 def refuse_elsewhere(
     ca: FileCa, paths: t.Collection[str], recorded: t.Sequence[Generation], directory: t.Optional[str], check: bool
 ) -> None:
-    """A file is put back only where the task names it, in the CA's directory, or where both its configuration and its backup have it:
-    either may be forged where it lies in a store that others write. Not where the CA was before it moved. Raises KeywardError."""
+    """Raise KeywardError unless a file goes where the task names it, into the CA's directory, or where both the host's configuration and
+    the backup have it: either alone may be forged. Never to where the CA was before it moved.
+    """
     move = _move(ca, directory, recorded[-1])
     known = [place.path for one in recorded for place in (one.certificate_place, one.key_place) if place]
     known += [move.path(path) for path in known]

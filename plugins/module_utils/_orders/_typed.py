@@ -23,7 +23,7 @@ T = t.TypeVar("T")
 # Bounds where a field says no other: characters of a text, bytes, members of a list, digits of a number.
 MOST_TEXT, MOST_BYTES, MOST_MEMBERS = 64 * 1024, 1024 * 1024, 10_000
 _LARGEST = 1 << 63
-# Bytes of memory that an answer may take until it is parsed, some times its own length; where its class says no other (ROOM).
+# Bytes of memory that an answer may take until it is parsed, which is several times its own length. A class may say another ROOM.
 ROOM, MUCH_ROOM = 512 << 20, 2 << 30
 
 
