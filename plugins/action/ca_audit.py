@@ -48,7 +48,7 @@ class ActionModule(StoreTask):
                 *faults,
                 *damaged,
                 *(advisory for one in on_hosts for advisory in one.advisories),
-                *self._remembered_only({one.id for one in known}),
+                *self._remembered_only({one.id for one in known}, keys.values()),
                 *_hints_missing(keys.values(), known),
             ],
         )
@@ -89,13 +89,17 @@ class ActionModule(StoreTask):
                 found.remove(store)
         return found
 
-    def _remembered_only(self, there: t.Collection[str]) -> list[Finding]:
-        return [
-            Finding(
-                "remembered_only", f"{self.memory.path} remembers backups of the authority {one}, of which no store that was read has any"
-            )
-            for one in sorted(self.memory.authorities(BACKUPS.name) - {*there})
-        ]
+    def _remembered_only(self, there: t.Collection[str], stores: t.Iterable[Store]) -> list[Finding]:
+        """Authorities of which no store that was read has a backup: gone from there, or in stores of which nothing was said."""
+        found, read = list[Finding](), {store.id: store.path for store in stores}
+        for one, had in sorted(self.memory.authorities(BACKUPS.name).items()):
+            gone, text = [read[each] for each in sorted(had) if each in read], f"backups of the authority {one}"
+            if one not in there and gone:
+                remedy = f"bring them back. If they were taken out for good, take keys/{one} out of {self.memory.path}"
+                found.append(Finding("rolled_back", f"{' and '.join(gone)} had {text}, and no store that was read has any: {remedy}"))
+            elif one not in there:
+                found.append(Finding("remembered_only", f"{self.memory.path} remembers {text}, in stores that were not read"))
+        return found
 
     def _remembered(self, record: Record) -> list[Finding]:
         """Findings where the stores hold less than this controller remembers."""

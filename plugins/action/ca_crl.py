@@ -24,6 +24,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._clients import Client
 from ansible_collections.keyward.pki.plugins.plugin_utils._der_files import DerFiles, der_files
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, Task, findings
 
+_OF_AGE = ("crl_expired", "crl_runs_out")
+
 
 class ActionModule(Task):
     NAME, ARGUMENTS = "ca_crl", _arguments.CA_CRL
@@ -272,6 +274,9 @@ class ActionModule(Task):
     def _result(self, told: Crled, changed: bool, crls: list[Known], advisories: list[Finding]) -> Result:
         written = der_files(told, crls, self.options["der_directory"], self._check) if self.options["der_directory"] else DerFiles()
         clients = Clients(told, crls, self.options["former_hosts"] or ()) if self._looks_at_urls else None
+        # What clients get decides: a file on the host that is older than that is nothing to act on.
+        served = {one.sha256 for one in told.generations if clients and one.public_key_sha256 in clients.served}
+        advisories = [one for one in advisories if one.code not in _OF_AGE or one.certificate not in served]
         return {
             "changed": changed or written.changed,
             **self.shown(told),

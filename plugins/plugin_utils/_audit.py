@@ -352,7 +352,9 @@ class Audit:
         for (host, _key), crl in newest.items():
             end = crl["next_update"]
             if end and end < format_time(self._now):
-                found.append(Finding("crl_expired", f"the CRL {crl['path']} on {host} expired on {end}: clients reject what it is for"))
+                found.append(
+                    Finding("crl_expired", f"the CRL {crl['path']} on {host} expired on {end}: clients that get it reject what it is for")
+                )
             elif end and parse_time(end) - self._now < (parse_time(end) - parse_time(crl["this_update"])) / 3 and self._overdue(crl):
                 text = f"the CRL {crl['path']} on {host} is in its last third, and expires on {end}: keyward.pki.crl signs the next"
                 found.append(Finding("crl_runs_out", text))

@@ -54,12 +54,13 @@ class _Wanted:
 
 
 class Clients:
-    """C(published): what each URL serves. C(findings): what is to be said of it."""
+    """C(published): what each URL serves. C(findings): what is to be said of it. C(served): keys whose CRL is right there."""
 
     def __init__(self, told: Crled, known: t.Sequence[Known], former_hosts: t.Collection[str] = ()) -> None:
         self._told, self._known = told, known
         self.published: list[dict[str, t.Any]] = []
         self.findings: list[Finding] = []
+        self.served: set[str] = set()
         wanted = [one for one in _wanted(told) if not former_hosts or _is_of(one.url, former_hosts)]
         got = fetched(one.url for one in wanted if one.kind != "ocsp")
         for one in wanted:
@@ -127,6 +128,7 @@ class Clients:
         elif served.in_last_third:
             why = f"is in the last third of its time, and expires on {until}"
         if why is None:
+            self.served.add(key)
             return None
         newer = "Publish the newer one that the CA has" if own and own.age > served.age else "Sign and publish a new one (keyward.pki.crl)"
         return Finding("published_crl_stale", f"{one.text} serves a CRL that {why}. {newer}", served.generation.sha256)

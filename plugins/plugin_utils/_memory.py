@@ -54,7 +54,7 @@ class Memory:
             if shape["format"] != FORMAT or shape["format_version"] != VERSION:
                 raise ValueError
             for one in shape["newest"].values():
-                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]["host"] + "", one["said"] + 0
+                one["sequence"] + 0, one["digest"] + "", [*one["public_keys"]], one["home"]["host"] + "", one["said"] + 0, [*one["stores"]]
             return {**shape, "stores": dict(shape["stores"])}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise KeywardError(
@@ -151,9 +151,9 @@ class Memory:
             for each in series:
                 each.spared, each.settled = frozenset(), 0
 
-    def authorities(self, kind: str) -> set[str]:
-        """The ids of the authorities that were seen before."""
-        return {name.split("/")[1] for name in self._shape["newest"] if name.startswith(f"{kind}/")}
+    def authorities(self, kind: str) -> dict[str, set[str]]:
+        """The ids of the authorities that were seen before, and those of the stores that had their newest."""
+        return {name.split("/")[1]: {*one["stores"]} for name, one in self._shape["newest"].items() if name.startswith(f"{kind}/")}
 
     # --- what is there now ---
 
@@ -177,6 +177,7 @@ class Memory:
             "home": newest.manifest.made_at.as_json(),
             "looked_at": None,
             "said": said or 0,
+            "stores": sorted(ids.values()),
         }
         before = self._shape["newest"].get(name)
         if said is None and before and before["digest"] == newest.digest:

@@ -154,7 +154,11 @@ def test_stores_that_are_away_damaged_or_lack_a_copy(estate: Estate) -> None:
     shutil.rmtree(bundle.parent)
     gone = estate.asked()
     assert "generation_missing" in codes(gone, "red") and gone["audit"]["counts"]["lost_today"] == 1
-    assert "remembered_only" in codes(gone, "warning")
+    (told,) = [one["message"] for one in gone["audit"]["advisories"] if one["code"] == "rolled_back"]
+    assert f"{estate.keys} had backups of the authority" in told and "take keys/" in told
+    other = str(estate.path / "other")
+    initialise(other, "keys")
+    assert "remembered_only" in codes(estate.audit(key_stores=[other]), "warning"), "the store that had them is another inventory's"
 
 
 def test_a_set_that_lags_and_a_crl_that_runs_out(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +172,9 @@ def test_a_set_that_lags_and_a_crl_that_runs_out(estate: Estate, monkeypatch: py
     monkeypatch.setattr(now, lambda: at.replace(microsecond=0))
     assert codes(estate.asked(), "warning") == ["set_out_of_date"]
     monkeypatch.setattr(now, lambda: (at + timedelta(days=5)).replace(microsecond=0))
-    assert codes(estate.asked(), "warning") == ["set_out_of_date", "crl_runs_out"]
+    assert (codes(estate.asked(), "red"), codes(estate.asked(), "warning")) == (["crl_runs_out"], ["set_out_of_date"])
     monkeypatch.setattr(now, lambda: (at + timedelta(days=9)).replace(microsecond=0))
-    assert "crl_expired" in codes(estate.asked(), "warning")
+    assert "crl_expired" in codes(estate.asked(), "red")
     monkeypatch.setattr(now, lambda: (at + timedelta(days=300)).replace(microsecond=0))
     assert "not_proved" in codes(estate.asked(), "warning")
     monkeypatch.setattr(now, lambda: (at - timedelta(days=300)).replace(microsecond=0))
@@ -301,7 +305,7 @@ def test_crls_of_software_that_publishes_them_itself(estate: Estate) -> None:
         info = estate.host.run(CaInfo, estate.which)
         assert estate.host.orders() == ["look", "crls"] and info["database"]["crls"][0]["successor_at"] == f"{at:%Y-%m-%dT%H:%M:%SZ}"
         check_result("ca_info", info, False)
-        found = codes(estate.audit(estate.entry(info=info)), "warning")
+        found = codes(estate.audit(estate.entry(info=info)), "red")
         assert [code for code in found if code.startswith("crl")] == expected
 
 

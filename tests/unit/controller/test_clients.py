@@ -136,6 +136,16 @@ def test_a_look_signs_nothing_and_says_what_runs_out(tmp_path: Path, web: Web) -
         assert refused["failed"] and "sign: false exclude each other" in refused["msg"]
 
 
+def test_an_old_crl_on_the_host_is_no_matter_while_clients_get_a_newer_one(tmp_path: Path, web: Web) -> None:
+    ca, www = naming(tmp_path / "ca", web), tmp_path / "www"
+    host = Meanwhile(ca.config_file)
+    crl = Path(host.does(CaCrl, der_directory=str(www))["crls"][0]["path"])
+    gencrl(ca, crl, "-crl_lastupdate", days_ago(9), "-crl_nextupdate", days_ago(1))
+    assert told(host, sign=False)[1] == ["url_not_looked_at"]
+    (www / CRL[1:]).unlink()
+    assert {"crl_expired", "published_missing"} <= {*told(host, sign=False)[1]}
+
+
 @pytest.mark.parametrize(("lasts", "code"), [((100, -1), "crl_expired"), ((100, 10), "crl_runs_out"), ((1, 100), None)])
 def test_a_look_tells_the_age_of_a_crl(tmp_path: Path, lasts: tuple[float, float], code: str | None) -> None:
     ca = OpensslCa(tmp_path / "ca", algorithm="ed25519")
