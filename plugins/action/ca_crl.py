@@ -99,6 +99,12 @@ class ActionModule(Task):
         given = self._secret("private_key_passphrase") or any(one.get("private_key_passphrase") for one in self.options["older"] or ())
         return generation.private_key == "inaccessible" and bool(generation.encrypted_at_rest) and not given
 
+    @staticmethod
+    def _usable(generation: Generation, told: Told) -> bool:
+        """A key that only the library can't read is the CA software's to sign with; whether it can, it says itself."""
+        unread = generation.private_key == "inaccessible" and generation.encrypted_at_rest is False
+        return generation.private_key == "present" or unread or not told.abilities.keys_in_hand
+
     def _without_locked(self, told: Crled, able: list[Generation], due: list[DueCrl]) -> tuple[list[DueCrl], list[Known], list[Finding]]:
         """The generations that can sign, the CRLs that stay for keys which can't be used, and the findings about those."""
         locked = {one.sha256: one for one in able if self._locked(one)}
@@ -126,7 +132,7 @@ class ActionModule(Task):
             elif not expired and generation.not_after < now_text():
                 text = f"{generation.label} has expired: no CRL is signed for it"
                 advisories.append(Finding("expired_generation", text, generation.sha256))
-            elif generation.private_key != "present" and told.abilities.keys_in_hand and (expired or not self._locked(generation)):
+            elif not self._usable(generation, told) and (expired or not self._locked(generation)):
                 why = why_inaccessible(generation, told.advisories)
                 raise KeywardError(
                     "no CRL was signed",
@@ -197,7 +203,7 @@ class ActionModule(Task):
         return KeywardError(
             "not every key has its CRL",
             "; ".join(why),
-            "Run the task again. If that doesn't help, look at the places where the CA publishes CRLs, and at its log",
+            "Run the task again. If that doesn't help, see what ca_info says of the database, and look at the places of the CRLs",
         )
 
     def _proofs(self) -> Result:

@@ -15,7 +15,17 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import after, format_time, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, crl_number, load, load_crl, moment, next_update, pem
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
+    CRL,
+    crl_der,
+    crl_number,
+    is_delta,
+    load,
+    load_crl,
+    moment,
+    next_update,
+    pem,
+)
 
 try:
     from cryptography import x509
@@ -81,7 +91,7 @@ class Known:
     def is_good(self, remaining_days: t.Optional[int]) -> bool:
         """Whether it needs no successor. C(remaining_days): None for before its last third."""
         begun = moment(self.parsed, "last_update") <= now() + timedelta(minutes=5)
-        if not begun or self.lacks:
+        if not begun or self.lacks or is_delta(self.der):  # a delta CRL has only what is new
             return False
         if remaining_days is None:
             return self.refreshed_at > now()

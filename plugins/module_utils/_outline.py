@@ -350,7 +350,8 @@ def private_key_kind(der: bytes) -> t.Optional[str]:
     try:
         version, *parts = _der.members(_der.first(der), 2)
         if version.tag == _der.INTEGER and parts[0].tag == _der.SEQUENCE:
-            return kind_of(parts[0])
+            kind = kind_of(parts[0])
+            return private_key_kind(parts[1].body) if kind == "RSA" and parts[1:] else kind
         if parts[0].tag == _der.OCTETS:
             curve = next((_der.only(part.body) for part in parts if part.tag == _der.CONSTRUCTED_0), None)
             if curve is None:
@@ -359,6 +360,6 @@ def private_key_kind(der: bytes) -> t.Optional[str]:
             if not name:
                 return "EC with explicit parameters"
             return _KINDS[SM2] if name == SM2 else f"EC {_CURVES.get(name, name)}"
-        return {9: "RSA", 10: "RSA", 6: "DSA"}.get(len(parts) + 1)
+        return {9: "RSA", 10: "RSA with more than two primes", 6: "DSA"}.get(len(parts) + 1)
     except ValueError:
         return None

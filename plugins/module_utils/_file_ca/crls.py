@@ -36,7 +36,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._files import (
     read_if_there,
     writing,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, why_inaccessible
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, crl_again
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
@@ -119,12 +119,12 @@ class _Signing:
             return [
                 Crl(self._signed(generation, command, scratch), None, generation.sha256)
                 for generation in self._facts.generations
-                if generation.public_key_sha256 in self._facts.private_keys
+                if generation.public_key_sha256 in self._facts.private_keys or _is_unread(generation)
             ]
 
     def rehearse(self, due: t.Mapping[str, t.Optional[str]], days: t.Optional[int]) -> None:
         """Raises KeywardError where C(openssl ca) would sign none. Nothing of the CA is touched."""
-        list(self._still_due(due))
+        signers = [generation for generation, _path, _begins in self._still_due(due)]
         refuse_days(self._ca, "default_crl_days", days, _WHAT)
         with scratch_directory() as scratch:
             command = self._command(scratch)
@@ -132,6 +132,8 @@ class _Signing:
             _own, with_key = stand_in(self._facts.generations[-1], scratch, _WHAT)
             arguments = ["-gencrl", *with_key, "-out", os.path.join(scratch, "crl.pem"), *self._terms(days, None)]
             command.run(arguments, _WHAT, None, ())
+            for generation in filter(_is_unread, signers):
+                self._signed(generation, command, scratch, days)
 
     def _command(self, scratch: str) -> OpensslCommand:
         command = self._ca.signing(self._files, scratch)
@@ -211,7 +213,8 @@ class _Signing:
         days: t.Optional[int] = None,
         begins: t.Optional[datetime] = None,
     ) -> bytes:
-        if generation.public_key_sha256 not in self._facts.private_keys:
+        unread = generation.public_key_sha256 not in self._facts.private_keys
+        if unread and not _is_unread(generation):
             why = f"the private key of {generation.label} is {generation.private_key}"
             raise KeywardError(_WHAT, why, "Put it back (ca_key_restore), or give its passphrase")
         certificate, made = (os.path.join(scratch, f"{generation.sha256[:16]}.{suffix}") for suffix in ("pem", "crl"))
@@ -222,7 +225,13 @@ class _Signing:
             arguments += ["-keyform", "DER"]
         arguments += self._terms(days, begins)
         what = f"{generation.label} could not sign a CRL"
-        command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
+        try:
+            command.run(arguments, what, self._ca.passphrase(generation) if place.encrypted_at_rest else None, self._locks)
+        except KeywardError as exc:
+            cause = why_inaccessible(generation, self._facts.advisories) if unread else None
+            if cause is None:
+                raise
+            raise KeywardError(_WHAT, cause, "Then run the task again") from exc
         data = read_file(made, "the CRL", LARGEST_CRL)
         whose = whose_crl(data, generation.certificate)
         if whose is Whose.NOT_OURS:
@@ -255,6 +264,12 @@ class _Signing:
         path = crl_path(self._files, self._ca.directory)
         current = generation.sha256 == self._facts.generations[-1].sha256
         return path if current else older_path(path, generation.index)
+
+
+def _is_unread(generation: Generation) -> bool:
+    """Whether its key is there, unencrypted, and only the library can't read it: openssl may."""
+    place = generation.key_place
+    return generation.private_key == "inaccessible" and place is not None and place.encrypted_at_rest is False
 
 
 def _begin_after(generation: Generation, last: t.Optional[bytes]) -> datetime:

@@ -105,6 +105,8 @@ def _odd(row: Row) -> t.Iterator[str]:
     if row.kind not in ("V", "R", "E"):
         mark = "a byte order mark stands before its state" if row.state.startswith("\ufeff") else f"its state is {row.state!a}"
         yield f"is neither valid nor revoked to openssl, and in no CRL: {mark}"
+    if row.kind == "R" and row.revoked.partition(",")[2].lower() == "removefromcrl":
+        yield "is revoked for the reason removeFromCRL: to clients the certificate is valid, whatever CRL lists it so"
     number = t.cast(int, row.number)
     digits = f"{abs(number):X}"
     if row.serial.lstrip("0") != (("-" + "0" * (len(digits) % 2)) if number < 0 else "") + digits * (number != 0):

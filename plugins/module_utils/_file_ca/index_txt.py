@@ -31,7 +31,7 @@ _PLAIN = re.compile(
     + rb")\t((?:\d\d"
     + _TIME
     + rb"(?:,(?:unspecified|keyCompromise"
-    rb"|CACompromise|affiliationChanged|superseded|cessationOfOperation|certificateHold|removeFromCRL))?)?)"
+    rb"|CACompromise|affiliationChanged|superseded|cessationOfOperation|certificateHold))?)?)"
     rb"\t((?:[0-9A-F]{2}){1,40})\t(unknown)\t((?:/[ -~]{0,300})?)\n"
 )
 _SHOWN = 20  # the most faults of one file that are reported

@@ -40,6 +40,10 @@ _CONTAINERS = {
 _POINTERS = ("PKCS#11 PROVIDER URI", "TSS2 PRIVATE KEY", "TSS2 KEY BLOB")
 
 
+_OPENSSH, _PKCS12 = "OPENSSH PRIVATE KEY", "PKCS#12"
+_PFX = bytes.fromhex("06092a864886f70d0107")  # what a PKCS #12 file holds is of a type of PKCS #7
+
+
 @dataclass(frozen=True)
 class KeyFile:
     """A private key file. C(key) is None where it can't be read or opened; C(why) says why. C(locked): no passphrase was given for it."""
@@ -84,8 +88,9 @@ def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]
         cause = exc.__cause__
         if isinstance(cause, NotADirectoryError):
             return None
-        why = os_cause(cause) if isinstance(cause, OSError) else f"it is no regular file of at most {LARGEST_INPUT} bytes"
-        return KeyFile(path, why=why, remedy="Let the user that runs this task read it (become)")
+        if isinstance(cause, OSError):
+            return KeyFile(path, why=os_cause(cause), remedy="Let the user that runs this task read it (become)")
+        return KeyFile(path, why=f"it is no regular file of at most {LARGEST_INPUT} bytes", remedy="Put the key into a file, and name that")
     encoding, container, encrypted = "PEM", None, False
     for label, block in pem_blocks(data):
         if label in _POINTERS:
@@ -97,6 +102,12 @@ def load_key_file(path: str, passphrase: t.Optional[str]) -> t.Optional[KeyFile]
     else:
         encoding = "DER"
         container, encrypted = _der_container(data)
+    if container == _OPENSSH:
+        remedy = "Write a copy of it as PKCS #8 (ssh-keygen -p -m PKCS8 -f the copy), which takes its place"
+        return KeyFile(path, why="it is a key in the format of OpenSSH, which openssl can't read", remedy=remedy)
+    if container == _PKCS12:
+        remedy = f"Write the key into a file of its own (openssl pkcs12 -in {path} -nocerts -out that file), and name that one"
+        return KeyFile(path, why="it is a PKCS #12 file, not a key file", remedy=remedy)
     if container is None:
         return KeyFile(path, why="it holds no private key, neither PEM nor DER", remedy="Check that this is the right file")
     known = KeyFile(path, encrypted=encrypted, place=place_of(path, encoding, container, encrypted))
@@ -135,6 +146,8 @@ def _der_container(data: bytes) -> t.Tuple[t.Optional[str], bool]:
     first, second = parts[0].tag, parts[1].tag
     if (first, second) == (0x30, 0x04):
         return "PKCS#8", True
+    if parts[1].body.startswith(_PFX):
+        return _PKCS12, False
     return {(0x02, 0x30): "PKCS#8", (0x02, 0x02): "PKCS#1", (0x02, 0x04): "SEC1"}.get((first, second)), False
 
 

@@ -112,6 +112,11 @@ _CAUSES: t.Tuple[t.Tuple[str, str, str], ...] = (
         "Bring it back with a number that was never used; ca_database_restore does",
     ),
     (
+        r"(?:Could not read|[Uu]nable to load)[^\n]*private key[^\0]*Algorithm \((\S+?) : ",
+        "its private key is encrypted in a way ({0}) that openssl has only in its legacy provider",
+        "Encrypt it in another one: openssl pkey -provider legacy -provider default -aes256 with -in and a new -out, which takes its place",
+    ),
+    (
         r"Algorithm \((\S+?) : |unsupported message digest type|[Uu]nknown message digest|(?:is an unknown|Invalid) digest",
         "its digest (default_md) is one that openssl does not know, or no longer allows",
         "Say default_md = sha256 in [{section}]",

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,7 @@ def test_a_request_whose_limits_cannot_be_read_is_not_signed(check: bool, tmp_pa
         (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-pkeyopt", "ec_param_enc:explicit"], "EC with explicit parameters"),
         (["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime239v1"], "EC prime239v1"),
         (["-algorithm", "SM2"], "SM2"),
+        (["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", "rsa_keygen_primes:3"], "RSA with more than two primes"),
         (["-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"], None),
     ],
 )
@@ -161,6 +164,29 @@ def test_a_key_of_an_unsupported_kind_is_called_by_its_name(arguments: list[str]
         assert "no bundle can hold it" in found.remedy
     else:
         assert kind is None or "explicit" in kind  # this release of the library reads it
+
+
+def test_a_file_that_is_no_key_file_says_how_to_make_one(openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", path)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "", "-f", path], check=True, capture_output=True)
+    openssl(
+        "pkcs12", "-export", "-inkey", openssl_ca.private_key, "-in", openssl_ca.certificate, "-passout", "pass:x", "-out", tmp_path / "p12"
+    )
+    os.mkfifo(tmp_path / "pipe")
+    said = {"key": ("format of OpenSSH", "ssh-keygen -p -m PKCS8"), "p12": ("a PKCS #12 file", "-nocerts"), "pipe": ("no regular file", "")}
+    for file, (why, remedy) in said.items():
+        found = load_key_file(str(tmp_path / file), None)
+        assert found is not None and found.key is None and why in str(found.why) and remedy in found.remedy and "become" not in found.remedy
+
+
+def test_a_key_that_openssl_opens_only_with_its_legacy_provider_says_so(openssl_ca: OpensslCa, tmp_path: Path) -> None:
+    old = ["-v1", "PBE-MD5-DES", "-provider", "legacy", "-provider", "default", "-passout", "pass:secret"]
+    openssl("pkcs8", "-topk8", "-in", openssl_ca.private_key, *old, "-out", tmp_path / "old")
+    (tmp_path / "old").replace(openssl_ca.private_key)
+    given = {"config_file": str(openssl_ca.config_file), "private_key_passphrase": "secret"}
+    told = FakeHost().run(CaCrl, given)
+    assert told["failed"] and "only in its legacy provider" in told["msg"] and "default_md" not in told["msg"]
 
 
 @pytest.mark.parametrize("how", ["traditional", "PKCS #8"])
