@@ -72,7 +72,8 @@ def outcome(steps: t.Sequence[Result], label: str, host: str, failure: str | Non
     texts = [text.rstrip(".") for text in dict.fromkeys([*failures, *(advisory["message"] for advisory in [*red, *told_here])])]
     why = "; ".join(text for text in texts if not any(text != other and text in other for other in texts))
     short = said + "".join(f", {code}" for code in dict.fromkeys(advisory["code"] for advisory in red))
-    return {"label": label, "host": host, "level": level, "short": short, "line": f"{said}: {why}" if why else said, "parts": parts}
+    line = f"{said}: {why}" if ran and why else f"{label} on {host}: {why}" if why else said
+    return {"label": label, "host": host, "level": level, "short": short, "line": line, "parts": parts}
 
 
 def _of_audit(result: Result) -> Result:

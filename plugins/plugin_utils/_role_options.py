@@ -49,12 +49,28 @@ def faults(authorities: t.Any, variables: t.Iterable[str], parent: t.Any = None,
         which = f"entry {number} of keyward_authorities" + (f" ({called})" if called else "")
         found += [f"{which} has no option {name}{nearest(name, OPTIONS)}" for name in entry if name not in OPTIONS]
         found += _of_parent(entry.get("parent"), f"the parent in {which}", hosts)
+    found += _said_twice(authorities) if isinstance(authorities, list) else ()
     for name in sorted(variables):
         plain = name.removeprefix("keyward_")
         if plain not in _PLAIN and _looks_misspelt(plain):
             text = f"no role has a variable {name}{nearest(plain, _PLAIN, 'keyward_', 2)}"
             found.append(f"{text}; one of your own needs a name that does not begin with keyward_")
     return found
+
+
+def _said_twice(authorities: t.Sequence[t.Any]) -> t.Iterator[str]:
+    """Entries that are one CA, and names that several CAs have."""
+    entries = [(number, entry) for number, entry in enumerate(authorities, 1) if isinstance(entry, dict)]
+    for which, what in (
+        (("backend", *_arguments.PLACE), "say the same of where their CA lives: name the place of each, or take one out"),
+        (("label",), "have one label: give each a name of its own"),
+    ):
+        seen: dict[str, int] = {}
+        for number, entry in entries:
+            said = {name: entry[name] for name in which if entry.get(name) is not None}
+            first = seen.setdefault(str(said), number)
+            if first != number and (said or which != ("label",)):
+                yield f"entries {first} and {number} of keyward_authorities {what}"
 
 
 def _of_parent(parent: t.Any, called: str, hosts: t.Collection[str] | None) -> t.Iterator[str]:

@@ -128,6 +128,14 @@ def test_what_is_misspelt_is_refused_with_the_nearest_name() -> None:
         assert len(faults(None, [f"keyward_{name}"])) == 1, name
     assert "keyward_key_stores or" in faults(None, ["keyward_stores"])[0]
     assert "no list" in faults({"config_file": "/a.cnf"}, [])[0]
+    (one,) = faults([{"config_file": "/a.cnf"}, {"name": "b"}, {"config_file": "/a.cnf", "label": "again"}], [])
+    assert one.startswith("entries 1 and 3 of keyward_authorities say the same of where their CA lives")
+    (one,) = faults([{"config_file": "/a.cnf", "label": "CA"}, {"config_file": "/b.cnf", "label": "CA"}], [])
+    assert "entries 1 and 2" in one and "one label" in one
+    said = outcome([], "every CA", "ca1", "Nothing was done on ca1: it is misspelt.", False)
+    assert (
+        said["line"] == "every CA on ca1: Nothing was done on ca1: it is misspelt" and said["short"] == "every CA on ca1: nothing was done"
+    )
     for parent, why in (
         ("root1", "is no dictionary"),
         ({"config_file": "/a.cnf"}, "names no host"),
