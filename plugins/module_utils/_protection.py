@@ -173,6 +173,26 @@ def give_mode(file: t.Union[str, int], mode: int, path: t.Optional[str] = None) 
     _refuse_more_open(file, mode, path or str(file))
 
 
+def gives_no_acl(directory: int) -> bool:
+    """Whether what is born in an open directory has no ACL: its default one is taken away."""
+    if _attribute(directory, _DEFAULT) is not None:
+        os.removexattr(directory, _DEFAULT)
+    return _attribute(directory, _DEFAULT) is None
+
+
+def is_born_so(descriptor: int, wanted: Protection) -> bool:
+    """Whether an open file without an ACL is protected as it is to be, so that nothing has to be set."""
+    status = os.fstat(descriptor)
+    return (
+        not wanted.acl
+        and not wanted.default_acl
+        and wanted.label is None
+        and stat.S_IMODE(status.st_mode) == wanted.mode
+        and wanted.owner in (-1, status.st_uid)
+        and wanted.group in (-1, status.st_gid)
+    )
+
+
 def _set_acl(descriptor: int, name: str, entries: t.Tuple[Entry, ...], path: str) -> None:
     raw = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     try:

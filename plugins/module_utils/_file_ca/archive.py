@@ -23,15 +23,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list i
     FLOOR,
     PROGRAMS,
     RATIO,
+    Expected,
     Listed,
     Member,
     Sums,
-    archive_of,
     lines_in,
     merged,
     named_in,
     refusing,
-    whole_lines,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import Damaged, Entry, TarReader, opened, pieces_of
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Members
@@ -40,7 +39,8 @@ _CHUNK = 1024 * 1024
 _WHAT = "the set can't be used"
 
 
-Judge = t.Callable[[Member, t.Optional["Contents"]], t.Any]
+Read = t.Iterator[t.Tuple[Listed, t.Optional["Contents"]]]
+Judge = t.Callable[[Read], t.Any]
 
 
 class LinkFiles(t.NamedTuple):
@@ -67,8 +67,8 @@ class Contents:
 
     @property
     def hexdigest(self) -> str:
-        while self.read(_CHUNK):
-            pass
+        while self._reader.left:
+            self.read(_CHUNK)
         return self._digest.hexdigest()
 
 
@@ -107,27 +107,27 @@ class SetFiles:
         """
         for name in archives or (CORE, ISSUED):
             if name == CORE:
-                yield from _Read(os.path.join(self._folder, CORE), self._links[-1].members_list, name, set()).all()
+                yield from _Archive(os.path.join(self._folder, CORE), self._links[-1].members_list, name, set()).all()
             else:
                 for read in self._issued():
                     yield from read.all()
 
     def judged(self, judge: Judge) -> t.Iterator[t.Any]:
-        """What C(judge) says of each member that was issued, but for None, in order. One process for each core reads and judges.
+        """What C(judge) says of what was issued, of so many members at a time, in order. One process for each core reads and judges.
 
-        Raises KeywardError as C(contents) does.
+        Raises KeywardError as C(contents) does, where C(judge) takes all that it gets.
         """
         for read in self._issued():
             yield from parallel.in_order(len(read.pieces), functools.partial(read.judged, judge))
 
-    def _issued(self) -> t.Iterator[_Read]:
+    def _issued(self) -> t.Iterator[_Archive]:
         """Of each set of the chain what none of the newer ones has again."""
         later: t.List[t.Set[str]] = [set()]  # as long as the increments are
         for link in self._links[:0:-1]:
             with refusing(link.members_list):
                 later.insert(0, later[0] | {*named_in(link.members_list)})
         for link, replaced in zip(self._links, later):
-            yield _Read(link.issued, link.members_list, ISSUED, replaced)
+            yield _Archive(link.issued, link.members_list, ISSUED, replaced)
 
     def prove(self) -> None:
         """Read every member: it is what the list says. Raises KeywardError."""
@@ -144,37 +144,26 @@ def _size(path: str) -> int:
         raise KeywardError(_WHAT, f"{path}: {os_cause(exc)}", ANOTHER) from exc
 
 
-class _Read:
+class _Archive:
     """An archive beside the list of its members. C(replaced): the paths of what is passed over."""
 
     def __init__(self, path: str, members_list: str, name: str, replaced: t.Collection[str]) -> None:
-        self._path, self._list, self._name, self._replaced = path, members_list, name, replaced
+        self._path, self._replaced = path, replaced
         self.pieces = pieces_of(path)
-        self._expected = self._members()
-        self._at = 0  # of these
-
-    def _members(self) -> t.Iterator[Listed]:
-        """Those of one archive."""
-        with refusing(self._list):
-            for one in whole_lines(self._list):
-                if archive_of(one.part) == self._name:
-                    yield one
+        self._expected = Expected(members_list, name)
 
     def all(self) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
         for number in range(len(self.pieces)):
-            yield from self._of(number)
+            for listed, contents in self._of(number):
+                yield listed.member, contents
 
     def judged(self, judge: Judge, number: int) -> t.Iterator[t.Any]:
         """Of one piece; of a higher number each time that a process asks."""
-        for member, contents in self._of(number):
-            said = judge(member, contents)
-            if said is not None:
-                yield said
+        yield judge(self._of(number))
 
-    def _of(self, number: int) -> t.Iterator[t.Tuple[Member, t.Optional[Contents]]]:
+    def _of(self, number: int) -> Read:
         piece, fault = self.pieces[number], None
-        for _passed in itertools.islice(self._expected, piece.first - self._at):
-            self._at += 1
+        self._expected.go_to(piece.first)
         with open(self._path, "rb") as packed:
             try:
                 reader = opened(packed.fileno(), piece)
@@ -182,24 +171,22 @@ class _Read:
                     entry = reader.next()
                     if entry is None and piece.entries is None:
                         break
-                    listed = next(self._expected, None)
-                    self._at += 1
+                    listed = self._expected.next()
                     fault = "an entry is missing" if entry is None else _difference(entry, listed)
                     if fault or listed is None:
                         break
-                    member = listed.member
-                    contents = Contents(reader, member.path) if member.type == "file" else None
+                    contents = Contents(reader, listed.path) if listed.type == "file" else None
                     if listed.path not in self._replaced:
-                        yield member, contents
-                    if contents and contents.hexdigest != member.sha256:
-                        fault = f"{member.path} does not have the digest that the list of members records"
+                        yield listed, contents
+                    if contents and contents.hexdigest != listed.sha256:
+                        fault = f"{listed.path} does not have the digest that the list of members records"
                         break
                 else:
                     fault = None if reader.at_end else f"{self._path} holds more than it says"
             except (Damaged, zlib.error):
                 fault = f"{self._path} is damaged or cut off"
         if fault is None and piece.entries is None:
-            missing = next(self._expected, None)
+            missing = self._expected.next()
             fault = f"{missing.path} is missing in {self._path}" if missing else None
         if fault:
             raise KeywardError(_WHAT, fault, ANOTHER)
@@ -207,9 +194,8 @@ class _Read:
 
 def _difference(entry: Entry, listed: t.Optional[Listed]) -> t.Optional[str]:
     """Why the next entry of an archive is not the next member of the list."""
-    member = listed.member if listed else None
-    if member is None or (entry.name, entry.kind) != (member.path[1:], member.type) or entry.size != member.size:
+    if listed is None or (entry.name, entry.kind) != (listed.path[1:], listed.type) or entry.size != listed.size:
         return f"{entry.name} is not what the list of members says"
-    if entry.kind == "link" and entry.target != member.target:
+    if entry.kind == "link" and entry.target != listed.target:
         return f"{entry.name} leads elsewhere than the list of members says"
     return None

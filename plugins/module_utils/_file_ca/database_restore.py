@@ -30,7 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member, archive_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed, Member, archive_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import files_here, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers, Outcome, Published, compare
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import scratch_directory
@@ -158,12 +158,12 @@ class Restoration:
 
     # --- looking ---
 
-    def _place(self, member: Member) -> str:
+    def _place(self, member: t.Union[Listed, Member]) -> str:
         """Where a member belongs on this host. The files of the database of a CA that moved: where its configuration here has them."""
         named = place_of(member.part, self._files) if self._files and self._move and member.type == "file" else None
         return named or self._move.path(member.path)
 
-    def _free_place(self, member: Member) -> str:
+    def _free_place(self, member: t.Union[Listed, Member]) -> str:
         path = self._place(member)
         if path in self._keys or lies_in(path, self._subscribers):
             raise KeywardError("nothing was restored", f"the set holds a file for a private key's place, {path}", "Use another set")
@@ -198,7 +198,7 @@ class Restoration:
                 there = "shortened"
             items.append(_Item(here, path, there))
         self._issued.look(self._set, mass, self._order.part == "all")
-        items += [_Item(t.cast(Member, found.member), found.path, found.there) for found in self._issued.others]
+        items += [_Item(found.member, found.path, found.there) for found in self._issued.others]
         for item in items:
             if self._order.part in ("all", item.member.part):
                 self._refuse_outside(item)

@@ -16,6 +16,7 @@ import grp
 import gzip
 import hashlib
 import heapq
+import io
 import json
 import os
 import pwd
@@ -32,6 +33,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import C
 # What small files are packed into unpacks to no more than RATIO times as much, and FLOOR; larger ones are looked at one by one.
 RATIO, FLOOR = 200, 64 * 1024 * 1024
 LONGEST_LINE = 128 * 1024  # two paths, each letter escaped
+_PIECE = 64 * 1024
 ANOTHER = "Use another set, or another copy of this one"
 PARTS = (
     "configuration",
@@ -56,6 +58,8 @@ _LINE = re.compile(
     rb',"mtime":(0|-?[1-9]\d{0,17}|[1-8]\d{18}),"size":(0|[1-9]\d{0,17}),"sha256":"([0-9a-f]{64})","target":null,"acl":null,"default_acl":null'
     rb',"ctime":(0|-?[1-9]\d{0,17}|[1-8]\d{18}),"inode":(0|[1-9]\d{0,18})\}\n\Z'
 )
+# The part that a line is of, of those and of others.
+_PART = re.compile(rb'\{"path":"[ !#-\[\]-~]*","part":"([a-z_]+)","type":"')
 _PATH = re.compile(rb'\{"path":"([ !#-\[\]-~]*)"[,}]')
 _ASCII = {part.encode("ascii"): part for part in PARTS}
 _encoded = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -206,18 +210,27 @@ def refusing(path: str) -> t.Iterator[None]:
     try:
         yield
     except _WRONG as exc:
-        raise KeywardError("the set can't be used", f"its list of members {path} is damaged", ANOTHER) from exc
+        raise _damaged(path) from exc
+
+
+def _damaged(path: str) -> KeywardError:
+    return KeywardError("the set can't be used", f"its list of members {path} is damaged", ANOTHER)
 
 
 def lines_in(path: str) -> t.Iterator[bytes]:
     """The lines of one list. Raises ValueError, OSError and what gzip raises."""
     longest = RATIO * os.stat(path).st_size + FLOOR
     with gzip.open(path, "rb") as stream:
-        for line in iter(lambda: stream.readline(LONGEST_LINE), b""):
-            longest -= len(line)
-            if longest < 0:
+        rest = b""
+        for piece in iter(lambda: stream.read(_PIECE), b""):
+            longest -= len(piece)
+            lines = io.BytesIO(rest + piece).readlines()
+            rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
+            if longest < 0 or len(rest) > LONGEST_LINE:
                 raise ValueError
-            yield line
+            yield from lines
+        if rest:
+            yield rest
 
 
 class Listed:
@@ -235,6 +248,26 @@ class Listed:
         else:
             self._match, self.path = what, what.group(1).decode("ascii")
             self.part, self.size = _ASCII[what.group(2)], int(what.group(9))
+
+    @property
+    def type(self) -> str:
+        return "file" if self._match else self.member.type
+
+    @property
+    def target(self) -> t.Optional[str]:
+        return None if self._match else self.member.target
+
+    @property
+    def mtime(self) -> int:
+        return int(self._match.group(8)) if self._match else self.member.mtime
+
+    @property
+    def protection(self) -> t.Tuple[t.Any, ...]:
+        """The same for all that are protected alike."""
+        if self._match:
+            return self._match.group(3, 4, 5, 6, 7)
+        one = self.member
+        return one.type, one.mode, one.owner, one.group, one.uid, one.gid, one.acl, one.default_acl
 
     @property
     def sha256(self) -> t.Optional[str]:
@@ -316,16 +349,45 @@ def named_in(path: str) -> t.Iterator[str]:
                 yield shape["path"]
 
 
-def whole_lines(path: str) -> t.Iterator[Listed]:
-    """The members of which one list has the whole line. Raises as C(lines_in)."""
-    for line in lines_in(path):
+class Expected:
+    """The members of which one list has the whole line, as they follow each other in an archive. C(at): the number of the next one."""
+
+    def __init__(self, path: str, archive: str) -> None:
+        self.at = 0
+        self._path, self._archive, self._lines = path, archive, lines_in(path)
+        self._others = {part.encode("ascii") for part in PARTS if archive_of(part) != archive}
+
+    def go_to(self, number: int) -> None:
+        """Pass over those before. Raises KeywardError."""
+        while self.at < number and self._line():
+            self.at += 1
+
+    def next(self) -> t.Optional[Listed]:
+        """None at the end. Raises KeywardError."""
+        line = self._line()
+        if line is None:
+            return None
+        self.at += 1
         match = _LINE.match(line)
-        if match and match.group(2) in _ASCII:
-            yield Listed(line, 0, match)
-        else:
-            shape = json.loads(line)
-            if "part" in shape:
-                yield Listed(line, 0, parsed(shape))
+        try:
+            return Listed(line, 0, match or parsed(json.loads(line)))
+        except _WRONG as exc:
+            raise _damaged(self._path) from exc
+
+    def _line(self) -> t.Optional[bytes]:
+        try:
+            for line in self._lines:
+                match = _PART.match(line)
+                if match:
+                    if match.group(1) not in self._others:
+                        return line
+                    continue
+                shape = json.loads(line)
+                if "part" in shape and archive_of(shape["part"]) == self._archive:
+                    return line
+        except _WRONG as exc:
+            raise _damaged(self._path) from exc
+        return None
 
 
 def complete(lists: t.Sequence[str], sha256: str) -> t.Iterator[Listed]:

@@ -4,34 +4,53 @@
 """Private to keyward.pki: what a CA issued, of a set, beside what is on the host; may change in any release.
 
 Each file is read once, by one process for each core: it is proved, compared, and where nothing is in its place it is staged.
+What comes of many is told at once.
 """
 
 from __future__ import annotations
 
 import os
 import typing as t
-from collections import Counter
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents, SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Member
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents, Read, SetFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Listed, Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import MassRestore, is_staging
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_places import compared
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import BroughtBack
 
 MOST_NAMED = 1000  # files of one folder; of more a restore says how many
 MOVABLE = "movable"  # what the software itself moves from folder to folder
 
-Place = t.Callable[[Member], str]
+Place = t.Callable[[t.Union[Listed, Member]], str]
 
 
 class Found(t.NamedTuple):
-    """What is in the place of a member: C(same), C(missing), or C(different) as C(Restoration) says."""
+    """What is not as it should be, and not staged: C(missing), or C(different) as C(Restoration) says."""
 
     path: str
     there: str
-    part: str
-    member: t.Optional[Member] = None  # of what is not as it should be, and not staged
+    member: Member
+
+
+class _Missing:
+    """What is staged of a folder and a part: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: t.List[str] = []
+
+    def add(self, paths: t.Sequence[str], count: int) -> None:
+        self.count += count
+        self.first += paths[: MOST_NAMED - len(self.first)]
+
+
+class _Seen(t.NamedTuple):
+    """What is in the places of some members. C(missing): by folder and part."""
+
+    there: t.List[str]
+    missing: t.Dict[t.Tuple[str, str], _Missing]
+    others: t.List[Found]
 
 
 class Issued:
@@ -41,8 +60,8 @@ class Issued:
     def __init__(self, place: Place, here: t.Callable[[Member], Member], refuse: t.Callable[[str], None]) -> None:
         self._place, self._here, self._refuse = place, here, refuse
         self._mass: t.Optional[MassRestore] = None
-        self._missing: t.Dict[t.Tuple[str, str], t.List[str]] = {}  # by folder and part: the first of them
-        self._counts: t.Counter[t.Tuple[str, str]] = Counter()
+        self._missing: t.Dict[t.Tuple[str, str], _Missing] = {}
+        self._empty: t.Dict[str, bool] = {}  # whether a folder had no file
         self.there: t.Set[str] = set()
         self.others: t.List[Found] = []
 
@@ -50,19 +69,17 @@ class Issued:
         """C(stage): what is missing; with a C(mass) of None it is told alone. Raises KeywardError."""
         self._mass = mass
 
-        def judge(member: Member, stream: t.Optional[Contents]) -> Found:
-            return self._judge(member, stream, stage)
+        def judge(read: Read) -> _Seen:
+            seen = _Seen([], {}, [])
+            for one, stream in read:
+                self._judge(one, stream, stage, seen)
+            return seen
 
-        for found in files.judged(judge):
-            if found.member is not None:
-                self.others.append(found)
-            elif found.there == "missing":
-                key = os.path.dirname(found.path), found.part
-                self._counts[key] += 1
-                if self._counts[key] <= MOST_NAMED:
-                    self._missing.setdefault(key, []).append(found.path)
-            else:
-                self.there.add(found.path)
+        for seen in files.judged(judge):
+            self.others += seen.others
+            self.there.update(seen.there)
+            for key, missing in seen.missing.items():
+                self._missing.setdefault(key, _Missing()).add(missing.first, missing.count)
         if mass:
             try:
                 mass.gather()
@@ -70,37 +87,50 @@ class Issued:
                 why = f"{os_cause(exc)}; nothing was changed"
                 raise KeywardError("the set could not be put back", why, "Find out who writes there, and run the task again") from exc
 
-    def _judge(self, member: Member, stream: t.Optional[Contents], stage: bool) -> Found:
-        path, member = self._place(member), self._here(member)
-        there = compared(member, path)
+    def _judge(self, one: Listed, stream: t.Optional[Contents], stage: bool, seen: _Seen) -> None:
+        path = self._place(one)
+        folder = path.rpartition("/")[0]
+        there = "missing" if self._is_empty(folder) else compared(one if one.target is None else self._here(one.member), path)
         if there == "same":
-            return Found(path, there, member.part)
-        if not stage or stream is None or there != "missing" or (self._mass and not self._mass.takes(os.path.dirname(path))):
-            return Found(path, there, member.part, member)
+            seen.there.append(path)
+            return
+        if not stage or stream is None or there != "missing" or (self._mass and not self._mass.takes(folder)):
+            seen.others.append(Found(path, there, self._here(one.member)))
+            return
         self._refuse(path)
         if self._mass:
             try:
-                self._mass.add(path, stream, member, member.part == MOVABLE)
+                self._mass.add(path, stream, one, one.part == MOVABLE)
             except OSError as exc:
                 why = f"{os_cause(exc)}; nothing was changed"
                 raise KeywardError(f"{path} could not be put back", why, "Put that right and run the task again") from exc
-        return Found(path, there, member.part)
+        seen.missing.setdefault((folder, one.part), _Missing()).add([path], 1)
+
+    def _is_empty(self, folder: str) -> bool:
+        """Then nothing is looked for in it. What comes to lie there meanwhile is seen when the staged files get their names."""
+        if folder not in self._empty:
+            try:
+                with os.scandir(folder) as entries:
+                    self._empty[folder] = all(is_staging(entry.name) for entry in entries)
+            except OSError as exc:
+                self._empty[folder] = isinstance(exc, FileNotFoundError)
+        return self._empty[folder]
 
     @property
     def staged(self) -> t.List[str]:
         """Where some of it goes, in each folder."""
-        return [path for paths in self._missing.values() for path in paths]
+        return [path for missing in self._missing.values() for path in missing.first]
 
     def brought_back(self, drop: bool) -> t.Iterator[BroughtBack]:
         """What was staged. C(drop): but for what can be movable."""
-        for (folder, part), paths in sorted(self._missing.items()):
+        for folder, part in sorted(self._missing):
             if drop and part == MOVABLE:
                 continue
-            said = "issued" if part == MOVABLE else part
-            if self._counts[folder, part] > MOST_NAMED:
-                yield BroughtBack(folder, said, self._counts[folder, part])
+            said, missing = "issued" if part == MOVABLE else part, self._missing[folder, part]
+            if missing.count > MOST_NAMED:
+                yield BroughtBack(folder, said, missing.count)
             else:
-                yield from (BroughtBack(path, said) for path in paths)
+                yield from (BroughtBack(path, said) for path in missing.first)
 
 
 def folders_of(files: SetFiles, path_here: t.Callable[[str], str]) -> t.Tuple[t.Set[str], t.Set[str]]:

@@ -25,11 +25,12 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
-from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, gives_no_acl, is_born_so, protect
 
+_BIRTH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STAGING = re.compile(r"\.[0-9a-f]{16}\.keyward-restore\Z")
 _CHUNK = 1024 * 1024
@@ -90,6 +91,7 @@ class _Staging:
             ours = status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077
             if not ours or (os.listdir(self.descriptor) if identity is None else self.identity != identity):
                 raise OSError(errno.EPERM, "it was put there by somebody else", above)
+            self.gives_no_acl = identity is None and gives_no_acl(self.descriptor)
         except BaseException:
             self.close()
             raise
@@ -149,26 +151,29 @@ class MassRestore:
         """Raises OSError where something else has its name."""
         self._all[made] = _Staging(self._folders[made.folder], made.name, made.identity)
 
-    def add(self, path: str, contents: Contents, member: Member, apart: bool = False) -> None:
+    def add(self, path: str, contents: Contents, one: Listed, apart: bool = False) -> None:
         """C(apart): with those that may be dropped. Raises OSError, and KeywardError as C(protect) does."""
-        folder, name = os.path.split(path)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=self._staging(folder, apart).descriptor)
+        folder, _slash, name = path.rpartition("/")
+        staging, wanted = self._staging(folder, apart), self._protection(one, path)
+        # Born with its mode: nobody else gets into the private directory.
+        descriptor = os.open(name, _BIRTH, (wanted.mode or 0) & 0o777, dir_fd=staging.descriptor)
         try:
-            for piece in iter(lambda: contents.read(_CHUNK), b""):
-                left = memoryview(piece)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-            protect(descriptor, self._protection(member, path), path)
-            os.utime(descriptor, ns=(member.mtime, member.mtime))
+            left = one.size
+            while left:
+                piece = contents.read(_CHUNK)
+                left -= len(piece)
+                while piece:
+                    piece = piece[os.write(descriptor, piece) :]
+            if not staging.gives_no_acl or not is_born_so(descriptor, wanted):
+                protect(descriptor, wanted, path)
+            os.utime(descriptor, ns=(one.mtime, one.mtime))
         finally:
             os.close(descriptor)
 
-    def _protection(self, member: Member, path: str) -> Protection:
-        key = (member.mode, member.owner, member.group, member.uid, member.gid, member.acl, member.default_acl)
-        known = self._protections.get(key)
+    def _protection(self, one: Listed, path: str) -> Protection:
+        known = self._protections.get(one.protection)
         if known is None or known.label is not None:  # which depends on the path
-            known = self._protections[key] = recorded_protection(member, path)
+            known = self._protections[one.protection] = recorded_protection(one.member, path)
         return known
 
     def gather(self) -> None:

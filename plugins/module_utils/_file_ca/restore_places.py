@@ -13,10 +13,10 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import digest_or_none
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed, Member
 
 
-def compared(member: Member, path: str) -> str:
+def compared(member: t.Union[Listed, Member], path: str) -> str:
     """What is in the place of a member: missing, same or different."""
     try:
         status = os.lstat(path)
@@ -26,9 +26,11 @@ def compared(member: Member, path: str) -> str:
         return "same" if os.path.isdir(path) else "different"
     if member.type == "link":
         return "same" if stat.S_ISLNK(status.st_mode) and os.readlink(path) == member.target else "different"
-    if not os.path.isfile(path):
+    try:
+        status = os.stat(path) if stat.S_ISLNK(status.st_mode) else status
+    except OSError:
         return "different"
-    if os.path.getsize(path) != member.size:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != member.size:
         return "different"
     return "same" if digest_or_none(path) == member.sha256 else "different"
 

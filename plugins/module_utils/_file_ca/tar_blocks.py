@@ -218,7 +218,7 @@ class TarReader:
 
     def __init__(self, unpacked: Readable) -> None:
         self._unpacking = unpacked
-        self._left = self._pad = 0
+        self.left = self._pad = 0  # of the contents of an entry
 
     @property
     def at_end(self) -> bool:
@@ -227,7 +227,7 @@ class TarReader:
         return not self._unpacking.read(1)
 
     def _pass_over(self) -> None:
-        while self._left:
+        while self.left:
             self.read(1 << 20)
 
     def next(self) -> t.Optional[Entry]:
@@ -241,6 +241,9 @@ class TarReader:
             if len(head) != BLOCK or _number(head[148:156]) != _sum(head[:148] + b"        " + head[156:]):
                 raise Damaged
             size, kind = _number(head[124:136]), head[156:157]
+            if kind == b"0" and not pax and not head[345]:  # almost all
+                self.left, self._pad = size, -size % BLOCK
+                return Entry(_text(head[:100]), "file", size, "")
             if kind not in b"xg":
                 return self._entry(head, kind, size, pax)
             if size > _LARGEST_HEADER:
@@ -262,21 +265,21 @@ class TarReader:
         known = _KINDS.get(kind, "other")
         if any(each.startswith("GNU.sparse") for each in pax):
             known = "other"
-        self._left = size if known == "file" else 0
-        self._pad = -self._left % BLOCK
+        self.left = size if known == "file" else 0
+        self._pad = -self.left % BLOCK
         if known == "other":
             raise Damaged
         return Entry(name.rstrip("/") if known == "directory" else name, known, size if known == "file" else 0, target)
 
     def read(self, size: int) -> bytes:
         """Of the contents of the entry."""
-        if not self._left:
+        if not self.left:
             return b""
-        data = self._unpacking.read(min(size, self._left))
+        data = self._unpacking.read(min(size, self.left))
         if not data:
             raise Damaged
-        self._left -= len(data)
-        if not self._left and len(self._unpacking.read(self._pad)) != self._pad:
+        self.left -= len(data)
+        if not self.left and len(self._unpacking.read(self._pad)) != self._pad:
             raise Damaged
         return data
 
