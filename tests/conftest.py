@@ -29,9 +29,10 @@ sshd         a running OpenSSH server (see support/ssh_server.py): hosts={"remot
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ inject(ROOT)
 
 from support.adcs import AdcsHost, WindowsAnsible, windows_ansible
 from support.ansible_run import Ansible, build_and_install
-from support.openssl_ca import OpensslCa
+from support.openssl_ca import OpensslCa, templates
 from support.ssh_server import SshServer
 from support.warm_playbook import WarmPlaybooks
 from support.warm_python import WarmPython
@@ -67,6 +68,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = [item for item in items if not item.nodeid.startswith("tests/unit/")]
     piece = -(-len(quick) // workers)
     items[:] = [item for number in range(workers) for item in (*long[number::workers], *quick[number * piece : (number + 1) * piece])]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    with templates(True):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """What outlives a test shares no key with what a later one makes."""
+    with contextlib.nullcontext() if fixturedef.scope == "function" else templates(False):
+        return (yield)
 
 
 @pytest.fixture(scope="session")

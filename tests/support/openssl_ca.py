@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
+import atexit
+import collections
+import contextlib
+import functools
 import os
 import re
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 CONFIG = """\
@@ -71,6 +78,9 @@ class OpensslCa:
 
     algorithm: "rsa:<bits>", an EC curve's name such as "P-256", "ed25519" or "ed448". passphrase: the keys are encrypted at rest with it.
     relative: openssl.cnf says `dir = .`, so that openssl must run in `directory`. All keys and certificates are PEM, keys PKCS #8.
+
+    The first of its kind in a test is a copy of the first in an earlier one, the second of the second, and so on: no two CAs of one test
+    share a key.
     """
 
     def __init__(
@@ -91,15 +101,29 @@ class OpensslCa:
         self.config_file = directory / "openssl.cnf"
         self.certificate = directory / "cacert.pem"
         self.private_key = directory / "private" / "cakey.pem"
-        for folder in ("certs", "newcerts", "requests"):
-            (directory / folder).mkdir(parents=True)
-        (directory / "private").mkdir(mode=0o700)
-        (directory / "index.txt").touch()
-        (directory / "serial").write_text("1000\n")
-        (directory / "crlnumber").write_text("01\n")
-        self.config_file.write_text(CONFIG.format(section=section, directory="." if relative else directory))
         self.generation = 0
         self._key_since = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        if _Templates.used is None:
+            self._make()
+        else:
+            kind = (name, algorithm, passphrase)
+            _Templates.used[kind] += 1
+            for path in _template(kind, _Templates.used[kind]).iterdir():
+                if path.is_dir():
+                    shutil.copytree(path, directory / path.name, copy_function=shutil.copy)
+                else:
+                    shutil.copy(path, directory)
+        self.config_file.write_text(CONFIG.format(section=section, directory="." if relative else directory))
+
+    def _make(self) -> None:
+        for folder in ("certs", "newcerts", "requests"):
+            (self.directory / folder).mkdir()
+        (self.directory / "private").mkdir(mode=0o700)
+        (self.directory / "index.txt").touch()
+        (self.directory / "serial").write_text("1000\n")
+        (self.directory / "crlnumber").write_text("01\n")
+        self.config_file.write_text(CONFIG.format(section="CA_default", directory="."))
         self._make_key()
         self._make_certificate()
         self.issue("first.example.com")
@@ -179,6 +203,38 @@ class OpensslCa:
             cwd=self.directory,
             passphrase=self.passphrase,
         )
+
+
+class _Templates:
+    """How many CAs of each kind this test has made from templates; None: each is made anew."""
+
+    used: collections.Counter[tuple[str, str, str | None]] | None = None
+
+
+@contextlib.contextmanager
+def templates(wanted: bool) -> Iterator[None]:
+    """Whether CAs that are made meanwhile are copies; if so, those of a test of their own."""
+    before, _Templates.used = _Templates.used, collections.Counter() if wanted else None
+    try:
+        yield
+    finally:
+        _Templates.used = before
+
+
+@functools.cache
+def _template(kind: tuple[str, str, str | None], _number: int) -> Path:
+    directory = Path(tempfile.mkdtemp(dir=_scratch()))
+    name, algorithm, passphrase = kind
+    with templates(False):
+        OpensslCa(directory, name=name, algorithm=algorithm, passphrase=passphrase)
+    return directory
+
+
+@functools.cache
+def _scratch() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="openssl-templates-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def _numbered(path: Path, n: int) -> Path:
