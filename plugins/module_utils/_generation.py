@@ -201,7 +201,7 @@ def _in_its_last_tenth(generation: Generation, now: str) -> bool:
 
 # The codes for a key that the host can't use: of the newest generation, and of an older one.
 KEY_MISSING = ("key_missing_on_host", "older_key_missing_on_host")
-KEY_IS_GONE = "is not here: find out why, and put it back (ca_key_restore)"
+GONE_KEY = "is not here: find out why, and put it back (ca_key_restore)"
 KEY_INACCESSIBLE = ("key_inaccessible", "older_key_inaccessible")
 KEY_LOCKED = "key_needs_passphrase"  # of either: encrypted, and no passphrase was given, as in each run that is no person's
 
@@ -213,7 +213,7 @@ def keys_not_in_hand(generations: t.Sequence[Generation], told: t.Iterable[Findi
     for generation in generations:
         if generation.private_key != "present" and generation.sha256 not in known:
             codes = KEY_MISSING if generation.private_key == "missing" else KEY_INACCESSIBLE
-            what = KEY_IS_GONE if codes is KEY_MISSING else "can't be used here"
+            what = GONE_KEY if codes is KEY_MISSING else "can't be used here"
             code = KEY_LOCKED if generation.encrypted_at_rest else codes[generation is not generations[-1]]
             found.append(Finding(code, f"the private key of {generation.label} {what}", generation.sha256))
     return found

@@ -84,11 +84,9 @@ def test_the_tasks_that_the_documents_show_are_taken_by_their_modules() -> None:
         assert refused(specification, written(options)) == [], module
 
 
+HEADING = re.compile(r"\A# (group|host)_vars/(\S+)\.yml\n")
 FILES = [
-    (document.name, *found.groups(), block)
-    for document in DOCUMENTS
-    for block in blocks(document, "yaml")
-    if (found := re.match(r"# (group|host)_vars/(\S+)\.yml\n", block))
+    (document.name, *heading, block) for document in DOCUMENTS for block in blocks(document, "yaml") for heading in HEADING.findall(block)
 ]
 
 

@@ -18,8 +18,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile, load_key_file, place_of
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import (
+    GONE_KEY,
     KEY_INACCESSIBLE,
-    KEY_IS_GONE,
     KEY_LOCKED,
     KEY_MISSING,
     Generation,
@@ -267,7 +267,7 @@ class GenerationFiles:
             if not key_file.path:
                 state = "missing"
                 code = KEY_MISSING[generation is not generations[-1]]
-                advisories.append(Finding(code, f"the private key of {generation.label} {KEY_IS_GONE}", generation.sha256))
+                advisories.append(Finding(code, f"the private key of {generation.label} {GONE_KEY}", generation.sha256))
             elif not (key_file.digest or key_file.in_token):
                 state = "inaccessible"
                 code = KEY_INACCESSIBLE[generation is not generations[-1]]
