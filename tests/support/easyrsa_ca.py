@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import os
 import shutil
@@ -14,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.openssl_ca import openssl
+from support.openssl_ca import folder_of_templates, openssl
 
 VERSIONS = ("3.1", "3.2")
 PASSPHRASE = "passphrase of an easy-rsa key"
@@ -132,23 +131,16 @@ def _home(version: str) -> Path:
         return _DEBIAN
     if not _BESIDE.exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no newer easyrsa lies in {_BESIDE}")
-    home = _scratch() / version
+    home = folder_of_templates() / version
     shutil.copytree(_BESIDE, home)
     (home / "easyrsa").chmod(0o755)
     return home
 
 
 @functools.cache
-def _scratch() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="easyrsa-templates-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
-@functools.cache
 def _template(version: str, kind: str, passphrase: str | None, name: str) -> Path:
     """Made once, then copied: each start of easyrsa takes its time."""
-    folder = Path(tempfile.mkdtemp(dir=_scratch()))
+    folder = Path(tempfile.mkdtemp(dir=folder_of_templates()))
     directory = folder / "pki"
     if kind == "init-pki":
         directory.mkdir()

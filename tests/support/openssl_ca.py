@@ -223,7 +223,7 @@ def templates(wanted: bool) -> Iterator[None]:
 
 @functools.cache
 def _template(kind: tuple[str, str, str | None], _number: int) -> Path:
-    directory = Path(tempfile.mkdtemp(dir=_scratch()))
+    directory = Path(tempfile.mkdtemp(dir=folder_of_templates()))
     name, algorithm, passphrase = kind
     with templates(False):
         OpensslCa(directory, name=name, algorithm=algorithm, passphrase=passphrase)
@@ -231,8 +231,8 @@ def _template(kind: tuple[str, str, str | None], _number: int) -> Path:
 
 
 @functools.cache
-def _scratch() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="openssl-templates-"))
+def folder_of_templates() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="ca-templates-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
 

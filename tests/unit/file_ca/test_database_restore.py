@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
@@ -197,6 +199,29 @@ def test_a_set_keeps_who_may_read_what_it_holds(ca: OpensslCa, tmp_path: Path) -
     restore(ca, tmp_path / "set", manifest)
     assert {path: (recorded_acls(str(path)), path.stat().st_mode) for path in before} == before
     assert before[index][0]["acl"] == kept_out and before[folder][0]["default_acl"] == inherited
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_what_was_issued_comes_back_with_its_owner_and_readers_where_a_folder_opens_what_is_made_in_it(
+    ca: OpensslCa, tmp_path: Path
+) -> None:
+    folder, issued = ca.directory / "newcerts", ca.directory / "newcerts" / "1000.pem"
+    os.chown(issued, 12345, 12346)
+    issued.chmod(0o640)
+    (folder / "1001.pem").write_bytes(issued.read_bytes())
+    setfacl(folder, "-d", "--set", "user::rwx,user:daemon:rwx,group::r-x,mask::rwx,other::r-x")
+    paths = [issued, folder / "1001.pem"]
+    setfacl(paths[1], "-b")
+
+    def protection() -> list[Any]:
+        return [(recorded_acls(str(path)), path.stat().st_mode, path.stat().st_uid, path.stat().st_gid) for path in paths]
+
+    before, manifest = protection(), make(ca, tmp_path / "set")
+    for path in paths:
+        path.unlink()
+    restore(ca, tmp_path / "set", manifest)
+    assert protection() == before
+    assert recorded_acls(str(folder))["default_acl"]
 
 
 def test_a_database_that_goes_on_keeps_its_readers(ca: OpensslCa, tmp_path: Path) -> None:
