@@ -116,6 +116,7 @@ LEVELS = {
         "remembered_only",
         "revocation_not_checked",
         "set_out_of_date",
+        "setting_not_read",
         "signature_not_verified",
         "store_on_the_host",
         "stricter_certificate",

@@ -15,6 +15,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from cryptography import x509
 from support.easyrsa_ca import PASSPHRASE, VERSIONS, EasyrsaCa, EasyrsaPki
 from support.openssl_ca import openssl
 from support.plays import fingerprint, fingerprints_in
@@ -178,6 +179,24 @@ def test_vars_are_read_as_easyrsa_reads_them_and_never_run(ca: EasyrsaCa, tmp_pa
     assert backend(ca).environment["EASYRSA_DIGEST"] == "sha256", "the folder above is not easy-rsa's"
     (tmp_path / "x509-types").mkdir()
     assert backend(ca).environment["EASYRSA_DIGEST"] == "sha384"
+
+
+def test_the_first_set_var_counts_as_easyrsa_has_it(ca: EasyrsaCa) -> None:
+    (ca.directory / "vars").write_text("set_var EASYRSA_CRL_DAYS 20\nset_var EASYRSA_CRL_DAYS 40\n")
+    assert backend(ca).environment["EASYRSA_CRL_DAYS"] == "20"
+    crl = x509.load_pem_x509_crl(ca.sign_crl().read_bytes())
+    assert crl.next_update_utc and (crl.next_update_utc - crl.last_update_utc).days == 20
+
+
+def test_nothing_is_signed_by_settings_that_only_a_shell_can_tell(ca: EasyrsaCa, tmp_path: Path) -> None:
+    (ca.directory / "vars").write_text("set_var EASYRSA_DN org\nset_var EASYRSA_CRL_DAYS $((2*30))\n")
+    found = backend(ca)
+    (said,) = (each for each in found.facts().advisories if each.code == "setting_not_read")
+    assert f"EASYRSA_CRL_DAYS (line 2 of {ca.directory}/vars)" in said.message
+    with pytest.raises(KeywardError, match="EASYRSA_CRL_DAYS.*Write plain values"):
+        found.signing(found.files(), str(tmp_path))
+    (ca.directory / "vars").write_text('set_var EASYRSA_CRL_DAYS "60"\nset_var EASYRSA_REQ_OU "$(hostname)"\n')
+    assert codes(facts(ca)) == []
 
 
 def test_files_that_are_stated_are_taken(ca: EasyrsaCa) -> None:

@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.shell_settings import settings
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, slug
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new, write_new
@@ -51,8 +52,9 @@ _DEFAULTS = {
     **{"EASYRSA_KEY_SIZE": "2048", "EASYRSA_DN": "cn_only"},
     **{f"EASYRSA_REQ_{name}": "" for name in ("CN", "COUNTRY", "PROVINCE", "CITY", "ORG", "OU", "EMAIL", "SERIAL")},
 }
-# Plain values only: one with a variable or a command in it would need the shell.
-_SET_VAR = re.compile(r"""^[ \t]*(?:force_)?set_var[ \t]+(EASYRSA_\w+)[ \t]+(?:"([^"$`\n]*)"|'([^'\n]*)'|([^\s"'$`#]+))""", re.MULTILINE)
+# By what certificates and CRLs come out otherwise.
+_SIGNING = ("EASYRSA_CERT_EXPIRE", "EASYRSA_CRL_DAYS", "EASYRSA_DIGEST", "EASYRSA_RAND_SN", "EASYRSA_SUBCA_LEN")
+_PASSPHRASES = ("EASYRSA_PASSIN", "EASYRSA_PASSOUT")
 _CONSTRAINTS = re.compile(r"^[ \t]*basicConstraints[ \t]*=[^#\n]*", re.MULTILINE)
 
 
@@ -69,7 +71,7 @@ class EasyrsaBackend(FileCa):
         self._above = os.path.dirname(self.directory)
         self._at_home = any(os.path.lexists(os.path.join(self._above, name)) for name in ("easyrsa", _CONFIGURATION, _TYPES))
         self._folders = [self.directory, *([self._above] if self._at_home else []), *_SHARED]
-        self.environment = self._environment()
+        self.environment, self._unread = self._environment()
         self._extensions = ""
 
     @classmethod
@@ -136,12 +138,20 @@ class EasyrsaBackend(FileCa):
         return True
 
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
-        named = ("EASYRSA_PASSIN", "EASYRSA_PASSOUT")
-        paths = [os.path.join(folder, "vars") for folder in self._folders[: 1 + self._at_home]]
-        return [(path, name) for path in paths for name, *_values in _SET_VAR.findall(_text_of(path)) if name in named]
+        found = []
+        for path, text in self._vars():
+            said, unread = settings(text, {}, _PASSPHRASES)
+            found += [(path, name) for name in _PASSPHRASES if name in text and (name in said or name in unread)]
+        return found
+
+    def settings_not_read(self) -> t.List[str]:
+        return list(self._unread)
 
     def signing(self, files: Files, scratch: str) -> OpensslCommand:
         """easy-rsa's configuration, with what easy-rsa says on the command line."""
+        if self._unread:
+            remedy = 'Write plain values there, such as: set_var EASYRSA_CRL_DAYS "180"'
+            raise KeywardError("nothing is signed", f"{'; '.join(self._unread)}, and easy-rsa would sign by that", remedy)
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
 
         path = os.path.join(scratch, _CONFIGURATION)
@@ -212,12 +222,21 @@ class EasyrsaBackend(FileCa):
             remedy = "Check config_file, or leave it out: easy-rsa needs none"
             raise NothingThere(f"the configuration {path} can't be read", "it does not exist", remedy) from None
 
-    def _environment(self) -> t.Dict[str, str]:
-        """The variables that easy-rsa exports: from the environment, else C(vars), else its defaults. C(vars) is read, never run."""
-        text = next(filter(None, (_text_of(os.path.join(folder, "vars")) for folder in self._folders[: 1 + self._at_home])), "")
-        plain = {name: "".join(values) for name, *values in _SET_VAR.findall(text)}
+    def _vars(self) -> t.Iterator[t.Tuple[str, str]]:
+        for folder in self._folders[: 1 + self._at_home]:
+            path = os.path.join(folder, "vars")
+            text = _text_of(path)
+            if text:
+                yield path, text
+
+    def _environment(self) -> t.Tuple[t.Dict[str, str], t.List[str]]:
+        """The variables that easy-rsa exports: from the environment, C(vars) (never run), its defaults. And what C(vars) leaves open."""
         given = {name: value for name, value in os.environ.items() if name.startswith("EASYRSA_")}
-        return {**_DEFAULTS, **plain, **given, "EASYRSA_PKI": self.directory}
+        path, text = next(self._vars(), ("", ""))
+        said, unread = settings(text, given, _SIGNING)
+        said = {name: value for name, value in said.items() if name.startswith("EASYRSA_")}
+        left_open = [f"only a shell can tell {name} (line {line} of {path})" for name, line in unread.items()]
+        return {**_DEFAULTS, **said, "EASYRSA_PKI": self.directory}, left_open
 
 
 def _text_of(path: t.Optional[str]) -> str:

@@ -106,6 +106,10 @@ class FileCa:
         """The files of its configuration that hold a passphrase, each with the name of the setting. Raises as C(configuration)."""
         return []
 
+    def settings_not_read(self) -> t.List[str]:
+        """What it would sign by and nobody here can tell, each as the beginning of a sentence."""
+        return []
+
     def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
         """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
         return None
@@ -172,6 +176,9 @@ class FileCa:
                 raise
             raise Waiting(waiting) from exc
         current = found.generations[-1]
+        unread = [
+            Finding("setting_not_read", f"{said}: nothing is signed until it is written plainly") for said in self.settings_not_read()
+        ]
         self.known_facts = Facts(
             authority=Authority(
                 backend=self.NAME,
@@ -187,7 +194,7 @@ class FileCa:
             database=_database(files),
             pending_request=self._pending_request(files, found.generations),
             unfinished=found.unswitched,
-            advisories=(*found.advisories, *self._passphrases_beside(found.generations)),
+            advisories=(*found.advisories, *self._passphrases_beside(found.generations), *unread),
         )
         return self.known_facts
 
