@@ -36,6 +36,7 @@ _LOOKED_AT = 16 * 1024
 TRIES, PAUSE = 5, 0.05  # to read a file that others write to; seconds
 # Without these a set is none.
 _ESSENTIAL = ("configuration", "index", "serial", "crl_number", "attributes", "certificate")
+_REPETITIVE = ("index", "configuration")
 # Folders of which all is taken. Others may write into them.
 _TREES = ("issued", "request", "movable", "crl", "extra")
 
@@ -262,7 +263,8 @@ class Reader:
                 self._leave_out(path, why)
                 return None
             digest.update(piece)
-            packed, size = packed + len(measuring.compress(piece)), size + len(piece)
+            packed += len(measuring.compress(piece)) if part not in _REPETITIVE else 0
+            size += len(piece)
         why = _unfit(part, first, lambda: size > (packed + len(measuring.flush())) * RATIO // 2)
         if why:
             self._leave_out(path, why)
@@ -311,7 +313,7 @@ def _pieces(descriptor: int, size: int) -> t.Iterator[bytes]:
 def _unfit(part: str, first: bytes, is_nearly_empty: t.Callable[[], bool]) -> t.Optional[str]:
     if first.startswith(PROGRAMS):
         return "it is a program, as no file of a CA is"
-    if part not in ("index", "configuration") and is_nearly_empty():
+    if part not in _REPETITIVE and is_nearly_empty():
         return "it is nearly empty: nothing but repetition, as no file of a CA is"
     return None
 

@@ -78,14 +78,18 @@ _ROW = re.compile(rb"^[VRE]\t[0-9]{12,14}Z\t(?:[0-9]{12,14}Z(?:,[A-Za-z]{1,24})?
 SHORTEST = 32  # characters: a key of 24 bytes in base64. Nobody signs certificates with a shorter one.
 # Lines of openssl x509 -text: nothing but digits, as of a modulus or a signature; and its own words, with room for no key behind them.
 _DUMPED = re.compile(rb"\n {8,40}[0-9A-Fa-f:][0-9A-Fa-f: \n]{40,}(?=\n)")
+_DATE = rb"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4} GMT"
 _WORDS = re.compile(
     rb"\n {4,16}(?:Signature Algorithm: [A-Za-z0-9-]{1,30}|Signature Value:|Public Key Algorithm: [A-Za-z0-9-]{1,30}"
-    rb"|Validity|Subject Public Key Info:|X509v3 extensions:|X509v3 [A-Za-z ]{1,28}: ?(?:critical)?)(?=\n)"
+    rb"|Version: \d \(0x\d\)|Serial Number:|Validity|Not Before: " + _DATE + rb"|Not After : " + _DATE + rb"|Subject Public Key Info:"
+    rb"|Public-Key: \(\d{3,5} bit\)|Modulus:|Exponent: 65537 \(0x10001\)"
+    rb"|X509v3 extensions:|X509v3 [A-Za-z ]{1,28}: ?(?:critical)?)(?=\n)"
 )
 _ONLY_PEM = re.compile(
     rb"-----BEGIN (CERTIFICATE|TRUSTED CERTIFICATE|X509 CRL|(?:NEW )?CERTIFICATE REQUEST)-----\n"
     rb"((?:[A-Za-z0-9+/]{64}\n)*[A-Za-z0-9+/]{1,64}={0,2}\n)-----END \1-----\n\Z"
 )
+_LOWER = bytes(range(256)).lower()
 _DIGITS = bytes(104 if chr(octet) in "0123456789abcdefABCDEF" else octet for octet in range(256))
 _LETTERS = bytes(97 if (chr(octet).isalnum() and octet < 128) or octet in b"+/-_=\r\n" else 46 for octet in range(256))
 _PUBLIC_PEM = re.compile(
@@ -144,9 +148,9 @@ def _recognised(data: bytes) -> t.Optional[t.Tuple[bytes, bytes]]:
     return None if not _is_public(der) or _holds_text(der) else (text, der)
 
 
-def _holds_text(der: bytes) -> bool:
+def _holds_text(data: bytes) -> bool:
     """Whether letters stand in it, as those of a comment, that could be base64."""
-    return b"a" * SHORTEST in der.translate(_LETTERS)
+    return b"a" * SHORTEST in data.translate(_LETTERS)
 
 
 class Searching:
@@ -191,6 +195,8 @@ def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[s
         return "it holds a private key (DER)"
     if _in_digits(window, known):
         return "it holds a private key (hexadecimal digits)"
+    if not _holds_text(window.translate(None, b" \t\r\n")):
+        return None  # nothing is long enough to spell a key
     window = _ROW.sub(b"\n", _HEX_DUMP.sub(b":", window))
     if _in_base64(window, known):
         return "it holds a private key (base64)"
@@ -215,7 +221,7 @@ def _in_base64(window: bytes, known: t.Sequence[bytes]) -> bool:
 
 def _in_digits(text: bytes, known: t.Sequence[bytes]) -> bool:
     """Whether a known number is there in hexadecimal digits."""
-    digits = text.translate(None, b": \t\r\n").lower() if known else b""
+    digits = text.translate(_LOWER, b": \t\r\n") if known else b""
     return any(_is_in(number.hex().encode("ascii"), digits) for number in known)
 
 
