@@ -58,7 +58,7 @@ class ActionModule(DatabaseTask):
 
     _checklist: t.Sequence[Result] = ()  # what stands around the CA and is in no set
     _remembered: t.Sequence[Finding] = ()
-    _passed_over: t.Sequence[Finding] = ()  # sets that are newer than the chosen one, and can't be used
+    _passed_over: t.Sequence[Finding] = ()  # sets that are newer than the chosen one and can't be used, and damaged copies
 
     def perform(self) -> Result:
         self._one_of("stores", "host_store", "set")
@@ -167,7 +167,7 @@ class ActionModule(DatabaseTask):
                 "it can't be told which set is meant, two runs made them apart: " + " and ".join(one.path for one in whole.ends),
                 "Name one: give its directory in the store as set",
             )
-        self._passed_over = whole.faults
+        self._passed_over = [*whole.faults, *whole.passed_over.values()]
         self._remembered = self.remember_or_warn(stores, SETS.name, newest, newest.manifest.database)
         return newest
 

@@ -36,6 +36,7 @@ class Chains:
 
     def __init__(self, series: t.Iterable[Series], thorough: bool = False) -> None:
         self._series, self._thorough = list(series), thorough
+        self.passed_over: t.Dict[str, Finding] = {}  # damaged copies of what is sound in another store, by path
 
     @property
     def signed(self) -> t.List[Stored]:
@@ -105,8 +106,17 @@ class Chains:
 
     def sound(self, name: str, digest: str) -> t.Optional[Stored]:
         """The set of that name and manifest, from whichever store has it so that nothing is wrong with it."""
-        copies = (copy for copy in self._stored(name) if copy.digest == digest and copy.doubt is None)
-        return next((copy for copy in copies if self._fault(copy) is None), None)
+        faults: t.Dict[str, str] = {}
+        for copy in self._stored(name):
+            if copy.digest != digest or copy.doubt is not None:
+                continue
+            fault = self._fault(copy)
+            if fault is None:
+                for path, why in faults.items():
+                    self.passed_over[path] = Finding("digest_mismatch", f"{path}: {why}. The copy {copy.path} was taken")
+                return copy
+            faults[copy.path] = fault
+        return None
 
     def _stored(self, name: str) -> t.Iterator[Stored]:
         for series in self._series:

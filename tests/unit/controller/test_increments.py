@@ -333,8 +333,10 @@ def test_a_link_may_come_from_any_store(ca: OpensslCa, tmp_path: Path) -> None:
     injure(sets(two)[1], "missing")
     before = contents(ca)
     lose_all_but_keys(ca)
-    assert put_back(ca, both)["changed"]
-    assert differing(before, contents(ca)) <= NUMBERS
+    done = put_back(ca, both)
+    assert done["changed"] and differing(before, contents(ca)) <= NUMBERS
+    (said,) = (each["message"] for each in done["advisories"] if each["code"] == "digest_mismatch")
+    assert said.startswith(f"{sets(one)[0]}: ") and said.endswith(f"The copy {sets(two)[0]} was taken")
 
 
 def test_a_link_that_one_store_lacks_makes_the_next_set_a_full_one_in_each(ca: OpensslCa, tmp_path: Path) -> None:
