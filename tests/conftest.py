@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -68,6 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = [item for item in items if not item.nodeid.startswith("tests/unit/")]
     piece = -(-len(quick) // workers)
     items[:] = [item for number in range(workers) for item in (*long[number::workers], *quick[number * piece : (number + 1) * piece])]
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected is looked at no more: it lives to the end, and children that tests fork would copy it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True)

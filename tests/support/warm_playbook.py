@@ -4,14 +4,15 @@
 """An ansible-playbook that has started already and forks for each run, as warm_python.py does for each module.
 
 Each run is a process in a session of its own, with its command line, environment, directory and streams. It lacks a start: ansible-core is
-imported and ansible.cfg is read once. So all runs of one program have the same ansible.cfg, but for `local_tmp`, which is in each run's own
-directory. Nothing of the collection is imported before the fork.
+imported and ansible.cfg is read once, as is the code that the collection's plugins share. So all runs of one program have the same
+ansible.cfg, but for `local_tmp`, which is in each run's own directory. Each run finds and loads the collection and its plugins itself.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import json
 import os
 import select
@@ -98,6 +99,23 @@ def import_what_runs_import() -> None:
         list(getattr(loader, f"{kind}_loader").all(class_only=True))
 
 
+def import_what_plugins_share() -> None:
+    """Most of a run's start: each dataclass compiles its methods."""
+    from ansible import constants
+    from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
+
+    finder = _AnsibleCollectionFinder(constants.COLLECTIONS_PATHS, False)
+    finder._install()
+    collection = importlib.import_module("ansible_collections.keyward.pki")
+    plugins = Path(collection.__path__[0], "plugins")
+    for file in (path for folder in ("module_utils", "plugin_utils") for path in (plugins / folder).rglob("*.py")):
+        if file.stem != "__init__":
+            importlib.import_module(".".join((collection.__name__, "plugins", *file.relative_to(plugins).with_suffix("").parts)))
+    finder._remove()
+    for name in [name for name in sys.modules if name.startswith("ansible_collections") and name.count(".") < 3]:
+        del sys.modules[name]
+
+
 if __name__ == "__main__":
     import atexit
 
@@ -107,6 +125,7 @@ if __name__ == "__main__":
 
     import_what_runs_import()
     read_routing_once()
+    import_what_plugins_share()
     gc.disable()  # a tenth of the time of what ends soon, and each fork would copy all memory
     gc.freeze()  # also when it collects garbage at its end
     asked = Requests().serve(Path(sys.argv[1]))
