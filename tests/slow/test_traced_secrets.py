@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -152,18 +153,22 @@ def add_what_travelled(scene: Scene, traced: Sequence[Call]) -> int:
     return len(passwords)
 
 
-def leaks_of_processes(scene: Scene, traced: Sequence[Call]) -> list[str]:
+def seen_in_files(scene: Scene, traced: Sequence[Call]) -> set[tuple[str, str]]:
+    """(secret, path): what was written where. Most of what is written is written often, such as the archive of a module."""
+    found = functools.cache(scene.canaries.find)
+    return {(secret, call.file) for call in traced if call.file for secret in found(b"".join(call.data))}
+
+
+def leaks_of_processes(scene: Scene, traced: Sequence[Call], seen: set[tuple[str, str]]) -> list[str]:
     """Secrets on command lines, in environments, and in files other than the bundle and the authority's own key files."""
     own = {str(path) for path in (scene.locked.private_key, scene.older[1], scene.plain.private_key)}
-    leaks = []
+    leaks = [f"{secret} in {path}" for secret, path in seen if not scene.may_hold_secrets(path)]
     for call in traced:
         if call.starts_a_program:
             found = scene.canaries.find(b"\n".join(call.data))
             leaks += [f"{secret} in the command line or environment of {call.data[0]!r}" for secret in found]
         elif call.copies and call.file and (own & set(call.files) or any(path.endswith(".p12") for path in call.files)):
             leaks += [f"a copy of {call.files}"]
-        elif call.file and not scene.may_hold_secrets(call.file):
-            leaks += [f"{secret} in {call.file}" for secret in scene.canaries.find(b"".join(call.data))]
     return leaks
 
 
@@ -210,14 +215,14 @@ def test_no_secret_leaves_its_place(
     one_time_passwords = add_what_travelled(scene, traced)
     as_expected(result, scene)
     assert one_time_passwords > 2, "each backup and each restore has its own"
-    leaks = leaks_of_output(scene, result, log) + leaks_of_processes(scene, traced)
+    seen = seen_in_files(scene, traced)
+    leaks = leaks_of_output(scene, result, log) + leaks_of_processes(scene, traced, seen)
     leaks += [f"{secret} in syslog" for line in python.syslog for secret in scene.canaries.find(line)]
     assert not leaks, "\n".join(sorted(set(leaks)))
 
     # The eyes were open: what must not be elsewhere was seen where it belongs.
     started = [call for call in traced if call.starts_a_program and call.data[0] == str(python.program).encode()]
     assert len(python.starts) == len(started) > 10
-    seen = {(secret, call.file) for call in traced if call.file for secret in scene.canaries.find(b"".join(call.data))}
     assert any("bundle" in secret for secret, path in seen if path.startswith(f"{scene.store}/")), seen
     assert ("the plain key", True) in {(secret, path.startswith(f"{scene.plain.private_key.parent}/")) for secret, path in seen}, seen
     invocations = [line for line in python.syslog if "controller=" in line]

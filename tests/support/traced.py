@@ -20,7 +20,7 @@ COPIES = ("sendfile", "copy_file_range", "splice")
 OPTIONS = ("-f", "-q", "-v", "-y", "-s", "4000000", "-e", "signal=none", "-e", "trace=" + ",".join((*STARTS, *WRITES, *COPIES)))
 
 CALL = re.compile(rb"^(\d+) +(\w+)\((.*)$", re.DOTALL)
-STRING = re.compile(rb'"((?:[^"\\]|\\.)*)"')
+STRING = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"')
 DESCRIPTOR = re.compile(rb"\d+<((?:[^>\\]|\\.)*)>")
 
 
@@ -78,10 +78,11 @@ def calls(trace: Path) -> Iterator[Call]:
         match = CALL.match(line)
         if match:
             process, name, arguments = match.groups()
-            strings = [_plain(string) for string in STRING.findall(arguments)]
-            files = [_plain(path).decode("utf-8", "replace") for path in DESCRIPTOR.findall(STRING.sub(b"", arguments))]
+            between = STRING.split(arguments)  # and the strings
+            strings = [_plain(string) for string in between[1::2]]
+            files = [_plain(path).decode("utf-8", "replace") for path in DESCRIPTOR.findall(b"".join(between[::2]))]
             yield Call(int(process), name.decode(), files, strings)
 
 
 def _plain(string: bytes) -> bytes:
-    return string.decode("unicode_escape").encode("latin-1")
+    return string.decode("unicode_escape").encode("latin-1") if b"\\" in string else string
