@@ -36,11 +36,7 @@ def test_module_executions_of_a_host(ansible: Ansible, store: Path, openssl_ca: 
     def run(ca: OpensslCa, host: str = "ca", on: HostPython = python, **options: Any) -> tuple[int, bool]:
         before = len(on.starts)
         # What could bring more: files to transfer, a temporary directory, a check of the interpreter.
-        result = ansible.play(
-            [backup(ca, store, **options)],
-            hosts={host: ansible.local(on.program)},
-            cfg={"defaults": {"pipelining": False}, "connection": {"pipelining": False}},
-        )
+        result = ansible.play([backup(ca, store, **options)], hosts={host: ansible.local(on.program, ansible_pipelining=False)})
         return len(on.starts) - before, result.ok().last(host)["changed"]
 
     assert run(openssl_ca) == (1, True), "first"
@@ -73,11 +69,11 @@ def test_module_executions_of_a_host(ansible: Ansible, store: Path, openssl_ca: 
 def test_connections_over_ssh(ansible: Ansible, store: Path, openssl_ca: OpensslCa, sshd: SshServer, tmp_path: Path) -> None:
     python = HostPython(tmp_path / "host")
     # Nothing is kept between two commands, so that each command is a connection.
-    host = sshd.host(python.program, ansible_ssh_args="-o ControlMaster=no -o ControlPath=none")
+    host = sshd.host(python.program, ansible_ssh_args="-o ControlMaster=no -o ControlPath=none", ansible_pipelining=False)
 
     def run() -> tuple[int, int, bool]:
         executions, connections = len(python.starts), sshd.log.read_text().count("Accepted publickey")
-        result = ansible.play([backup(openssl_ca, store)], hosts={"ca": host}, cfg={"ssh_connection": {"pipelining": False}}).ok()
+        result = ansible.play([backup(openssl_ca, store)], hosts={"ca": host}).ok()
         return (
             len(python.starts) - executions,
             sshd.log.read_text().count("Accepted publickey") - connections,

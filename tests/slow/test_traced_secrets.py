@@ -202,7 +202,8 @@ def test_no_secret_leaves_its_place(
     commands = traced_commands(require_tool("strace"), ansible.commands, traces)
     log = tmp_path / "ansible.log"
     with observed_host(transport, python, ansible, request, traces) as variables:
-        result = Ansible(tmp_path / "traced", collections, commands, modules=ansible.modules).play(
+        traced_ansible = Ansible(tmp_path / "traced", collections, commands, modules=ansible.modules, playbooks=ansible.playbooks)
+        result = traced_ansible.play(  # by an ansible-playbook of its own: it has an ansible.cfg of its own
             every_module(scene),
             hosts={"ca": variables},
             extra_vars=scene.variables,
