@@ -28,7 +28,7 @@ NEUTRAL = [
 NAMED = re.compile(r"openssl|easyrsa|adcs|index\.txt|config_file|_backends\.\w", re.IGNORECASE)
 # What a person may run on a file of ours, what else reads such files, and where the judgement lies that one software needs.
 ALLOWED = re.compile(
-    r"openssl (pkcs12|pkey)|Java, Windows and openssl|TraditionalOpenSSL|(plugin_utils\.)?_adcs(_\w+)?\b|_backends\.(find|BACKENDS)"
+    r"openssl (pkcs12|pkey)|Java, Windows and openssl|TraditionalOpenSSL|(plugin_utils\.)?_adcs(_\w+)?\b|_backends\.find"
 )
 
 

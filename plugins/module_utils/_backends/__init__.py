@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the CA software that is known, each named in one static import; may change in any release.
 
-Modules are shipped to hosts by their imports: what is not imported here does not arrive there.
+Modules are shipped to hosts by their imports: what is not imported here does not arrive there. It is loaded where it is meant.
 """
 
 from __future__ import annotations
@@ -11,20 +11,29 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingNamed, Selector
-from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
-from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
-BACKENDS = (EasyrsaBackend, OpensslBackend)
+_AUTO, _EASYRSA, _OPENSSL = "auto", "easyrsa", "openssl"
+
+
+def _meant(selector: Selector) -> t.Iterator[t.Any]:
+    if selector.backend == _EASYRSA or (selector.backend == _AUTO and selector.directory):
+        from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
+
+        yield EasyrsaBackend
+    if selector.backend in (_AUTO, _OPENSSL):
+        from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
+
+        yield OpensslBackend
 
 
 def find(selector: Selector) -> Backend:
     """The backend that the options name. Raises KeywardError, NothingNamed."""
-    for backend in BACKENDS:
-        stated = selector.backend == backend.NAME and (selector.config_file or selector.directory or selector.certificate_file)
-        if stated or (selector.backend == "auto" and backend.claims(selector)):
+    named = selector.config_file or selector.directory or selector.certificate_file
+    for backend in _meant(selector) if named else ():
+        if selector.backend != _AUTO or backend.claims(selector):
             return t.cast(Backend, backend(selector))
-    if selector.backend not in ("auto", *(backend.NAME for backend in BACKENDS)):
+    if selector.backend not in (_AUTO, _EASYRSA, _OPENSSL):
         raise KeywardError(
             "the authority can't be found",
             f"backend is {selector.backend}, and this is no Windows host",
