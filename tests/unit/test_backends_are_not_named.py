@@ -27,9 +27,7 @@ NEUTRAL = [
 ] + [UTILS / "_file_ca" / "archive.py"]
 NAMED = re.compile(r"openssl|easyrsa|adcs|index\.txt|config_file|_backends\.\w", re.IGNORECASE)
 # What a person may run on a file of ours, what else reads such files, and where the judgement lies that one software needs.
-ALLOWED = re.compile(
-    r"openssl (pkcs12|pkey)|Java, Windows and openssl|TraditionalOpenSSL|(plugin_utils\.)?_adcs(_\w+)?\b|_backends\.find"
-)
+ALLOWED = re.compile(r"openssl (pkcs12|pkey)|Java, Windows and openssl|TraditionalOpenSSL|(plugin_utils\.)?_adcs(_\w+)?\b|_backends\.find")
 
 
 def words(path: Path) -> Iterator[tuple[int, str]]:

@@ -306,8 +306,7 @@ class Survey:
                         contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
                         stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
         database = DatabaseFiles(self._backend, self._files, data)
-        database.index.refuse(WHAT, database.path)
-        entries, revoked = database.index.counts
+        entries, revoked = database.counts(WHAT)
         return State(
             contents.hexdigest(),
             configuration.hexdigest(),

@@ -203,6 +203,21 @@ def _is_plain(data: bytes) -> bool:
     return position == len(data)
 
 
+def plain_counts(data: bytes, unique_subject: bool = False) -> t.Optional[t.Tuple[int, int]]:
+    """As C(Index.counts), of one in which nothing is odd, in a third of the memory; None of others."""
+    if not _is_plain(data):
+        return None
+    serials, subjects, rows, valid, revoked = set(), set(), 0, 0, 0
+    for line in io.BytesIO(data):
+        state, _expires, _revoked, serial, _file, subject = line.split(b"\t", 5)
+        serials.add(serial.lstrip(b"0"))
+        rows, revoked = rows + 1, revoked + (state == b"R")
+        if unique_subject and state == b"V":
+            subjects.add(subject)
+            valid += 1
+    return (rows, revoked) if (len(serials), len(subjects)) == (rows, valid) else None
+
+
 def changed_rows(newer: bytes, older: bytes) -> t.List[t.Tuple[t.Optional[Row], Row]]:
     """The rows of an older index.txt that a newer one has otherwise or not at all, with what the newer one has of that number.
 
