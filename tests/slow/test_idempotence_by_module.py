@@ -9,6 +9,7 @@ in tests/conftest.py need it.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 from ansible import context
+from ansible.plugins.loader import connection_loader
 from ansible.utils.context_objects import CLIArgs
-from support.host_python import HostPython
+from support.ansible_run import SUPPORT, Ansible
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import PASSWORD, tree
 from support.returns import check_result
@@ -35,7 +37,7 @@ Options = dict[str, Any]
 class Host:
     """A local host with a CA, and stores for it."""
 
-    def __init__(self, ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    def __init__(self, ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, directory: Path, variables: Options) -> None:
         self.ca = OpensslCa(directory / "ca")
         self.directory = directory
         self.config = {"config_file": str(self.ca.config_file)}
@@ -43,10 +45,8 @@ class Host:
         self.databases = {"stores": [str(directory / "databases")]}
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("HOME", str(make_home(directory.parent / "home")))
-        python = HostPython(directory.parent / "python").program
-        variables = {"connection": "local", "python_interpreter": python, "remote_tmp": directory.parent / "remote_tmp"}
-        inventory = directory.parent / "inventory"
-        inventory.write_text("host " + " ".join(f"ansible_{name}={value}" for name, value in variables.items()) + "\n")
+        inventory = directory.parent / "inventory.json"
+        inventory.write_text(json.dumps({"all": {"hosts": {"host": variables}}}))
         self._hosts = ansible_adhoc(inventory=str(inventory), host_pattern="host")
 
     def run(self, module: str, *given: Options, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -71,10 +71,11 @@ class Host:
 
 
 @pytest.fixture
-def host(ansible_adhoc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
+def host(ansible_adhoc: Callable[..., Any], ansible: Ansible, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
     """Takes back what ansible-core does to this process: signal handlers, and standard streams that programs don't inherit."""
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield Host(ansible_adhoc, monkeypatch, tmp_path / "host")
+    connection_loader.add_directory(str(SUPPORT / "connection_plugins"))
+    yield Host(ansible_adhoc, monkeypatch, tmp_path / "host", ansible.local())
     for each, handler in handlers.items():
         signal.signal(each, handler)
     for stream in range(3):
