@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.ansible_run import SUPPORT
 from support.host_python import HostPython
+from support.quick import FEW_ITERATIONS
 from tools import require_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "quickstart" / "run.sh"
@@ -50,9 +51,10 @@ def test_quickstart(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sh
     command = ["bash", str(SCRIPT), str(Path(sys.executable).parent)]
     (shared / "modules").mkdir(exist_ok=True)
     kept = {  # what each run would make anew and each module compile anew
-        "ANSIBLE_CALLBACKS_ENABLED": "keyward_kept",
+        "ANSIBLE_CALLBACKS_ENABLED": "keyward_kept,keyward_quick",
         "ANSIBLE_CALLBACK_PLUGINS": str(SUPPORT / "callback_plugins"),
         "KEYWARD_TEST_MODULES": str(shared / "modules"),
+        "KEYWARD_TEST_ITERATIONS": str(FEW_ITERATIONS),
         "PYTHONPATH": str(HostPython(tmp_path_factory.mktemp("python")).hooks),
     }
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **kept}, capture_output=True, text=True, timeout=300, check=False)
