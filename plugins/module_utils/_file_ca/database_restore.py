@@ -410,7 +410,7 @@ class Restoration:
                     else:
                         staged.commit()
             if self._order.part == "all":
-                mass.finish(self._refuse_no_place, dropped)
+                mass.finish(self._refuse_no_place, self._backend.directory, dropped)
             for part, data in changed.items():
                 path = self._core_path(part)
                 like = self._core[part]

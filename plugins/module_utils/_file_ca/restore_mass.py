@@ -23,8 +23,10 @@ import stat
 import struct
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import LinkOfOthers, enter, owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
@@ -181,10 +183,12 @@ class MassRestore:
         for made in self._made():
             self.take(made)
 
-    def finish(self, look: t.Callable[[str], None], drop: bool = False) -> None:
-        """What was gathered. C(look) refuses a path in a folder that is no place for it; C(drop): what was staged apart.
+    def finish(self, look: t.Callable[[str], None], ca: str, drop: bool = False) -> None:
+        """What was gathered. C(look) refuses a path in a folder that is no place for it; C(ca): the CA's directory, whose owner's
+        links are followed; C(drop): what was staged apart.
 
-        Raises FileExistsError where something has come to lie in the place of one meanwhile: none takes another file's.
+        Raises KeywardError where a link took the place of a folder since the look, FileExistsError where something has come to lie in the
+        place of one meanwhile: none takes another file's.
         """
         found = [(made, staging.descriptor) for made, staging in sorted(self._all.items()) if not (drop and made.apart)]
         for _device, staging in {made.identity[0]: staging for made, staging in found}.items():
@@ -194,7 +198,7 @@ class MassRestore:
             if names:
                 look(os.path.join(made.folder, names[0]))
                 make_directories(made.folder, Protection(0o755))
-                target = os.open(made.folder, _DIRECTORY)
+                target = _entered(made.folder, owner_of(ca))
                 try:
                     for name in names:
                         _name(staging, target, made.folder, name)
@@ -215,6 +219,19 @@ class MassRestore:
             staging.close()
         for pipe in (self._told, self._telling):
             os.close(pipe)
+
+
+def _entered(folder: str, owners: t.Collection[int]) -> int:
+    try:
+        way = enter(folder, owners)
+    except LinkOfOthers as exc:
+        why = f"{exc.link} is a link now, which others than root and the CA's owner can change"
+        remedy = "Find out who made it; take it away, and run the task again: it goes on"
+        raise KeywardError(f"what was issued was not put back into {folder}", why, remedy) from None
+    try:
+        return os.open(".", _DIRECTORY, dir_fd=way)
+    finally:
+        os.close(way)
 
 
 def _name(staging: int, target: int, folder: str, name: str) -> None:

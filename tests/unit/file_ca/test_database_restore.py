@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import restore_mass
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import read_index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import MARGIN
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance
@@ -63,6 +64,28 @@ def test_an_old_database_is_refused_until_it_is_told_how_to_go_on(ca: OpensslCa,
     assert (ca.directory / "newcerts" / "011006.pem").exists()
     text = openssl("crl", "-in", ca.sign_crl(), "-noout", "-text").stdout
     assert all(f"{number:04X}" in text for number in (0x1000, 0x1004, 0x1005)) and "Key Compromise" in text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files of others")
+def test_a_link_of_others_in_the_place_of_a_folder_that_was_looked_at(
+    ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = make(ca, tmp_path / "set")
+    lose_all_but_keys(ca)
+    outside, real = tmp_path / "outside", restore_mass.make_directories
+    outside.mkdir()
+
+    def swap(folder: str, protection: Any) -> None:
+        real(folder, protection)
+        if folder.endswith("newcerts"):
+            os.rename(folder, folder + ".away")
+            os.symlink(outside, folder)
+            os.chown(folder, 12345, -1, follow_symlinks=False)
+
+    monkeypatch.setattr(restore_mass, "make_directories", swap)
+    message = refused(lambda: restore(ca, tmp_path / "set", manifest))
+    assert message.startswith(f"what was issued was not put back into {ca.directory}/newcerts: {ca.directory}/newcerts is a link now")
+    assert not list(outside.iterdir())
 
 
 @pytest.mark.parametrize("unique", ["yes", "no"])
