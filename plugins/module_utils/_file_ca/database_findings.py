@@ -50,19 +50,22 @@ def refuse_to_overwrite(database: DatabaseFiles, files: Files, generations: t.Se
 
 
 def _without_row(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.List[Finding]:
-    found, following = [], None
+    found: t.List[Finding] = []
+    following = None
     try:
         following = database.next_serial
     except KeywardError as exc:
-        found.append(str(exc))
+        found.append(Finding("database_unreadable", str(exc)))
     for path, number in unlisted(files.new_certificates, database.index.listed, generations):
         text = f"{path} has no row in {database.path}: "
         if number == following:
             text += "the next certificate would get its number and its place. "
-        found.append(text + f"Enter it (openssl ca -valid {path}), and see that {files.serial or 'the next number'} is beyond it")
+        text += f"Enter it (openssl ca -valid {path}), and see that {files.serial or 'the next number'} is beyond it"
+        found.append(Finding("certificate_without_row", text))
     if found[_SHOWN:]:
-        found[_SHOWN:] = [f"{len(found) - _SHOWN} further certificates have no row in {database.path}"]
-    return [Finding("certificate_without_row", text) for text in found]
+        text = f"{len(found) - _SHOWN} further certificates have no row in {database.path}"
+        found[_SHOWN:] = [Finding("certificate_without_row", text)]
+    return found
 
 
 def unlisted(
@@ -127,7 +130,7 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
     try:
         following = database.next_crl_number
     except KeywardError as exc:
-        yield Finding("crl_number_behind", str(exc))
+        yield Finding("database_unreadable", str(exc))
     for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
         if whose is Whose.CANT_TELL:
             yield unverified(path)

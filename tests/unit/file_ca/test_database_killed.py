@@ -272,6 +272,9 @@ def test_a_number_that_cannot_be_read_is_an_error_in_three_parts(ca: OpensslCa, 
         sent(which(ca), TellState())
     assert "serial can't be read: it holds no hexadecimal number" in str(caught.value)
     assert str(caught.value).endswith(". Find out what became of it.")
+    (ca.directory / "crlnumber").write_text(content)
+    told = [(one.code, one.message.split(" ")[0]) for one in sent(which(ca), Look(database=True)).advisories]
+    assert told == [("database_unreadable", str(ca.directory / name)) for name in ("serial", "crlnumber")]
 
 
 @pytest.mark.parametrize("renames", range(7))
