@@ -27,12 +27,29 @@ namespace Keyward.Adcs
     {
         public static string Directory => Environment.GetEnvironmentVariable("KEYWARD_ADCS_STATE");
         public static string In(string name) => Path.Combine(Directory, name);
-        public static JsonNode Read(string name) => File.Exists(In(name)) ? JsonNode.Parse(File.ReadAllText(In(name))) : new JsonObject();
+        [ThreadStatic] private static Dictionary<string, (DateTime, long, JsonNode)> t_read;
+
+        // A drive asks for the same file hundreds of times: it is parsed once, as long as it stays as it is. One that was written just now
+        // is parsed each time: it may change again within one tick of the clock that files have.
+        public static JsonNode Read(string name)
+        {
+            var file = new FileInfo(In(name));
+            if (!file.Exists) return new JsonObject();
+            t_read ??= new Dictionary<string, (DateTime, long, JsonNode)>();
+            DateTime written = file.LastWriteTimeUtc;
+            bool settled = DateTime.UtcNow - written > TimeSpan.FromMilliseconds(20);
+            if (settled && t_read.TryGetValue(file.FullName, out var known) && known.Item1 == written && known.Item2 == file.Length)
+                return known.Item3;
+            JsonNode content = JsonNode.Parse(File.ReadAllText(file.FullName));
+            if (settled) t_read[file.FullName] = (written, file.Length, content);
+            return content;
+        }
         public static void Write(string name, JsonNode content)
         {
             string fresh = In(name) + "." + Guid.NewGuid().ToString("N") + ".new";
             File.WriteAllText(fresh, content.ToJsonString());
             File.Move(fresh, In(name), true);
+            t_read?.Remove(In(name));
         }
         public static JsonNode Switch(string name) => Read("switches.json")[name];
         public static uint Code(JsonNode node)

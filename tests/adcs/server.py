@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -61,6 +62,8 @@ def serve(directory: Path) -> None:
     listener.bind(str(directory / "socket"))
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
+    gc.disable()  # children are short-lived, and each would copy all memory that it goes through
+    gc.freeze()
     life = os.pipe()  # whoever reads the other end knows when this process is gone
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _address = listener.accept()

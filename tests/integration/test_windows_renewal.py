@@ -352,7 +352,7 @@ def test_a_certutil_that_hangs_is_bounded(windows: WindowsAnsible, hosts: dict[s
     (module,) = copy.rglob("_adcs_process.psm1")
     text = module.read_text()
     assert "Command = 600;" in text
-    module.write_text(text.replace("Command = 600;", "Command = 15;"))  # for this test only
+    module.write_text(text.replace("Command = 600;", "Command = 8;"))  # for this test only
     windows.collections = copy
     one, two = hosts["one"], hosts["two"]
     one.switch(renew_hangs_after_work=True)
@@ -364,7 +364,7 @@ def test_a_certutil_that_hangs_is_bounded(windows: WindowsAnsible, hosts: dict[s
     result = play(windows, [step("ca_renew", "bounded", **renew, fails=True)], hosts=inventory(hosts))
     done = result.task("bounded", "one")
     assert done["changed"] and done["renewed"] and codes(done["advisories"]) == ["certutil_failed"]
-    assert "did not end within 15 seconds" in failure(result, "bounded", "two")
+    assert "did not end within 8 seconds" in failure(result, "bounded", "two")
     for host in (one, two):
         host.switch(renew_hangs_after_work=False, hangs=[])
         host.cold = False
