@@ -154,6 +154,19 @@ def test_a_missing_configuration_is_told_apart(tmp_path: Path) -> None:
         OpensslConfig(str(tmp_path / "gone.cnf"), str(tmp_path))
 
 
+def test_what_was_read_is_current_until_the_file_changes(tmp_path: Path) -> None:
+    (tmp_path / "openssl.cnf").write_text("a = 1\n")
+    config = OpensslConfig(str(tmp_path / "openssl.cnf"), str(tmp_path))
+    assert config.is_current()
+    (tmp_path / "openssl.cnf").write_text("a = 2\n")
+    assert not config.is_current(), "of the same size, within the same tick of the clock"
+    (tmp_path / "openssl.cnf").write_text(".include more.cnf\n")
+    assert not OpensslConfig(str(tmp_path / "openssl.cnf"), str(tmp_path)).is_current(), "what it includes may change, or come"
+    (tmp_path / "openssl.cnf").unlink()
+    with pytest.raises(FileNotFoundError):
+        config.is_current()
+
+
 def test_nothing_waits_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.cnf")
     with pytest.raises(KeywardError, match="not a regular file"):

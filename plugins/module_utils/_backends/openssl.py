@@ -35,9 +35,19 @@ class OpensslBackend(FileCa):
 
     NAME = "openssl"
 
+    def __init__(self, selector: Selector) -> None:
+        super().__init__(selector)
+        self._read: t.Optional[OpensslConfig] = None
+
     @classmethod
     def claims(cls, selector: Selector) -> bool:
         return bool(selector.config_file or selector.directory or selector.certificate_file)
+
+    def _config(self) -> OpensslConfig:
+        """Raises as OpensslConfig. A look asks for it many times."""
+        if self._read is None or not self._read.is_current():
+            self._read = OpensslConfig(t.cast(str, self.config_file), self.directory)
+        return self._read
 
     def files(self) -> Files:
         """What the options and the configuration name. Raises KeywardError, NothingThere where the configuration does not exist."""
@@ -45,7 +55,7 @@ class OpensslBackend(FileCa):
         if self.config_file is None:
             return self._files_stated()
         try:
-            config = OpensslConfig(self.config_file, self.directory)
+            config = self._config()
         except FileNotFoundError:
             raise NothingThere(
                 f"the configuration {self.config_file} can't be read",
@@ -85,20 +95,20 @@ class OpensslBackend(FileCa):
         )
 
     def configuration(self) -> t.List[str]:
-        return OpensslConfig(self.config_file, self.directory).files if self.config_file else []
+        return self._config().files if self.config_file else []
 
     def setting(self, name: str) -> t.Optional[str]:
-        return OpensslConfig(self.config_file, self.directory).get(self.files().section, name) if self.config_file else None
+        return self._config().get(self.files().section, name) if self.config_file else None
 
     def urls_said(self) -> t.Set[str]:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import urls_in
 
-        return urls_in("\n".join(OpensslConfig(self.config_file, self.directory).values())) if self.config_file else set()
+        return urls_in("\n".join(self._config().values())) if self.config_file else set()
 
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
         if not self.config_file:
             return []
-        config = OpensslConfig(self.config_file, self.directory)
+        config = self._config()
         names = ("output_password", "input_password")
         return [(config.path, f"{name} in [{section}]") for name in names for section in config.sections_with(name)]
 
@@ -109,7 +119,7 @@ class OpensslBackend(FileCa):
 
     def subordinate(self, files: Files, extensions: str) -> t.List[str]:
         extensions = extensions or "v3_subordinate_ca"
-        config = OpensslConfig(t.cast(str, self.config_file), self.directory)
+        config = self._config()
         if (config.get(files.section, "copy_extensions") or "").strip() == "copyall":
             raise KeywardError(
                 "the request was not signed",

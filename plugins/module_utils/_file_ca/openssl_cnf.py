@@ -56,7 +56,13 @@ class OpensslConfig:
         self._absolute_includes = False
         self._dollar_in_names = False
         self._expanded = 0
+        self._content = ""
+        self._includes = False
         self._load()
+
+    def is_current(self) -> bool:
+        """Whether it would be read in the same way again; of one that includes files it is not told. Raises as the constructor."""
+        return not self._includes and _read(self.path) == self._content
 
     def get(self, section: str, name: str) -> t.Optional[str]:
         """The value of a name in a section or else in the default section; None where it has none."""
@@ -86,9 +92,11 @@ class OpensslConfig:
     def _open(self, path: str) -> _Lines:
         if len(self.files) >= MOST_FILES:
             raise self._error(f"more than {MOST_FILES} files are included", _RIGHT_FILE)
-        content = read_file(path, "the configuration", LARGEST_CONFIG).decode("latin-1")
+        content = _read(path)
         self.files.append(path)
-        return _Lines(path, content, first=len(self.files) == 1)
+        first = len(self.files) == 1
+        self._content = content if first else self._content
+        return _Lines(path, content, first)
 
     def _open_included(self, path: str) -> t.Optional[_Lines]:
         try:
@@ -180,6 +188,7 @@ class OpensslConfig:
             if name.startswith(directive) and (equals or position != start + len(directive)):
                 value = line[position + equals :].strip(_SPACE) if equals else line[position:].rstrip(_SPACE)
                 if directive == ".include":
+                    self._includes = True
                     return self._included_path(self._expand(value, target))
                 self._pragma(value)
                 return None
@@ -271,6 +280,10 @@ class OpensslConfig:
     def _error(self, why: str, remedy: str = "Correct the file: openssl ca refuses it for the same reason") -> KeywardError:
         where = f"{self._current.path}, line {self._current.number}"
         return KeywardError(f"the configuration {self.path} can't be used", f"{where}: {why}", remedy)
+
+
+def _read(path: str) -> str:
+    return read_file(path, "the configuration", LARGEST_CONFIG).decode("latin-1")
 
 
 class _Lines:
