@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test campaign lint sanity sanity-venv matrix docs bench clean
+.PHONY: help quickstart test campaign lint lint-python lint-powershell sanity sanity-venv matrix docs bench clean
 unexport PYTHONPATH PYTHONHOME
 
 python := .venv/bin/python
@@ -30,9 +30,14 @@ campaign: .venv/test.stamp collections/ansible_collections/keyward/pki
 	KEYWARD_CAMPAIGN=1 $(python) -m pytest --numprocesses auto tests/robustness
 
 lint: .venv/test.stamp collections/ansible_collections/keyward/pki
+	@$(MAKE) --no-print-directory --jobs 2 lint-python lint-powershell
+
+lint-python:
 	$(python) -m ruff check --quiet .
 	$(python) -m mypy
 	$(python) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+lint-powershell:
 	@if command -v pwsh > /dev/null; then echo 'pwsh tests/lint-powershell.ps1'; pwsh -NoProfile -File tests/lint-powershell.ps1; \
 	else echo 'The PowerShell files are not looked at: there is no pwsh'; fi
 

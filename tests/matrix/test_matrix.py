@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from support.openssl_ca import OpensslCa, openssl
 from support.plays import play, step
 from support.pythons import find, make_venv
 from support.roles import a_root, changed, entry, issue, issued, make_stores, now, playbook, ran
+from support.warm_playbook import WarmPlaybooks
 from tools import require_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +43,23 @@ def python(*versions: str) -> Path:
     return found
 
 
+@pytest.fixture(scope="session")
+def installed_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The path below which the ansible-galaxy beside it has built and installed the tarball, once."""
+    return functools.cache(lambda commands: build_and_install(ROOT, tmp_path_factory.mktemp(commands.parent.name), commands))
+
+
 @pytest.fixture(params=PAIRS, ids=[f"core{core}-target{version}" for core, version, _cryptography in PAIRS])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Ansible, Path]:
+def pair(
+    request: pytest.FixtureRequest, tmp_path: Path, installed_by: Callable[[Path], Path], warm_playbooks: WarmPlaybooks
+) -> tuple[Ansible, Path]:
     """An ansible-core with the collection, and the Python of its host."""
     require_tool("openssl")
     core, version, cryptography = request.param
     controller = make_venv(f"core-{core}", python(*CONTROLLERS[core]), [f"ansible-core == {core}.*", "cryptography"])
     target = make_venv(f"target-{version}", python(version), [cryptography])
-    collections = build_and_install(ROOT, tmp_path, controller / "bin")
-    return Ansible(tmp_path / "ansible", collections, controller / "bin"), target / "bin" / "python"
+    commands = controller / "bin"
+    return Ansible(tmp_path / "ansible", installed_by(commands), commands, playbooks=warm_playbooks), target / "bin" / "python"
 
 
 def test_backup_to_restore(pair: tuple[Ansible, Path], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def by_shell(texts: list[str], folder: Path) -> list[tuple[str, str]]:
 
 def test_a_shell_gets_the_same_or_it_is_not_read(tmp_path: Path) -> None:
     chosen = random.Random(20)  # noqa: S311
-    texts = [*PLAIN, *OPEN, *("\n".join(chosen.choices(2 * PLAIN + OPEN, k=chosen.randint(2, 5))) for _ in range(400))]
+    texts = [*PLAIN, *OPEN, *("\n".join(chosen.choices(2 * PLAIN + OPEN, k=chosen.randint(2, 5))) for _text in range(400))]
     read = 0
     for text, expected in zip(texts, by_shell(texts, tmp_path)):
         values, unread = settings(text, {}, NAMES)
