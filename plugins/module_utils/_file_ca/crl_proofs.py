@@ -71,11 +71,10 @@ def idle_generations(index: Index, files: Files, generations: t.Sequence[Generat
     current = generations[-1].public_key_sha256
     waiting = {key: generation.certificate for key, generation in keys.items() if key != current}
     signed: t.Set[str] = set()
-    rows = [row for row in index.rows if row.number is not None]
-    if not waiting or not files.new_certificates or len(rows) > MOST_LOOKED_AT:
+    if not waiting or not files.new_certificates or len(index.rows) > MOST_LOOKED_AT:
         return []
     now = now_text()
-    for row in rows:
+    for row in (row for row in index.rows if row.number is not None):
         expired = _moment(row.expires) < now
         try:
             path = os.path.join(files.new_certificates, even_hex(t.cast(int, row.number)) + ".pem")

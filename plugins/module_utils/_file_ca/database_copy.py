@@ -19,7 +19,14 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import LARGEST_MEMBER, Acls, Held, Reader, Vanished
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import (
+    LARGEST_MEMBER,
+    Acls,
+    Held,
+    Reader,
+    Vanished,
+    status_of,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     crl_path,
@@ -236,7 +243,7 @@ class Survey:
         # Leave the pending request out: its key is in no backup, and a request without its key blocks renewal.
         found.pop(request_path(files.certificate), None)
         self._add_extra(found)
-        return {path: part for path, part in found.items() if not lies_in(path, files.subscribers)}
+        return {path: part for path, part in found.items() if not lies_in(path, files.subscribers)} if files.subscribers else found
 
     def _add_tree(self, found: t.Dict[str, str], folder: str, part: str, folders: str = "directory") -> None:
         """All below a folder. In a flat CA that is everything, also what is stored of it, and what is being made."""
@@ -291,7 +298,12 @@ class Survey:
         contents, configuration, stamps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         for path in sorted(wanted):
             part = wanted[path]
-            if part == "extra" and not os.path.isdir(path):
+            if part in ISSUED_PARTS:  # almost all
+                status = status_of(path, follow=False)
+                if status and not stat.S_ISDIR(status.st_mode):
+                    contents.update(b"%s %d\n" % (os.fsencode(path), status.st_size))
+                    stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            elif part == "extra" and not os.path.isdir(path):
                 configuration.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "configuration":
                 configuration.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
@@ -299,14 +311,9 @@ class Survey:
                 contents.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
             elif part == "crl":
                 contents.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part in ISSUED_PARTS:
-                with contextlib.suppress(OSError):
-                    status = os.lstat(path)
-                    if not stat.S_ISDIR(status.st_mode):
-                        contents.update(f"{path} {status.st_size}\n".encode("utf-8", "surrogateescape"))
-                        stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
         database = DatabaseFiles(self._backend, self._files, data)
-        entries, revoked = database.counts(WHAT)
+        database.index.refuse(WHAT, database.path)
+        entries, revoked = database.index.counts
         return State(
             contents.hexdigest(),
             configuration.hexdigest(),

@@ -21,7 +21,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     Index,
     attribute_in,
     is_unique_subject,
-    plain_counts,
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers
@@ -54,20 +53,10 @@ class DatabaseFiles:
     def index(self) -> Index:
         """Raises KeywardError where it can't be read; one that does not exist has no rows."""
         if self._index is None:
-            self._index = read_index(self._data, self.unique_subject)
+            path = self.place_of(self.path)
+            data = self._held.get(path) or read_if_there(path, "the database", LARGEST_INDEX) or b""
+            self._index = read_index(data, self.unique_subject)
         return self._index
-
-    @property
-    def _data(self) -> bytes:
-        path = self.place_of(self.path)
-        return self._held.get(path) or read_if_there(path, "the database", LARGEST_INDEX) or b""
-
-    def counts(self, what: str) -> t.Tuple[int, int]:
-        """How many certificates there are, and how many of them are revoked. Raises KeywardError where openssl can't use the index."""
-        plain = None if self._index else plain_counts(self._data, self.unique_subject)
-        if plain is None:
-            self.index.refuse(what, self.path)
-        return plain or self.index.counts
 
     @property
     def unique_subject(self) -> bool:

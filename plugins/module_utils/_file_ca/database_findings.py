@@ -43,7 +43,7 @@ def findings(database: DatabaseFiles, files: Files, generations: t.Sequence[Gene
 def refuse_to_overwrite(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation], what: str) -> None:
     """Raises KeywardError where the next certificate would take the number, and the file, of one without a row."""
     following = database.next_serial
-    for path, number in unlisted(files.new_certificates, database.index.by_number, generations):
+    for path, number in unlisted(files.new_certificates, database.index.numbers, generations):
         if number == following:
             why = f"the next serial number is that of {path}, which has no row in {database.path}: openssl was stopped while it issued it"
             raise KeywardError(what, why, f"Enter it (openssl ca -valid {path}), and set {files.serial} beyond it")
@@ -126,7 +126,7 @@ def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) 
 
 def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequence[Generation]) -> t.Iterator[Finding]:
     """What CRLs that lie here show, and the database does not know any more."""
-    rows, following = database.index.by_number, None
+    following = None
     try:
         following = database.next_crl_number
     except KeywardError as exc:
@@ -134,7 +134,9 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
     for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
         if whose is Whose.CANT_TELL:
             yield unverified(path)
-        lost = sorted(number for number, _at, _why in _x509.revoked_in(parsed) if not _is_known(rows.get(number)))
+        revoked = {number for number, _at, _why in _x509.revoked_in(parsed)}
+        rows = database.index.of_numbers(revoked)
+        lost = sorted(number for number in revoked if not _is_known(rows.get(number)))
         if lost:
             listed = ", ".join(_x509.even_hex(number) for number in lost[:_SHOWN])
             text = f"{path} lists {len(lost)} certificates that {database.path} does not call revoked: {listed}"

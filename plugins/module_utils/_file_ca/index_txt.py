@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 import sys
 import typing as t
@@ -73,6 +74,31 @@ class Row:
         return same and self.kind in later and (earlier.kind != "R" or self.revoked == earlier.revoked)
 
 
+class PlainRows:
+    """The rows of an index in which nothing is odd, made each time that they are asked for: a million of them fill the memory."""
+
+    def __init__(self, data: bytes, counts: t.Tuple[int, int]) -> None:
+        self._data, self.counts = data, counts
+
+    def __len__(self) -> int:
+        return self.counts[0]
+
+    def __iter__(self) -> t.Iterator[Row]:
+        return map(self._row, io.BytesIO(self._data))
+
+    @staticmethod
+    def _row(line: bytes) -> Row:
+        state, expires, revoked, serial, file, subject = line[:-1].decode("ascii").split("\t")
+        return Row(sys.intern(state), expires, sys.intern(revoked), serial, sys.intern(file), subject)
+
+    @property
+    def numbers(self) -> t.Set[t.Optional[int]]:
+        return {int(line.split(b"\t", 4)[3], 16) for line in io.BytesIO(self._data)}
+
+    def of_numbers(self, numbers: t.Container[t.Optional[int]]) -> t.Iterator[Row]:
+        return (self._row(line) for line in io.BytesIO(self._data) if int(line.split(b"\t", 4)[3], 16) in numbers)
+
+
 @dataclass(frozen=True)
 class Index:
     """An index.txt. C(passed_over): rows that a person sees and openssl does not read.
@@ -80,7 +106,7 @@ class Index:
     C(faults): what it refuses or takes for something else.
     """
 
-    rows: t.Tuple[Row, ...]
+    rows: t.Union[PlainRows, t.Tuple[Row, ...]]
     passed_over: t.Tuple[Row, ...] = ()
     faults: t.Tuple[Fault, ...] = ()
 
@@ -97,13 +123,24 @@ class Index:
     @property
     def counts(self) -> t.Tuple[int, int]:
         """How many certificates there are, and how many of them are revoked."""
+        if isinstance(self.rows, PlainRows):
+            return self.rows.counts
         rows = self.by_number.values() if self.faults else self.rows
         return len(rows), sum(1 for row in rows if row.state == "R")
+
+    def of_numbers(self, numbers: t.Container[t.Optional[int]]) -> t.Dict[int, Row]:
+        """As C(by_number), of these numbers."""
+        rows = self.rows.of_numbers(numbers) if isinstance(self.rows, PlainRows) else (row for row in self.rows if row.number in numbers)
+        return Index(tuple(rows)).by_number
+
+    @property
+    def numbers(self) -> t.Set[t.Optional[int]]:
+        return self.rows.numbers if isinstance(self.rows, PlainRows) else {row.number for row in self.rows}
 
     @property
     def listed(self) -> t.Set[t.Optional[int]]:
         """The serial numbers that a person sees in it."""
-        return {row.number for row in (*self.rows, *self.passed_over)}
+        return self.numbers | {row.number for row in self.passed_over}
 
     @property
     def revoked(self) -> t.Set[int]:
@@ -113,7 +150,7 @@ class Index:
     @property
     def revoked_unread(self) -> t.Set[int]:
         """The serial numbers that look revoked to a person, and that openssl puts into no CRL."""
-        rows = [row for row in (*self.rows, *self.passed_over) if row.kind != "R" or row in self.passed_over]
+        rows = itertools.chain((row for row in self.rows if row.kind != "R"), self.passed_over)
         meant = [row for row in rows if row.state.strip("\ufeff \r").upper().startswith("R")]
         return {number for row in meant for number in (row.number,) if number is not None} - self.revoked
 
@@ -153,9 +190,9 @@ def read_index(data: bytes, unique_subject: bool = False) -> Index:
 
 
 def _read(data: bytes, unique_subject: bool) -> Index:
-    plain = _plain_rows(data, unique_subject)
-    if plain is not None:
-        return Index(plain)
+    counts = _plain_counts(data, unique_subject)
+    if counts:
+        return Index(PlainRows(data, counts))
     rows, lines, passed_over = [], [], []
     faults: t.List[Fault] = []
     for number, text, why in _records(data):
@@ -178,22 +215,6 @@ def _read(data: bytes, unique_subject: bool) -> Index:
     return Index(tuple(rows), tuple(passed_over), tuple(sorted(faults, key=lambda fault: fault.line)))
 
 
-def _plain_rows(data: bytes, unique_subject: bool) -> t.Optional[t.Tuple[Row, ...]]:
-    """The rows of one in which nothing is odd, in a third of the time; None of others."""
-    rows: t.List[Row] = []
-    position = 0
-    for match in _PLAIN.finditer(data):
-        if match.start() != position:
-            return None
-        position = match.end()
-        state, expires, revoked, serial, file, subject = (field.decode("ascii") for field in match.groups())
-        rows.append(Row(sys.intern(state), expires, sys.intern(revoked), serial, sys.intern(file), subject))
-    if position != len(data) or len({row.serial.lstrip("0") for row in rows}) != len(rows):
-        return None
-    valid = [row.subject for row in rows if row.kind == "V"] if unique_subject else []
-    return None if len(set(valid)) != len(valid) else tuple(rows)
-
-
 def _is_plain(data: bytes) -> bool:
     position = 0
     for match in _PLAIN.finditer(data):
@@ -203,8 +224,8 @@ def _is_plain(data: bytes) -> bool:
     return position == len(data)
 
 
-def plain_counts(data: bytes, unique_subject: bool = False) -> t.Optional[t.Tuple[int, int]]:
-    """As C(Index.counts), of one in which nothing is odd, in a third of the memory; None of others."""
+def _plain_counts(data: bytes, unique_subject: bool) -> t.Optional[t.Tuple[int, int]]:
+    """As C(Index.counts), of one in which nothing is odd; None of others."""
     if not _is_plain(data):
         return None
     serials, subjects, rows, valid, revoked = set(), set(), 0, 0, 0

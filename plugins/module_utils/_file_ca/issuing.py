@@ -162,7 +162,7 @@ class _Issuing:
         return None
 
     def _is_valid(self, number: int) -> bool:
-        row = DatabaseFiles(self._ca, self._files).index.by_number.get(number)
+        row = DatabaseFiles(self._ca, self._files).index.of_numbers({number}).get(number)
         return row is not None and row.kind == "V"
 
     def rehearse(self, extensions: t.Sequence[str]) -> Generation:

@@ -288,9 +288,8 @@ class Listed:
         """Whether it is of a file that has the size, the times and the inode that it had."""
         if self._match is None:
             return self.member.type == "file" and self.member.is_untouched(status)
-        seen = self._match.group(8, 9, 11, 12)
-        now = (status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino)
-        return seen == (b"%d" % now[0], b"%d" % now[1], b"%d" % now[2], b"%d" % now[3]) and stat.S_ISREG(status.st_mode)
+        now = b"%d %d %d %d" % (status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino)
+        return b" ".join(self._match.group(8, 9, 11, 12)) == now and stat.S_ISREG(status.st_mode)
 
 
 def _path_of(line: bytes) -> str:
@@ -301,25 +300,25 @@ def _path_of(line: bytes) -> str:
     return path
 
 
-def _numbered(lines: t.Iterable[bytes], number: int) -> t.Iterator[t.Tuple[str, int, bytes]]:
+def _numbered(lines: t.Iterable[bytes], number: int) -> t.Iterator[t.Tuple[str, int, bytes, t.Optional[t.Match[bytes]]]]:
     before = ""
     for line in lines:
-        path = _path_of(line)
+        match = _LINE.match(line)
+        path = match.group(1).decode("ascii") if match else _path_of(line)
         if path <= before:
             raise ValueError
         before = path
-        yield path, number, line
+        yield path, number, line, match
 
 
 def merged(lists: t.Sequence[t.Iterable[bytes]]) -> t.Iterator[Listed]:
     """The complete list that a chain makes, oldest first. Raises as C(lines_in)."""
     found: t.Optional[Listed] = None
     numbered = [_numbered(lines, number) for number, lines in enumerate(lists)]
-    for path, number, line in heapq.merge(*numbered, key=lambda one: one[:2]) if numbered[1:] else numbered[0]:
+    for path, number, line, match in heapq.merge(*numbered, key=lambda one: one[:2]) if numbered[1:] else numbered[0]:
         if found is not None and found.path != path:
             yield found
             found = None
-        match = _LINE.match(line)
         if match and match.group(2) in _ASCII:
             found = Listed(line, number, match)
             continue

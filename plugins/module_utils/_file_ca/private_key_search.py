@@ -195,9 +195,10 @@ def _found(window: bytes, first: bool, known: t.Sequence[bytes]) -> t.Optional[s
         return "it holds a private key (DER)"
     if _in_digits(window, known):
         return "it holds a private key (hexadecimal digits)"
+    window = _ROW.sub(b"\n", window) if b"Z\t" in window else window
     if not _holds_text(window.translate(None, b" \t\r\n")):
         return None  # nothing is long enough to spell a key
-    window = _ROW.sub(b"\n", _HEX_DUMP.sub(b":", window))
+    window = _HEX_DUMP.sub(b":", window)
     if _in_base64(window, known):
         return "it holds a private key (base64)"
     return "it holds a number of this CA's private key" if known and _spelt_out(window, known) else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import json
 import os
 import tempfile
@@ -34,6 +35,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, Changes, Members
 
 _SLICE = 512  # files that a process reads before its work is taken
+_AT_ONCE = 16 * _SLICE  # files that are compared with an earlier set before those that differ are read
 _LARGEST_SLICE = 16 << 20  # bytes, packed, that it holds in memory
 _PIECE = 4 << 20
 
@@ -142,13 +144,20 @@ class SetWriter:
             yield from self._read(file, issued, wanted, {})
             return
         whole = {line.path for line in core}
+        beside = _side_by_side(issued, self._base())
+        for some in iter(lambda: list(itertools.islice(beside, _AT_ONCE)), []):
+            yield from self._issued_since(file, [each for each in some if each[0] not in whole], wanted)
+
+    def _issued_since(
+        self, file: _File, some: t.Sequence[t.Tuple[str, t.Optional[Listed]]], wanted: t.Mapping[str, str]
+    ) -> t.Iterator[_Line]:
+        """C(some): paths, and what the base has of each."""
+        kept: t.List[_Line] = []
+        gone: t.List[_Line] = []
         known: t.Dict[str, t.Optional[Member]] = {}  # of what is to be read
-        gone: t.Set[str] = set()
-        for path, before in _side_by_side(issued, self._base()):
-            if path in whole:
-                continue
+        for path, before in some:
             if wanted.get(path) not in ISSUED_PARTS:
-                gone.add(path)
+                gone.append(_Line(path, b"", 0, removed_line(path)))
                 self._counts["removed"] += before is not None and before.part in ISSUED_PARTS
                 continue
             status = status_of(path, follow=False)
@@ -156,13 +165,12 @@ class SetWriter:
                 raise Vanished
             if before is None or before.part != wanted[path] or not before.is_untouched(status):
                 known[path] = before.member if before else None
-        kept = (one for one in self._base() if not (one.path in known or one.path in gone or one.path in whole))
-        yield from heapq.merge(
-            (_Line(one.path, one.line, one.size, b"") for one in kept),
-            self._read(file, sorted(known), wanted, known),
-            (_Line(path, b"", 0, removed_line(path)) for path in sorted(gone)),
-            key=lambda one: one.path,
-        )
+            else:
+                kept.append(_Line(path, before.line, before.size, b""))
+        if known or gone:
+            yield from heapq.merge(kept, self._read(file, list(known), wanted, known), gone, key=lambda one: one.path)
+        else:
+            yield from kept
 
     def _read(
         self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: t.Mapping[str, t.Optional[Member]]

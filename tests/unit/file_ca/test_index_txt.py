@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import Row, index_text, plain_counts, read_index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import PlainRows, Row, index_text, read_index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers
 
 VALID = "V\t270101000000Z\t\t1000\tunknown\t/CN=a\n"
@@ -20,7 +20,7 @@ def test_rows_and_what_becomes_of_them() -> None:
     index = read_index((VALID + REVOKED).encode())
     rows = index.by_number
     assert "".join(f"{row.text}\n" for row in index.rows) == VALID + REVOKED and not index.faults
-    assert plain_counts((VALID + REVOKED).encode()) == index.counts == (2, 1) and plain_counts(b"") == (0, 0)
+    assert isinstance(index.rows, PlainRows) and len(index.rows) == 2 and index.counts == (2, 1) and read_index(b"").counts == (0, 0)
     revoked = replace(rows[0x1000], state="R", revoked="260202000000Z")
     assert revoked.covers(rows[0x1000]) and not rows[0x1000].covers(revoked) and rows[0x1001].covers(rows[0x1001])
     assert not replace(rows[0x1001], revoked="x").covers(rows[0x1001])
@@ -49,8 +49,8 @@ def test_rows_and_what_becomes_of_them() -> None:
     ],
 )
 def test_what_openssl_refuses_is_named_with_its_line(data: str, line: int, said: str) -> None:
-    assert plain_counts(data.encode(), unique_subject=True) is None, "its rows are looked at"
     index = read_index(data.encode(), unique_subject=True)
+    assert isinstance(index.rows, tuple), "each row is looked at"
     (finding,) = [each for each in index.findings("/ca/index.txt") if each.code == "index_refused"]
     assert f"refuses /ca/index.txt: line {line} " in finding.message and said in finding.message
     with pytest.raises(KeywardError) as refused:
