@@ -380,6 +380,7 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
         as_of = now_text()
         moment = survey.moment()
         wanted = survey.wanted()
+        state = survey.state(wanted, moment.held)  # before the copy: what changes from now on makes the next set due
         try:
             with contextlib.closing(survey.reader(wanted, moment.held, proved)) as reader:
                 written = SetWriter(folder, reader, None if whole else base).write(wanted)
@@ -402,7 +403,7 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
         ),
         as_of=as_of,
         members=written.members,
-        state=survey.state(wanted, moment.held),
+        state=state,
         left_out=(*_in_few_words(written.left_out), *survey.left_out()),
         advisories=tuple(advisories),
         changes=written.changes,

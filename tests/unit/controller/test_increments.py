@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, database_copy
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.fake_host import FakeHost
 from support.guides import DOCS, blocks
@@ -187,6 +187,23 @@ def test_a_full_set_of_a_chain_that_has_grown_searches_what_is_new(ca: OpensslCa
     ca.issue("last.example.com")
     back_up(ca, place)
     assert back_up(ca, place, full=True)["set"]["full_because"] == "asked" and old in searched
+
+
+def test_what_changes_while_a_set_is_made_makes_the_next_one_due(ca: OpensslCa, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = ca.directory / "certs" / "late.pem"
+    late.write_text("before\n")
+    real = database_copy.SetWriter.write
+
+    def write(self: Any, wanted: Any) -> Any:
+        written = real(self, wanted)
+        late.write_text("after it was read\n")
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database_copy.SetWriter, "write", write)
+        assert back_up(ca, place)["changed"]
+    assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1, "removed": 0}
+    assert not back_up(ca, place)["changed"]
 
 
 def test_small_increments_are_never_too_large_where_no_share_is_given(ca: OpensslCa, place: Place) -> None:
