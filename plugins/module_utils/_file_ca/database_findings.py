@@ -131,20 +131,30 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
         following = database.next_crl_number
     except KeywardError as exc:
         yield Finding("database_unreadable", str(exc))
+    told, listed = [], set()
     for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
+        told.append((path, whose, int(_x509.crl_number(parsed) or "0", 16)))
+        listed.update(_revoked(parsed))
+    rows = database.index.of_numbers(listed)
+    unknown = {number for number in listed if not _is_known(rows.get(number))}
+    lost_in: t.Dict[str, t.Set[int]] = {}  # a file may hold several CRLs
+    for path, parsed, _whose, _signer in own_crls(files, database.directory, generations) if unknown else ():
+        lost_in.setdefault(path, set()).update(unknown & _revoked(parsed))
+    for path, whose, number in told:
         if whose is Whose.CANT_TELL:
             yield unverified(path)
-        revoked = {number for number, _at, _why in _x509.revoked_in(parsed)}
-        rows = database.index.of_numbers(revoked)
-        lost = sorted(number for number in revoked if not _is_known(rows.get(number)))
+        lost = sorted(lost_in.pop(path, ()))
         if lost:
-            listed = ", ".join(_x509.even_hex(number) for number in lost[:_SHOWN])
-            text = f"{path} lists {len(lost)} certificates that {database.path} does not call revoked: {listed}"
+            some = ", ".join(_x509.even_hex(each) for each in lost[:_SHOWN])
+            text = f"{path} lists {len(lost)} certificates that {database.path} does not call revoked: {some}"
             yield Finding("revocations_missing", text + ". The next CRL would let them be valid again")
-        number = int(_x509.crl_number(parsed) or "0", 16)
         if following is not None and number >= following:
             text = f"{path} has number {number:X}, and {files.crl_number} would give the next one {following:X}: clients keep the later"
             yield Finding("crl_number_behind", text)
+
+
+def _revoked(crl: t.Any) -> t.Set[int]:
+    return {number for number, _at, _why in _x509.revoked_in(crl)}
 
 
 def _is_known(row: t.Optional[Row]) -> bool:
