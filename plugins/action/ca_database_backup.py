@@ -23,6 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
     refuse_emptied,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_contents import compared, set_files
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home, authority_id, directory_name
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, HomeChange
@@ -72,6 +73,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases impor
 from ansible_collections.keyward.pki.plugins.plugin_utils._signers import line_of_a_signer
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
+
+_MANY = 10_000  # members of a set whose list another process proves
 
 
 class Made(t.NamedTuple):
@@ -413,10 +416,11 @@ class ActionModule(DatabaseTask):
             if manifest.is_archive:
                 arrived = Stored(staged.path, manifest, SETS)
                 arrived.links = plan.chain
-                with self._saying("compares the set with those before it"):
-                    for _member in set_files(arrived).list():
-                        pass  # its files were proved on the host; here the member lists of its chain are compared with the manifest
+                # Its files were proved on the host. Here the member lists of its chain are compared with the manifest.
+                proof = parallel.beside(set_files(arrived).prove_list, manifest.members.count > _MANY)
+                with proof as proved, self._saying("compares the set with those before it"):
                     lacking = _databases.lacking_of(known.sets, lambda older: compared(arrived, older, files=False))
+                    proved()
                 manifest = replace(manifest, lacking=lacking)
             with contextlib.ExitStack() as locks:
                 # Another controller may name the same stores in another order.

@@ -128,8 +128,8 @@ class Backend(t.Protocol):
 class Database(t.Protocol):
     """What a CA has issued, and all that belongs to it but keys. Each raises KeywardError."""
 
-    def state(self, order: database.TellState) -> t.Optional[State]:
-        """What is compared with sets."""
+    def look(self, order: database.TellState) -> t.Tuple[State, t.List[Finding]]:
+        """What is compared with sets, and C(findings)."""
 
     def crls(self) -> t.Tuple[CrlFacts, ...]:
         """The CRLs that lie on the host."""

@@ -44,8 +44,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, S
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:
     """The authority and its database, as they are. Raises KeywardError."""
     facts, database = backend.facts(), backend.database()
-    found = replace(facts, advisories=(*facts.advisories, *database.findings()))
-    return t.cast(StateTold, told(backend, found, StateTold, state=database.state(order)))
+    state_now, advisories = database.look(order)
+    found = replace(facts, advisories=(*facts.advisories, *advisories))
+    return t.cast(StateTold, told(backend, found, StateTold, state=state_now))
 
 
 def copy(backend: Backend, order: Copy, check: bool) -> Copied:

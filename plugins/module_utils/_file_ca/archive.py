@@ -129,10 +129,14 @@ class SetFiles:
         for link, replaced in zip(self._links, later):
             yield _Archive(link.issued, link.members_list, ISSUED, replaced)
 
-    def prove(self) -> None:
-        """Read every member: it is what the list says. Raises KeywardError."""
+    def prove_list(self) -> None:
+        """Raises KeywardError as C(list)."""
         for _one in self.list():
             pass
+
+    def prove(self) -> None:
+        """Read every member: it is what the list says. Raises KeywardError."""
+        self.prove_list()
         for _member, _stream in self.contents():
             pass
 

@@ -14,11 +14,12 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import Lacks
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import complete
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, complete
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, State, set_manifest_from_json
@@ -27,14 +28,26 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, S
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
 
+_LARGE = 1 << 20  # bytes of an index: of about 10 000 certificates
+
 
 class FileDatabase:
     def __init__(self, ca: FileCa) -> None:
         self._ca = ca
 
-    def state(self, order: TellState) -> State:
+    def look(self, order: TellState) -> t.Tuple[State, t.List[Finding]]:
         survey = Survey(self._ca, self._ca.known_facts or self._ca.facts(), order.extra_paths)
-        return survey.state(survey.wanted())
+        with parallel.beside(self.findings, self._is_large()) as findings_told:
+            wanted = survey.wanted()
+            state = survey.state(wanted)
+            state.look(sorted(path for path, part in wanted.items() if part in ISSUED_PARTS))
+            return state.told, findings_told()
+
+    def _is_large(self) -> bool:
+        try:
+            return os.path.getsize(self._ca.files().database or "") > _LARGE
+        except OSError:
+            return False
 
     def crls(self) -> t.Tuple[CrlFacts, ...]:
         from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs import crl_facts

@@ -11,23 +11,21 @@ may be in it, too, without a row, or not: both are right. So a CA that never sto
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 import time
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
-from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
+from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import (
-    LARGEST_MEMBER,
     Acls,
     Held,
     Reader,
     Vanished,
-    status_of,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_state import DatabaseState
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     crl_path,
     older_files,
@@ -35,18 +33,17 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import Folders, LinkOfOthers, owner_of
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Line, Listed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import is_staging
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
 from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
-from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS, State
+from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER
 from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -287,72 +284,16 @@ class Survey:
         with self._backend.alone(self._files, WHAT, False):
             return DatabaseFiles(self._backend, self._files).finish(WHAT)
 
-    def state(self, wanted: t.Mapping[str, str], held: t.Optional[Held] = None) -> State:
-        """Raises KeywardError where the database can't be read. C(held): what was read of it before."""
+    def state(self, wanted: t.Mapping[str, str], held: t.Optional[Held] = None) -> DatabaseState:
+        """C(held): what was read of it before. Raises KeywardError where the database can't be read."""
         data = {path: content for path, (_status, content, _acls) in (held or {}).items()}
-
-        def digest(path: str) -> t.Optional[str]:
-            return hashlib.sha256(data[path]).hexdigest() if path in data else digest_or_none(path)
-
-        whole = {"index", "serial", "crl_number", "attributes", "certificate"}
-        contents, configuration, stamps = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        for path in sorted(wanted):
-            part = wanted[path]
-            if part in ISSUED_PARTS:  # almost all
-                status = status_of(path, follow=False)
-                if status and not stat.S_ISDIR(status.st_mode):
-                    contents.update(b"%s %d\n" % (os.fsencode(path), status.st_size))
-                    stamps.update(b"%d %d %d\n" % (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-            elif part == "extra" and not os.path.isdir(path):
-                configuration.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part == "configuration":
-                configuration.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part in whole and not os.path.isdir(path):
-                contents.update(f"{path} {digest(path)}\n".encode("utf-8", "surrogateescape"))
-            elif part == "crl":
-                contents.update(f"{path} {_state_of(path)}\n".encode("utf-8", "surrogateescape"))
         database = DatabaseFiles(self._backend, self._files, data)
         database.index.refuse(WHAT, database.path)
-        entries, revoked = database.index.counts
-        return State(
-            contents.hexdigest(),
-            configuration.hexdigest(),
-            entries,
-            hex_or_none(database.next_serial),
-            hex_or_none(database.next_crl_number),
-            revoked,
-            stamps.hexdigest(),
-        )
+        return DatabaseState(database, wanted, data)
 
 
 def lies_in(path: str, folders: t.Iterable[str]) -> bool:
     return any(path == folder or path.startswith(folder + "/") for folder in folders)
-
-
-def hex_or_none(number: t.Optional[int]) -> t.Optional[str]:
-    return None if number is None else even_hex(number)
-
-
-def _state_of(path: str) -> t.Optional[str]:
-    """Of a CRL, say: others, such as a web server, may write where it lies. No link is followed, and nothing is read without end."""
-    try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            return os.readlink(path)
-    except OSError:
-        return None
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_MEMBER:
-        return f"{status.st_mode:o} {status.st_size}"
-    return digest_or_none(path)
-
-
-def digest_or_none(path: str) -> t.Optional[str]:
-    try:
-        return digest_of(path)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise KeywardError(f"{path} can't be read", os_cause(exc), "Let the user that runs this task read it (become)") from exc
 
 
 def _in_few_words(left_out: t.Sequence[LeftOut]) -> t.Iterator[LeftOut]:
@@ -375,7 +316,7 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
     """
     made = [os.path.join(folder, name) for name in (CORE, ISSUED, MEMBERS)]
     finished = survey.finish()
-    proved = {bytes.fromhex(one.sha256) for one in base() if one.sha256 and one.part in ISSUED_PARTS} if base and whole else set()
+    proved = _proved(base) if base and whole else set()
     for _attempt in range(TIMES):
         as_of = now_text()
         moment = survey.moment()
@@ -383,7 +324,7 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
         state = survey.state(wanted, moment.held)  # before the copy: what changes from now on makes the next set due
         try:
             with contextlib.closing(survey.reader(wanted, moment.held, proved)) as reader:
-                written = SetWriter(folder, reader, None if whole else base).write(wanted)
+                written = SetWriter(folder, reader, None if whole else base).write(wanted, state.look)
             break
         except Vanished:
             for path in made:
@@ -403,8 +344,14 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
         ),
         as_of=as_of,
         members=written.members,
-        state=state,
+        state=state.told,
         left_out=(*_in_few_words(written.left_out), *survey.left_out()),
         advisories=tuple(advisories),
         changes=written.changes,
     )
+
+
+def _proved(base: t.Callable[[], t.Iterator[Line]]) -> t.Set[bytes]:
+    """The digests of what was issued, as an earlier set has them."""
+    listed = (Listed(one.line) for one in base())
+    return {bytes.fromhex(one.sha256) for one in listed if one.sha256 and one.part in ISSUED_PARTS}

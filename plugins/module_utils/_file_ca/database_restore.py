@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import hex_or_none, lies_in
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import lies_in
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import LARGEST_INDEX, DatabaseFiles, parse_number
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_places import ExtraPaths, places_here, refuse_outside
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_state import hex_or_none
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
     Files,
     older_files,

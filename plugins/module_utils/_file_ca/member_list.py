@@ -17,7 +17,9 @@ import gzip
 import hashlib
 import heapq
 import io
+import itertools
 import json
+import operator
 import os
 import pwd
 import re
@@ -60,13 +62,18 @@ _LINE = re.compile(
 )
 # The part that a line is of, of those and of others.
 _PART = re.compile(rb'\{"path":"[ !#-\[\]-~]*","part":"([a-z_]+)","type":"')
-_PATH = re.compile(rb'\{"path":"([ !#-\[\]-~]*)"[,}]')
+_BEGIN = b'{"path":"'
 _ASCII = {part.encode("ascii"): part for part in PARTS}
 _encoded = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 # ELF, Mach-O and PE: what a configuration could have loaded.
 PROGRAMS = tuple(map(bytes.fromhex, ("7f454c46", "feedface", "cefaedfe", "feedfacf", "cffaedfe", "cafebabe", "4d5a")))
 _MODE = re.compile(r"[0-7]{4}\Z")
+_PATH_OF = operator.itemgetter(0)
+_NO_MORE: t.Tuple[t.Optional[str], t.Iterator[t.Any]] = (None, iter(()))
 _WRONG = (ValueError, TypeError, KeyError, AttributeError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile)
+
+
+Stamp = t.Tuple[int, int, int, int]  # size, mtime, ctime, inode: as long as they are the same, nobody has touched a file
 
 
 def archive_of(part: str) -> str:
@@ -93,14 +100,6 @@ class Member:
     default_acl: t.Optional[str] = None
     ctime: int = 0  # with it and the inode a later copy sees what was not touched since
     inode: int = 0
-
-    def is_untouched(self, status: os.stat_result) -> bool:
-        return (status.st_size if self.type == "file" else 0, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) == (
-            self.size,
-            self.mtime,
-            self.ctime,
-            self.inode,
-        )
 
     def says_the_same(self, other: Member) -> bool:
         """But for the two that tell whether a file was touched."""
@@ -238,16 +237,16 @@ class Listed:
 
     __slots__ = ("_match", "_member", "held", "line", "part", "path", "size")
 
-    def __init__(self, line: bytes, held: int, what: t.Union[Member, t.Match[bytes]]) -> None:
-        """C(what): the match of _LINE, or what another line says."""
+    def __init__(self, line: bytes, held: int = 0) -> None:
+        """Raises as C(lines_in) where it is not the line of a member."""
         self.line, self.held = line, held
         self._member: t.Optional[Member] = None
-        self._match: t.Optional[t.Match[bytes]] = None
-        if isinstance(what, Member):
-            self._member, self.path, self.part, self.size = what, what.path, what.part, what.size
+        match = self._match = _LINE.match(line)
+        if match and match.group(2) in _ASCII:
+            self.path, self.part, self.size = match.group(1).decode("ascii"), _ASCII[match.group(2)], int(match.group(9))
         else:
-            self._match, self.path = what, what.group(1).decode("ascii")
-            self.part, self.size = _ASCII[what.group(2)], int(what.group(9))
+            self._match, member = None, parsed(json.loads(line))
+            self._member, self.path, self.part, self.size = member, member.path, member.part, member.size
 
     @property
     def type(self) -> str:
@@ -284,56 +283,81 @@ class Listed:
             )
         return self._member
 
-    def is_untouched(self, status: os.stat_result) -> bool:
-        """Whether it is of a file that has the size, the times and the inode that it had."""
-        if self._match is None:
-            return self.member.type == "file" and self.member.is_untouched(status)
-        now = b"%d %d %d %d" % (status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino)
-        return b" ".join(self._match.group(8, 9, 11, 12)) == now and stat.S_ISREG(status.st_mode)
+
+def is_untouched(line: bytes, part: str, stamp: Stamp) -> bool:
+    """Whether a line is of a file, of this part, that has the size, the times and the inode that it had. In a text of JSON no bare
+    quotation mark stands."""
+    size, mtime, ctime, inode = stamp
+    return (
+        line.endswith(b',"ctime":%d,"inode":%d}\n' % (ctime, inode))
+        and b',"mtime":%d,"size":%d,"sha256":"' % (mtime, size) in line
+        and b'","part":"%s","type":"file",' % part.encode("ascii") in line
+    )
 
 
-def _path_of(line: bytes) -> str:
-    match = _PATH.match(line)
-    path = match.group(1).decode("ascii") if match else json.loads(line)["path"]
-    if not isinstance(path, str):
-        raise ValueError
-    return path
+class Line(t.NamedTuple):
+    """The whole line of a member. C(held): the number of the list in a chain in which it stands."""
+
+    path: str
+    held: int
+    line: bytes
 
 
-def _numbered(lines: t.Iterable[bytes], number: int) -> t.Iterator[t.Tuple[str, int, bytes, t.Optional[t.Match[bytes]]]]:
+def _by_path(lines: t.Iterable[bytes], number: int) -> t.Iterator[Line]:
     before = ""
     for line in lines:
-        match = _LINE.match(line)
-        path = match.group(1).decode("ascii") if match else _path_of(line)
+        end = line.find(b'"', len(_BEGIN))
+        name = line[len(_BEGIN) : end]
+        path = json.loads(line)["path"] if b"\\" in name or not line.startswith(_BEGIN) else name.decode("ascii")
         if path <= before:
             raise ValueError
         before = path
-        yield path, number, line, match
+        yield Line(path, number, line)
 
 
-def merged(lists: t.Sequence[t.Iterable[bytes]]) -> t.Iterator[Listed]:
-    """The complete list that a chain makes, oldest first. Raises as C(lines_in)."""
-    found: t.Optional[Listed] = None
-    numbered = [_numbered(lines, number) for number, lines in enumerate(lists)]
-    for path, number, line, match in heapq.merge(*numbered, key=lambda one: one[:2]) if numbered[1:] else numbered[0]:
-        if found is not None and found.path != path:
-            yield found
-            found = None
-        if match and match.group(2) in _ASCII:
-            found = Listed(line, number, match)
-            continue
-        shape = json.loads(line)
-        if shape.get("removed") is True and len(shape) == 2:
+def merged_lines(lists: t.Sequence[t.Iterable[bytes]]) -> t.Iterator[Line]:
+    """The complete list that a chain makes, oldest first; what is in a line is not judged. Raises as C(lines_in)."""
+    first, *later = (_by_path(lines, number) for number, lines in enumerate(lists))
+    groups = itertools.groupby(heapq.merge(*later), key=_PATH_OF)
+    path, changes = next(groups, _NO_MORE)
+    for one in first:
+        while path is not None and path < one.path:
+            yield from _newest(changes)
+            path, changes = next(groups, _NO_MORE)
+        if path == one.path:
+            yield from _newest(itertools.chain([one], changes))
+            path, changes = next(groups, _NO_MORE)
+        else:
+            yield one
+    while path is not None:
+        yield from _newest(changes)
+        path, changes = next(groups, _NO_MORE)
+
+
+def _newest(lines: t.Iterable[Line]) -> t.Iterator[Line]:
+    """What has become of a member, unless it is gone."""
+    found: t.Optional[Line] = None
+    for one in lines:
+        shape = json.loads(one.line)
+        if shape == {"path": one.path, "removed": True}:
             found = None
         elif shape.keys() == {"path", "ctime", "inode"}:
             if found is None:
                 raise ValueError
-            member = parsed({**vars(found.member), **shape})
-            found = Listed(line_of(member), found.held, member)
+            found = found._replace(line=line_of(parsed({**json.loads(found.line), **shape})))
         else:
-            found = Listed(line, number, parsed(shape))
-    if found is not None:
+            found = one
+    if found:
         yield found
+
+
+def merged(lists: t.Sequence[t.Iterable[bytes]]) -> t.Iterator[Listed]:
+    """As C(merged_lines), each line judged."""
+    for one in merged_lines(lists):
+        listed = Listed(one.line, one.held)
+        if listed.path != one.path:
+            raise ValueError
+        yield listed
 
 
 def named_in(path: str) -> t.Iterator[str]:
@@ -367,9 +391,8 @@ class Expected:
         if line is None:
             return None
         self.at += 1
-        match = _LINE.match(line)
         try:
-            return Listed(line, 0, match or parsed(json.loads(line)))
+            return Listed(line)
         except _WRONG as exc:
             raise _damaged(self._path) from exc
 
@@ -389,14 +412,14 @@ class Expected:
         return None
 
 
-def complete(lists: t.Sequence[str], sha256: str) -> t.Iterator[Listed]:
+def complete(lists: t.Sequence[str], sha256: str) -> t.Iterator[Line]:
     """Every member of the set to which the last of these lists belongs, the full set's first. C(sha256): of its complete list.
 
     Raises KeywardError where it is another.
     """
     digest = hashlib.sha256()
     try:
-        for one in merged([lines_in(path) for path in lists]):
+        for one in merged_lines([lines_in(path) for path in lists]):
             digest.update(one.line)
             yield one
         if digest.hexdigest() != sha256:

@@ -26,6 +26,7 @@ _MOST_AHEAD = 8 << 20  # bytes that a process may be ahead of the others
 _MOST = 8  # processes
 
 Work = t.Callable[[int], t.Iterator[t.Any]]
+Result = t.TypeVar("Result")
 
 
 def cores() -> int:
@@ -38,10 +39,7 @@ def cores() -> int:
 def in_order(slices: int, work: Work, processes: t.Optional[int] = None) -> t.Iterator[t.Any]:
     """What C(work) yields for each slice, in the order of the slices. An exception in it is raised here."""
     count = min(processes or cores(), slices, _MOST)
-    team = None
-    if count > 1 and threading.active_count() == 1:  # a fork copies the locks of threads, and not the threads
-        with contextlib.suppress(OSError):  # so many processes are not allowed
-            team = _Team(count, slices, work)
+    team = _team(count, slices, work) if count > 1 else None
     if team is None:
         for number in range(slices):
             yield from work(number)
@@ -51,6 +49,27 @@ def in_order(slices: int, work: Work, processes: t.Optional[int] = None) -> t.It
             yield from team.of_slice(number)
     finally:
         team.end()
+
+
+@contextlib.contextmanager
+def beside(work: t.Callable[[], Result], is_long: bool = True) -> t.Iterator[t.Callable[[], Result]]:
+    """A function for what C(work) returns or raises. Another process does it meanwhile; where that can't be or it is not long, this one
+    does it when the function is called."""
+    team = _team(1, 1, lambda _number: iter([work()])) if is_long and cores() > 1 else None
+    if team is None:
+        yield work
+        return
+    try:
+        yield lambda: next(team.of_slice(0))
+    finally:
+        team.end()
+
+
+def _team(count: int, slices: int, work: Work) -> t.Optional[_Team]:
+    if threading.active_count() == 1:  # a fork copies the locks of threads, and not the threads
+        with contextlib.suppress(OSError):  # so many processes are not allowed
+            return _Team(count, slices, work)
+    return None
 
 
 class _Team:

@@ -10,7 +10,7 @@ import stat
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import digest_or_none
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_state import digest_or_none
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed, Member

@@ -9,6 +9,7 @@ set it is an increment: what was not touched since is not read, and what is the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import itertools
@@ -18,13 +19,16 @@ import tempfile
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import Archive, Reader, Vanished, status_of
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import Archive, Reader
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
     ISSUED_PARTS,
+    Line,
     Listed,
     ListWriter,
     Member,
+    Stamp,
     Sums,
+    is_untouched,
     line_of,
     parsed,
     removed_line,
@@ -40,7 +44,9 @@ _LARGEST_SLICE = 16 << 20  # bytes, packed, that it holds in memory
 _PIECE = 4 << 20
 
 
-Base = t.Optional[t.Callable[[], t.Iterator[Listed]]]
+Base = t.Optional[t.Callable[[], t.Iterator[Line]]]
+Look = t.Callable[[t.Sequence[str]], t.Iterable[Stamp]]
+_Known = t.Mapping[str, t.Optional[Member]]  # what an earlier set has of files that are read
 
 
 class Written(t.NamedTuple):
@@ -48,6 +54,14 @@ class Written(t.NamedTuple):
     left_out: t.List[LeftOut]
     digests: t.Dict[str, str]  # of the archives
     changes: t.Optional[Changes]
+
+
+class _Core(t.NamedTuple):
+    """All that is whole in every set, packed."""
+
+    lines: t.List[_Line]
+    left_out: t.List[LeftOut]
+    sha256: str
 
 
 class _Line(t.NamedTuple):
@@ -104,77 +118,75 @@ class SetWriter:
     def __init__(self, folder: str, reader: Reader, base: Base = None) -> None:
         self._folder, self._reader, self._base = folder, reader, base
         self._complete, self._own, self._left_out = Sums(), Sums(), t.cast(t.List[LeftOut], [])
-        self._digests: t.Dict[str, str] = {}
         self._counts = {"added": 0, "changed": 0, "removed": 0}
 
-    def write(self, wanted: t.Mapping[str, str]) -> Written:
-        """Raises KeywardError, Vanished, OSError."""
-        core = self._core(sorted((path, part) for path, part in wanted.items() if part not in ISSUED_PARTS))
+    def write(self, wanted: t.Mapping[str, str], look: Look) -> Written:
+        """C(look): how these files, which were issued, lie there now. Raises KeywardError, Vanished, OSError."""
+        others = sorted((path, part) for path, part in wanted.items() if part not in ISSUED_PARTS)
         issued = sorted(path for path, part in wanted.items() if part in ISSUED_PARTS)
         with ListWriter(os.path.join(self._folder, MEMBERS)) as listed, _File(os.path.join(self._folder, ISSUED)) as file:
-            for line in heapq.merge(core, self._issued(file, issued, wanted, core), key=lambda one: one.path):
+            with parallel.beside(functools.partial(self._core, others), len(issued) > _SLICE) as packed:
+                stamps = look(issued)
+                core = packed()
+            for line in core.lines:
+                self._own.add(b"", line.size)
+            self._left_out += core.left_out
+            for line in heapq.merge(core.lines, self._issued(file, issued, stamps, wanted, core.lines)):
                 if line.complete:
                     self._complete.add(line.complete, line.size)
                 if line.listed:
                     listed.write(line.listed)
             file.write(_end())
-        self._digests[ISSUED] = file.sha256
+        digests = {CORE: core.sha256, ISSUED: file.sha256}
         members = Members(self._complete.count, self._complete.size, self._complete.sha256, self._own.count, self._own.size)
-        return Written(members, self._left_out, self._digests, Changes(**self._counts) if self._base else None)
+        return Written(members, self._left_out, digests, Changes(**self._counts) if self._base else None)
 
-    def _core(self, core: t.Sequence[t.Tuple[str, str]]) -> t.List[_Line]:
-        """Whole in every set."""
-        found = []
+    def _core(self, paths: t.Sequence[t.Tuple[str, str]]) -> _Core:
+        lines = []
         with _File(os.path.join(self._folder, CORE)) as file:
             archive = Archive(file.write)
-            for path, part in core:
+            for path, part in paths:
                 status = self._reader.look(path, part)
                 member = self._reader.add(archive, path, part, status) if status else None
                 if member:
-                    self._own.add(b"", member.size)
-                    found.append(_Line(path, line_of(member), member.size, line_of(member)))
+                    lines.append(_Line(path, line_of(member), member.size, line_of(member)))
             archive.flush()
             file.write(_end())
-        self._left_out += self._reader.left_out()
-        self._digests[CORE] = file.sha256
-        return found
+        return _Core(lines, self._reader.left_out(), file.sha256)
 
-    def _issued(self, file: _File, issued: t.Sequence[str], wanted: t.Mapping[str, str], core: t.Sequence[_Line]) -> t.Iterator[_Line]:
+    def _issued(
+        self, file: _File, issued: t.Sequence[str], stamps: t.Iterable[Stamp], wanted: t.Mapping[str, str], core: t.Sequence[_Line]
+    ) -> t.Iterator[_Line]:
         if self._base is None:
             yield from self._read(file, issued, wanted, {})
             return
         whole = {line.path for line in core}
-        beside = _side_by_side(issued, self._base())
+        beside = _side_by_side(zip(issued, stamps), self._base())
         for some in iter(lambda: list(itertools.islice(beside, _AT_ONCE)), []):
             yield from self._issued_since(file, [each for each in some if each[0] not in whole], wanted)
 
     def _issued_since(
-        self, file: _File, some: t.Sequence[t.Tuple[str, t.Optional[Listed]]], wanted: t.Mapping[str, str]
+        self, file: _File, some: t.Sequence[t.Tuple[str, t.Optional[Stamp], bytes]], wanted: t.Mapping[str, str]
     ) -> t.Iterator[_Line]:
-        """C(some): paths, and what the base has of each."""
+        """C(some): paths, how they lie there, and what the base has of each."""
         kept: t.List[_Line] = []
         gone: t.List[_Line] = []
         known: t.Dict[str, t.Optional[Member]] = {}  # of what is to be read
-        for path, before in some:
-            if wanted.get(path) not in ISSUED_PARTS:
+        for path, stamp, before in some:
+            if stamp is None:
                 gone.append(_Line(path, b"", 0, removed_line(path)))
-                self._counts["removed"] += before is not None and before.part in ISSUED_PARTS
-                continue
-            status = status_of(path, follow=False)
-            if status is None:
-                raise Vanished
-            if before is None or before.part != wanted[path] or not before.is_untouched(status):
-                known[path] = before.member if before else None
+                self._counts["removed"] += Listed(before).part in ISSUED_PARTS
+            elif before and is_untouched(before, wanted[path], stamp):
+                kept.append(_Line(path, before, stamp[0], b""))
             else:
-                kept.append(_Line(path, before.line, before.size, b""))
+                one = Listed(before) if before else None
+                known[path] = one.member if one else None
         if known or gone:
-            yield from heapq.merge(kept, self._read(file, list(known), wanted, known), gone, key=lambda one: one.path)
+            yield from heapq.merge(kept, self._read(file, list(known), wanted, known), gone)
         else:
             yield from kept
 
-    def _read(
-        self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: t.Mapping[str, t.Optional[Member]]
-    ) -> t.Iterator[_Line]:
+    def _read(self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: _Known) -> t.Iterator[_Line]:
         def work(number: int) -> t.Iterator[_Slice]:
             numbers = range(number * _SLICE, min((number + 1) * _SLICE, len(paths)))
             return _read_slice(self._folder, self._reader, numbers, paths, wanted, known)
@@ -200,21 +212,20 @@ def _end() -> bytes:
     return t.cast(bytes, packing.compress(END) + packing.flush())
 
 
-def _side_by_side(paths: t.Iterable[str], base: t.Iterable[Listed]) -> t.Iterator[t.Tuple[str, t.Optional[Listed]]]:
-    """Each path of either, and what the earlier set has of it. Both are sorted."""
-    base = iter(base)
+def _side_by_side(stamped: t.Iterable[t.Tuple[str, Stamp]], base: t.Iterator[Line]) -> t.Iterator[t.Tuple[str, t.Optional[Stamp], bytes]]:
+    """Each path of either, how it lies there, and the line that the earlier set has of it. Both are sorted."""
     one = next(base, None)
-    for path in paths:
+    for path, stamp in stamped:
         while one is not None and one.path < path:
-            yield one.path, one
+            yield one.path, None, one.line
             one = next(base, None)
         if one is not None and one.path == path:
-            yield path, one
+            yield path, stamp, one.line
             one = next(base, None)
         else:
-            yield path, None
+            yield path, stamp, b""
     while one is not None:
-        yield one.path, one
+        yield one.path, None, one.line
         one = next(base, None)
 
 
@@ -224,7 +235,7 @@ def _read_slice(
     numbers: t.Iterable[int],
     paths: t.Sequence[str],
     wanted: t.Mapping[str, str],
-    known: t.Mapping[str, t.Optional[Member]],
+    known: _Known,
 ) -> t.Iterator[_Slice]:
     """What comes of some files; in one of several processes."""
     read: t.List[_Read] = []

@@ -192,18 +192,25 @@ def test_a_full_set_of_a_chain_that_has_grown_searches_what_is_new(ca: OpensslCa
 def test_what_changes_while_a_set_is_made_makes_the_next_one_due(ca: OpensslCa, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     late = ca.directory / "certs" / "late.pem"
     late.write_text("before\n")
-    real = database_copy.SetWriter.write
 
-    def write(self: Any, wanted: Any) -> Any:
-        written = real(self, wanted)
-        late.write_text("after it was read\n")
-        return written
+    def changing(function: str) -> Any:
+        real = getattr(database_copy.SetWriter, function)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(database_copy.SetWriter, "write", write)
-        assert back_up(ca, place)["changed"]
-    assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1, "removed": 0}
-    assert not back_up(ca, place)["changed"]
+        def changed(*arguments: Any) -> Any:
+            result = real(*arguments)
+            late.write_text(late.read_text() + f"after {function}\n")
+            return result
+
+        return changed
+
+    assert back_up(ca, place)["changed"]
+    for function in ("_core", "write"):  # before what was issued is read, and after that
+        (ca.directory / "certs" / function).write_text("makes a set due\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(database_copy.SetWriter, function, changing(function))
+            assert back_up(ca, place)["set"]["changes"] == {"added": 1, "changed": 0, "removed": 0}
+        assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1, "removed": 0}
+        assert not back_up(ca, place)["changed"]
 
 
 def test_small_increments_are_never_too_large_where_no_share_is_given(ca: OpensslCa, place: Place) -> None:

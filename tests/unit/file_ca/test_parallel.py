@@ -12,11 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils import _backends
+from ansible_collections.keyward.pki.plugins.module_utils._backend import Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, parallel, restore_issued, restore_mass
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, database, parallel, restore_issued, restore_mass
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import pieces_of
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED
 from support.openssl_ca import OpensslCa
 from support.sets import contents_of, details, digested, lose_all_but_keys, make, restore
@@ -70,6 +74,23 @@ def test_where_so_many_processes_are_not_allowed_one_does_it(monkeypatch: pytest
     assert len(calls) == 2 and children() == before and len(os.listdir("/proc/self/fd")) == pipes
 
 
+@pytest.mark.parametrize("long", [True, False])
+def test_what_is_done_beside_gives_the_same_result(long: bool) -> None:
+    before = children()
+    with parallel.beside(lambda: (os.getpid(), bytes(3_000_000)), long) as result:
+        process, data = result()
+    assert len(data) == 3_000_000 and (process != os.getpid()) is long and children() == before
+    with pytest.raises(KeywardError, match="this: failed"), parallel.beside(refused, long) as result:
+        result()
+    with pytest.raises(OSError, match="something else"), parallel.beside(lambda: time.sleep(60), long):
+        raise OSError("something else")
+    assert children() == before
+
+
+def refused() -> None:
+    raise KeywardError("this", "failed", "Do that")
+
+
 def test_who_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     program = f"""
 import os, sys, time
@@ -93,6 +114,26 @@ for _told in parallel.in_order(1000, work, processes=2):
     while any(Path(f"/proc/{process}").exists() for process in processes) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
+
+
+def test_a_large_database_is_looked_at_by_two_processes(ca: OpensslCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ca.directory / "newcerts" / "77.pem").write_bytes((ca.directory / "newcerts" / "1000.pem").read_bytes())
+    backend = _backends.find(Selector(config_file=str(ca.config_file)))
+    backend.facts()
+    told = [backend.database().look(TellState())]
+    monkeypatch.setattr(database, "_LARGE", 0)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setattr(parallel, "_Team", CountedTeam)
+    told.append(backend.database().look(TellState()))
+    assert told[0] == told[1] and CountedTeam.made == 1
+
+
+class CountedTeam(parallel._Team):
+    made = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        type(self).made += 1
+        super().__init__(*arguments)
 
 
 def test_a_large_tree_is_copied_by_several_processes(ca: OpensslCa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
