@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import secrets
 import time
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _databases
-from ansible_collections.keyward.pki.plugins.module_utils._chains import BASE_DAMAGED, Chains
+from ansible_collections.keyward.pki.plugins.module_utils._chains import BASE_DAMAGED
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import (
     Lacks,
     age_in_seconds,
@@ -21,6 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
     is_old,
     lost_rows,
     refuse_emptied,
+    set_reason,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
@@ -29,6 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Hom
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
+    Changed,
     Commit,
     Committed,
     Copied,
@@ -36,6 +37,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     Draft,
     Own,
     StateTold,
+    TellChanged,
     TellState,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
@@ -52,20 +54,18 @@ from ansible_collections.keyward.pki.plugins.module_utils._signed import documen
 from ansible_collections.keyward.pki.plugins.module_utils._store import Staged, Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import (
     SETS,
-    Series,
     Stored,
     digest_of,
     new_name,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _hints
-from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, set_result
+from ansible_collections.keyward.pki.plugins.plugin_utils._database_sets import DatabaseTask, HostStore, Known, set_result
 from ansible_collections.keyward.pki.plugins.plugin_utils._increments import (
     Plan,
     full_after,
     lacking_stores,
     lists_are_sound,
-    lists_to_send,
     planned,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import KnownAuthority
@@ -85,45 +85,6 @@ class Made(t.NamedTuple):
     paths: list[str]
     removed: list[str]
     advisories: t.Sequence[Finding] = ()
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the stores hold of an authority. C(own): of this database, by the path of each store; C(name): its directory below a store.
-
-    C(homes): where it lives; C(change): what a person says of that.
-    """
-
-    name: str
-    id: str
-    authority: str | None
-    own: t.Mapping[str, Series]
-    all: t.Sequence[Series]
-    homes: tuple[Home, ...]
-    change: HomeChange | None
-    advisories: tuple[Finding, ...]
-
-    @functools.cached_property
-    def sets(self) -> Chains:
-        return Chains(self.own.values())
-
-    @functools.cached_property
-    def newest(self) -> Stored | None:
-        """The newest one that can be restored, as far as sizes tell."""
-        return self.sets.newest
-
-    @functools.cached_property
-    def signed(self) -> list[Stored]:
-        return self.sets.signed
-
-    def seconds_of(self, plan: Plan) -> int | None:
-        """How long the host took for the last set of that kind."""
-        before = (*self.newest.links, self.newest) if self.newest else ()
-        kind = "increment" if plan.base else "full"
-        return next((one.manifest.seconds for one in reversed(before) if one.manifest.kind == kind), None)
-
-    def holds(self, name: str) -> bool:
-        return any(name in one.names for one in self.own.values())
 
 
 class ActionModule(DatabaseTask):
@@ -152,6 +113,8 @@ class ActionModule(DatabaseTask):
         refuse_emptied(state, told.generations, newest.manifest if newest else None)
         full = self.options["full"] and told.abilities.sets_are_archives
         reasons = due_reasons(state, newest.manifest if newest else None, age, now(), full) + moved
+        if newest and not reasons:
+            reasons = self._by_what_was_touched(told, state, newest, known)
         lacking = [] if reasons else lacking_stores(known.own, stores, newest)
 
         identity = known.authority
@@ -209,6 +172,29 @@ class ActionModule(DatabaseTask):
             before = after if not reasons else _numbers(newest.manifest.state) if newest else ""
             result["diff"] = {"before": before, "after": after}
         return result
+
+    def _by_what_was_touched(self, told: StateTold, state: State, newest: Stored, known: Known) -> list[Finding]:
+        """Why a set is due all the same, where files that were issued have other times or inodes than in the newest one."""
+        if not newest.manifest.is_archive or state.stamps == newest.manifest.state.stamps:
+            return []
+        chain = (*newest.links, newest)
+        order = TellChanged(told.generations[-1].sha256, newest.manifest.members.sha256 or "", extra_paths=self._extra_paths())
+        try:
+            if self.options["host_store"]:
+                directory, database = known.name.split("/")
+                lists = tuple(f"{one.name}/{MEMBERS}" for one in chain)
+                order = replace(order, host_store=self.options["host_store"], directory=directory, database=database, base=lists)
+                changed = self.send(order, Changed).changed
+            elif lists_are_sound(chain):
+                with self._remote_directory() as folder:
+                    changed = self.send(replace(order, folder=folder, base=self._send_lists(folder, chain)), Changed).changed
+            else:
+                return [set_reason("no_set")]
+        except KeywardError as exc:
+            if any(finding.code == BASE_DAMAGED for finding in exc.findings):
+                return [set_reason("no_set")]
+            raise
+        return [set_reason("database_changed")] if changed else []
 
     def _remember(self, used: t.Sequence[Store | HostStore], stores: t.Sequence[Store], latest: Stored, known: Known) -> None:
         """What is there now, and where to look for it."""
@@ -361,7 +347,7 @@ class ActionModule(DatabaseTask):
             **where,
         )
         begin = time.monotonic()
-        return self.send(order, Copied, last=known.seconds_of(plan)), int(time.monotonic() - begin)
+        return self.send(order, Copied, last=known.seconds_of("increment" if plan.base else "full")), int(time.monotonic() - begin)
 
     # --- into a store of the host ---
 
@@ -444,14 +430,8 @@ class ActionModule(DatabaseTask):
     def _fetched(self, told: StateTold, draft: SetManifest, staged: Staged, known: Known, plan: Plan) -> tuple[Copied, int]:
         """A set made on the host and moved by the connection's own file transfer, digests compared; and the seconds that it took there."""
         with self._remote_directory() as folder:
-            names = []
-            with lists_to_send(plan.known) as lists:
-                for number, path in enumerate(lists):
-                    names.append(f"base-{number}.gz")
-                    self._send_file(path, self._on_host_path(folder, names[-1]))
-            if names:
-                self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in names)])
-            copied, seconds = self._copied(told, known, plan, folder=folder, base=tuple(names))
+            names = self._send_lists(folder, plan.known)
+            copied, seconds = self._copied(told, known, plan, folder=folder, base=names)
             self._finished(told, draft, copied, plan)  # before a name of it becomes a path here
             self._refuse_too_large(copied.files, staged.path)
             for file in copied.files:

@@ -131,6 +131,9 @@ class Database(t.Protocol):
     def look(self, order: database.TellState) -> t.Tuple[State, t.List[Finding]]:
         """What is compared with sets, and C(findings)."""
 
+    def changed(self, order: database.TellChanged) -> bool:
+        """Whether what was issued is otherwise than a set has it. Refuses as C(Backend.renew)."""
+
     def crls(self) -> t.Tuple[CrlFacts, ...]:
         """The CRLs that lie on the host."""
 

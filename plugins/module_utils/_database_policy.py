@@ -44,16 +44,16 @@ def due_reasons(
 ) -> t.List[Finding]:
     """Why a set is due, in the order of SET_REASONS; none where it is not. C(max_age): seconds; C(now): UTC without a time zone."""
     if newest is None:
-        return [_set_reason("no_set")]
+        return [set_reason("no_set")]
     found = []
     if state.database != newest.state.database:
-        found.append(_set_reason("database_changed"))
+        found.append(set_reason("database_changed"))
     if state.configuration != newest.state.configuration:
-        found.append(_set_reason("configuration_changed"))
+        found.append(set_reason("configuration_changed"))
     if max_age is not None and now - at_most_now(newest.created, now) > timedelta(seconds=max_age):
-        found.append(_set_reason("max_age"))
+        found.append(set_reason("max_age"))
     if full and newest.kind != "full":
-        found.append(_set_reason("full_asked"))
+        found.append(set_reason("full_asked"))
     return found
 
 
@@ -100,7 +100,7 @@ def _at_hand(generations: t.Iterable[Generation]) -> t.FrozenSet[str]:
     return frozenset(generation.public_key_sha256 for generation in generations if generation.private_key == "present")
 
 
-def _set_reason(code: str) -> Finding:
+def set_reason(code: str) -> Finding:
     return Finding(code, SET_REASONS[code])
 
 

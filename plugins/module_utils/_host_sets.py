@@ -21,6 +21,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     ChainLink,
+    Changed,
     Commit,
     Committed,
     Copied,
@@ -33,6 +34,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
     Restored,
     SignedEvent,
     StateTold,
+    TellChanged,
     TellState,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import SetManifest, members_of, set_manifest_from_json
@@ -61,6 +63,14 @@ def copy(backend: Backend, order: Copy, check: bool) -> Copied:
         raise KeywardError("the database was not backed up", why, "Make room there, or name another remote_tmp") from exc
     _hand_over(folder, copied)
     return copied
+
+
+def changed(backend: Backend, order: TellChanged, check: bool) -> Changed:
+    """Whether what was issued is otherwise than in a set. Raises KeywardError."""
+    folder = t.cast(str, order.folder)
+    if order.host_store:
+        folder = os.path.join(Store(order.host_store, SETS, None).path, _series(order.directory, order.database))
+    return Changed(backend.database().changed(replace(order, base=_below(folder, order.base))))
 
 
 def _hand_over(folder: str, copied: Copied) -> None:

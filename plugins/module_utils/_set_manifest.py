@@ -44,7 +44,7 @@ class State:
     """What is compared to see whether a database changed: digests of its contents and configuration, and its numbers; no times.
 
     C(entries), C(revoked): how many certificates it has, and how many of them are revoked. C(stamps): a digest of what tells that a file
-    of what was issued was touched; where it differs, that alone decides nothing.
+    of what was issued was touched; where it differs, the bytes of these files decide.
     """
 
     database: str

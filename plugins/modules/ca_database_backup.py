@@ -27,6 +27,7 @@ description:
     or no known signer vouches for it any more; where two runs made sets apart; where another host or place made the last one; where a chain
     gets long, old or large (O(full_after)); and where a person asks for it (O(full)).
   - A set is due when the database or the configuration has changed since the newest intact one, or when that is older than O(max_age).
+    Files that were only touched don't count; they are read to see that.
   - Of a known authority a set is stored only at home, which is an inventory host and place that its newest record names, or where
     O(authority_id) names it. Elsewhere the task fails with V(not_at_home) until a person says what is right. O(move) and O(twin) make a
     set due.
@@ -273,7 +274,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_DATABASE_BACKUP
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copy, ReadStore, TellState
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Commit, Copy, ReadStore, TellChanged, TellState
 
 if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
     from ansible_collections.keyward.pki.plugins.module_utils import _host_sets  # noqa: F401 # pylint: disable=unused-import
@@ -281,7 +282,7 @@ if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need
 
 
 def main() -> None:
-    run(CA_DATABASE_BACKUP, TellState, ReadStore, Copy, Commit)
+    run(CA_DATABASE_BACKUP, TellState, ReadStore, TellChanged, Copy, Commit)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import typing as t
+from dataclasses import dataclass
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.keyward.pki.plugins.module_utils._chains import Chains
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Home, same_place
-from ansible_collections.keyward.pki.plugins.module_utils._home import shown_of
+from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, shown_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import (
     Copied,
@@ -42,6 +43,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._stored import (
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_sets, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import HomeTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._increments import lists_to_send
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, KnownAuthority, all_owned
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_databases import (
     KnownDatabases,
@@ -203,6 +205,44 @@ def set_result(manifest: SetManifest, paths: t.Sequence[str]) -> Result:
         "files": [dict(vars(file)) for file in manifest.files],
         "members": manifest.members.count,
     }
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the stores hold of an authority. C(own): of this database, by the path of each store; C(name): its directory below a store.
+
+    C(homes): where it lives; C(change): what a person says of that.
+    """
+
+    name: str
+    id: str
+    authority: str | None
+    own: t.Mapping[str, Series]
+    all: t.Sequence[Series]
+    homes: tuple[Home, ...]
+    change: HomeChange | None
+    advisories: tuple[Finding, ...]
+
+    @functools.cached_property
+    def sets(self) -> Chains:
+        return Chains(self.own.values())
+
+    @functools.cached_property
+    def newest(self) -> Stored | None:
+        """The newest one that can be restored, as far as sizes tell."""
+        return self.sets.newest
+
+    @functools.cached_property
+    def signed(self) -> list[Stored]:
+        return self.sets.signed
+
+    def seconds_of(self, kind: str) -> int | None:
+        """How long the host took for the last set of that kind."""
+        before = (*self.newest.links, self.newest) if self.newest else ()
+        return next((one.manifest.seconds for one in reversed(before) if one.manifest.kind == kind), None)
+
+    def holds(self, name: str) -> bool:
+        return any(name in one.names for one in self.own.values())
 
 
 # --- what both tasks share -------------------------------------------------------------------------------------------
@@ -375,6 +415,17 @@ class DatabaseTask(HomeTask):
             raise KeywardError(
                 f"{os.path.basename(source)} was not transferred", why, f"Check the room and the permissions of {os.path.dirname(target)}"
             ) from exc
+
+    def _send_lists(self, folder: str, chain: t.Sequence[Stored]) -> tuple[str, ...]:
+        """The lists of a set and of what it builds on, the full one's first; the names that they have in a folder of the host."""
+        names = []
+        with lists_to_send(chain) as lists:
+            for number, path in enumerate(lists):
+                names.append(f"base-{number}.gz")
+                self._send_file(path, self._on_host_path(folder, names[-1]))
+        if names:
+            self._fixup_perms2([folder, *(self._on_host_path(folder, name) for name in names)])
+        return tuple(names)
 
     def _on_host_path(self, folder: str, name: str) -> str:
         return str(self._connection._shell.join_path(folder, name))

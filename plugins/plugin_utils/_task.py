@@ -47,6 +47,7 @@ _MOST_ADVISORIES = 20  # of one task that become warnings
 # What is said of an order that takes long.
 _WORKS = {
     "database.state": "looks at its database",
+    "database.changed": "reads what was touched in its database",
     "database.copy": "copies its database",
     "database.restore": "puts its database back",
     "host_store.read": "reads its store",

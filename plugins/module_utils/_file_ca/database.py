@@ -16,12 +16,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._database_policy impor
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import parallel
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import Vanished
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import Survey, make_files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import findings
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, complete
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import is_changed
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
-from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellState
+from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, Copy, Restore, Restored, TellChanged, TellState
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import ISSUED, MEMBERS, State, set_manifest_from_json
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Stored, digest_of
 
@@ -42,6 +44,16 @@ class FileDatabase:
             state = survey.state(wanted)
             state.look(sorted(path for path, part in wanted.items() if part in ISSUED_PARTS))
             return state.told, findings_told()
+
+    def changed(self, order: TellChanged) -> bool:
+        facts = self._ca.as_decided(order.of, "what was issued can't be compared with the newest set")
+        survey = Survey(self._ca, facts, order.extra_paths)
+        wanted = survey.wanted()
+        try:
+            with contextlib.closing(survey.reader(wanted, {})) as reader:
+                return is_changed(reader, complete(order.base, order.base_list), wanted, survey.state(wanted).look)
+        except Vanished:
+            return True
 
     def _is_large(self) -> bool:
         try:

@@ -161,35 +161,17 @@ class SetWriter:
             yield from self._read(file, issued, wanted, {})
             return
         whole = {line.path for line in core}
-        beside = _side_by_side(zip(issued, stamps), self._base())
-        for some in iter(lambda: list(itertools.islice(beside, _AT_ONCE)), []):
-            yield from self._issued_since(file, [each for each in some if each[0] not in whole], wanted)
-
-    def _issued_since(
-        self, file: _File, some: t.Sequence[t.Tuple[str, t.Optional[Stamp], bytes]], wanted: t.Mapping[str, str]
-    ) -> t.Iterator[_Line]:
-        """C(some): paths, how they lie there, and what the base has of each."""
-        kept: t.List[_Line] = []
-        gone: t.List[_Line] = []
-        known: t.Dict[str, t.Optional[Member]] = {}  # of what is to be read
-        for path, stamp, before in some:
-            if stamp is None:
-                gone.append(_Line(path, b"", 0, removed_line(path)))
-                self._counts["removed"] += Listed(before).part in ISSUED_PARTS
-            elif before and is_untouched(before, wanted[path], stamp):
-                kept.append(_Line(path, before, stamp[0], b""))
+        for kept, gone, known in _since(issued, stamps, self._base(), wanted, whole):
+            removed = [_Line(one.path, b"", 0, removed_line(one.path)) for one in gone]
+            self._counts["removed"] += sum(1 for one in gone if one.part in ISSUED_PARTS)
+            if known or removed:
+                yield from heapq.merge(kept, self._read(file, list(known), wanted, known), removed)
             else:
-                one = Listed(before) if before else None
-                known[path] = one.member if one else None
-        if known or gone:
-            yield from heapq.merge(kept, self._read(file, list(known), wanted, known), gone)
-        else:
-            yield from kept
+                yield from kept
 
     def _read(self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: _Known) -> t.Iterator[_Line]:
         def work(number: int) -> t.Iterator[_Slice]:
-            numbers = range(number * _SLICE, min((number + 1) * _SLICE, len(paths)))
-            return _read_slice(self._folder, self._reader, numbers, paths, wanted, known)
+            return _read_slice(self._folder, self._reader, _numbers_of(number, paths), paths, wanted, known)
 
         for part in parallel.in_order(-(-len(paths) // _SLICE), work):
             file.write(part.packed)
@@ -212,6 +194,61 @@ def _end() -> bytes:
     return t.cast(bytes, packing.compress(END) + packing.flush())
 
 
+def is_changed(reader: Reader, base: t.Iterator[Line], wanted: t.Mapping[str, str], look: Look) -> bool:
+    """Whether what was issued has other files or bytes than in the set of which C(base) is the complete list.
+
+    Raises KeywardError, Vanished, OSError.
+    """
+    issued = sorted(path for path, part in wanted.items() if part in ISSUED_PARTS)
+    for _kept, gone, known in _since(issued, look(issued), base, wanted):
+        paths = list(known)
+
+        def work(number: int, paths: t.Sequence[str] = paths, known: _Known = known) -> t.Iterator[_Slice]:
+            return _read_slice(None, reader, _numbers_of(number, paths), paths, wanted, known)
+
+        read = (each for part in parallel.in_order(-(-len(paths) // _SLICE), work) for each in part.read)
+        if any(one.part in ISSUED_PARTS for one in gone) or any(_has_changed(each, known[paths[each.number]]) for each in read):
+            return True
+    return False
+
+
+def _has_changed(read: _Read, before: t.Optional[Member]) -> bool:
+    """Whether its bytes are others: its times and its protection make no set due."""
+    if before is None or read.what != "changed":
+        return read.what != "touched"
+    now = Listed(read.line)
+    return (now.type, now.sha256, now.target) != (before.type, before.sha256, before.target)
+
+
+def _numbers_of(number: int, paths: t.Sequence[str]) -> t.Iterable[int]:
+    return range(number * _SLICE, min((number + 1) * _SLICE, len(paths)))
+
+
+def _since(
+    issued: t.Sequence[str],
+    stamps: t.Iterable[Stamp],
+    base: t.Iterator[Line],
+    wanted: t.Mapping[str, str],
+    whole: t.Container[str] = (),
+) -> t.Iterator[t.Tuple[t.List[_Line], t.List[Listed], _Known]]:
+    """Of so many paths at a time: what is as in the base, what is gone, and what is to be read. C(whole): what is passed over."""
+    beside = _side_by_side(zip(issued, stamps), base)
+    for some in iter(lambda: list(itertools.islice(beside, _AT_ONCE)), []):
+        kept: t.List[_Line] = []
+        gone: t.List[Listed] = []
+        known: t.Dict[str, t.Optional[Member]] = {}
+        for path, stamp, before in some:
+            if path in whole:
+                continue
+            if stamp is None:
+                gone.append(Listed(before))
+            elif before and is_untouched(before, wanted[path], stamp):
+                kept.append(_Line(path, before, stamp[0], b""))
+            else:
+                known[path] = Listed(before).member if before else None
+        yield kept, gone, known
+
+
 def _side_by_side(stamped: t.Iterable[t.Tuple[str, Stamp]], base: t.Iterator[Line]) -> t.Iterator[t.Tuple[str, t.Optional[Stamp], bytes]]:
     """Each path of either, how it lies there, and the line that the earlier set has of it. Both are sorted."""
     one = next(base, None)
@@ -230,7 +267,7 @@ def _side_by_side(stamped: t.Iterable[t.Tuple[str, Stamp]], base: t.Iterator[Lin
 
 
 def _read_slice(
-    folder: str,
+    folder: t.Optional[str],
     reader: Reader,
     numbers: t.Iterable[int],
     paths: t.Sequence[str],

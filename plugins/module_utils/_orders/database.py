@@ -104,6 +104,30 @@ class Copy:
 
 
 @dataclass(frozen=True)
+class TellChanged:
+    """Tell whether what was issued has other files or bytes than in a set. Only what was touched since is read.
+
+    C(of), C(base), C(base_list): as in C(Copy); C(directory), C(database): with a store of the host, as in C(Draft).
+    """
+
+    NAME: t.ClassVar[str] = "database.changed"
+
+    of: Hex
+    base_list: Hex
+    base: t.Annotated[t.Tuple[Path, ...], Most(MOST_LINKS)] = ()
+    folder: t.Optional[Path] = None
+    host_store: t.Optional[Path] = None
+    directory: t.Optional[Name] = None
+    database: t.Optional[Name] = None
+    extra_paths: Paths = ()
+
+
+@dataclass(frozen=True)
+class Changed:
+    changed: bool
+
+
+@dataclass(frozen=True)
 class CopiedFile:
     """One file of a set. C(path): where it lies on the host, other than in the folder of the order under its name."""
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -211,6 +212,35 @@ def test_what_changes_while_a_set_is_made_makes_the_next_one_due(ca: OpensslCa, 
             assert back_up(ca, place)["set"]["changes"] == {"added": 1, "changed": 0, "removed": 0}
         assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1, "removed": 0}
         assert not back_up(ca, place)["changed"]
+
+
+def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa, place: Place) -> None:
+    request, others = ca.directory / "requests" / "host.csr", sorted((ca.directory / "newcerts").iterdir())
+    request.write_text("one request\n")
+    made(ca, place, 2)
+    assert back_up(ca, place)["changed"] and not back_up(ca, place)["changed"]
+    os.chmod(request, 0o600)
+    for path in others:
+        os.utime(path)
+    assert not back_up(ca, place, check=True)["changed"] and not back_up(ca, place)["changed"]
+
+    request.write_text("two request\n")
+    assert back_up(ca, place, check=True)["reasons"] == [
+        {"code": "database_changed", "message": "the database has changed since the newest set", "certificate": None}
+    ]
+    assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1 + len(others), "removed": 0}, "their times go with it"
+    assert not back_up(ca, place)["changed"]
+
+
+def test_a_damaged_list_makes_a_set_due_once_it_is_needed(ca: OpensslCa, place: Place) -> None:
+    back_up(ca, place)
+    members = sets(place)[0] / "members.gz"
+    content = members.read_bytes()
+    members.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    assert not back_up(ca, place)["changed"]
+    os.utime(ca.directory / "newcerts" / "1000.pem")
+    due = back_up(ca, place)
+    assert [one["code"] for one in due["reasons"]] == ["no_set"] and due["set"]["full_because"] == "chain_broken"
 
 
 def test_small_increments_are_never_too_large_where_no_share_is_given(ca: OpensslCa, place: Place) -> None:
