@@ -36,6 +36,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import C
 RATIO, FLOOR = 200, 64 * 1024 * 1024
 LONGEST_LINE = 128 * 1024  # two paths, each letter escaped
 _PIECE = 64 * 1024
+_FARTHEST = (1 << 63) * 10**9  # nanoseconds: some file systems keep 64 bits of seconds
 ANOTHER = "Use another set, or another copy of this one"
 PARTS = (
     "configuration",
@@ -190,8 +191,8 @@ def _is_sound(member: Member) -> bool:
         and _MODE.match(member.mode) is not None
         and all(0 <= number < 1 << 32 for number in (member.uid, member.gid))
         and member.size >= 0
-        and abs(member.mtime) < 1 << 63
-        and abs(member.ctime) < 1 << 63
+        and abs(member.mtime) < _FARTHEST
+        and abs(member.ctime) < _FARTHEST
         and 0 <= member.inode < 1 << 64
     )
 

@@ -232,6 +232,17 @@ def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa,
     assert not back_up(ca, place)["changed"]
 
 
+@pytest.mark.parametrize("seconds", [-300_000_000, 10_400_000_000])  # 1960, 2299
+def test_a_file_of_an_odd_time_stops_no_backup(ca: OpensslCa, place: Place, seconds: int) -> None:
+    odd = ca.directory / "newcerts" / "1000.pem"
+    os.utime(odd, (seconds, seconds))
+    made(ca, place, 3)
+    assert kinds(place) == ["full", "increment", "increment"]
+    odd.unlink()
+    put_back(ca, place)
+    assert odd.stat().st_mtime == seconds
+
+
 def test_a_damaged_list_makes_a_set_due_once_it_is_needed(ca: OpensslCa, place: Place) -> None:
     back_up(ca, place)
     members = sets(place)[0] / "members.gz"

@@ -206,7 +206,7 @@ def test_a_forged_set_reaches_nothing_but_the_ca(ca: OpensslCa, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "change",
-    [{"uid": "0"}, {"mode": "99999"}, {"mode": "-644"}, {"mtime": 1 << 80}, {"size": -1}, {"owner": 7}, {"path": 7}, {"gid": 1 << 40}],
+    [{"uid": "0"}, {"mode": "99999"}, {"mode": "-644"}, {"mtime": 1 << 93}, {"size": -1}, {"owner": 7}, {"path": 7}, {"gid": 1 << 40}],
 )
 def test_a_list_of_members_that_is_no_list(ca: OpensslCa, tmp_path: Path, change: dict[str, Any]) -> None:
     manifest, folder = make(ca, tmp_path / "set"), tmp_path / "set"
