@@ -45,16 +45,8 @@ from adcs.run import call, run
 # A processor for each, also where several of pytest's workers have a server.
 POWERSHELLS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 COMMAND = re.compile(r"/bin/sh -c '(\S*pwsh) -NoProfile -NonInteractive -EncodedCommand ([A-Za-z0-9+/=]+)'")
-# What core reads anew in each process, a process that serves many reads once: a source of C#, which it compiles, and the tree of a script.
-COMPILER, PARSER = "Ansible.ModuleUtils.AddType.psm1", re.compile(r"\[(System\.Management\.Automation\.Language\.)?Parser\]::ParseInput\(")
-ONCE = """
-$compile = ${function:Add-CSharpType}
-function Add-CSharpType {
-    param([string[]]$References, [object]$AnsibleModule)
-    $sources = [Keyward.Adcs.Warm]::NotCompiled($References)
-    if ($sources) { & $compile -References $sources -AnsibleModule $AnsibleModule }
-}
-Export-ModuleMember"""
+# What core parses anew in each process, a process that serves many parses once.
+PARSER = re.compile(r"\[(System\.Management\.Automation\.Language\.)?Parser\]::ParseInput\(")
 
 
 def serve(directory: Path) -> None:
@@ -182,11 +174,8 @@ def _prepared(command: str, given: str) -> dict[str, Any]:
     if mark:
         wrapper, content = json.loads(start), json.loads(manifest)
         wrapper["script"] = named(wrapper["script"])
-        for name, script in content["scripts"].items():
+        for script in content["scripts"].values():
             text = base64.b64decode(script["script"]).decode()
-            if name == COMPILER:
-                assert "Export-ModuleMember" in text
-                text = text.replace("Export-ModuleMember", ONCE)
             script["script"] = base64.b64encode(named(text).encode()).decode()
         given = json.dumps(wrapper) + mark + json.dumps(content)
     return {"script": PARSER.sub("[Keyward.Adcs.Warm]::Parse(", command), "input": given, "texts": texts}

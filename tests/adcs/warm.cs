@@ -28,12 +28,10 @@ namespace Keyward.Adcs
     {
         private static readonly Dictionary<string, string> s_texts = new Dictionary<string, string>();
         private static readonly Dictionary<string, Parsed> s_scripts = new Dictionary<string, Parsed>();
-        private static readonly HashSet<string> s_compiled = new HashSet<string>();
 
         private static string Text(string name) => s_texts.TryGetValue(name, out string text) ? text : name;
 
-        // The sources, unless they are compiled here already.
-        public static string[] NotCompiled(string[] names) => s_compiled.Add(string.Join(" ", names)) ? names.Select(Text).ToArray() : new string[0];
+        public static string[] Texts(string[] names) => names.Select(Text).ToArray();
 
         // What Parser.ParseInput does, whose trees do nothing here but make script blocks.
         public static Parsed Parse(string name, string file, out Token[] tokens, out ParseError[] errors)

@@ -21,6 +21,7 @@ import base64
 import contextlib
 import datetime
 import functools
+import hashlib
 import json
 import os
 import shlex
@@ -36,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adcs.machine import TESTS
+from adcs.machine import TESTS, atomic
 from adcs.simulation import Host
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -58,8 +59,23 @@ class WindowsAnsible(Ansible):
         return super().play(tasks_or_playbook, timeout=timeout, **options)
 
     def _config(self, directory: Path, added: Mapping[str, Mapping[str, Any]]) -> str:
-        defaults = {"connection_plugins": TESTS / "support" / "connection_plugins", **added.get("defaults", {})}
-        return super()._config(directory, {**added, "defaults": defaults})
+        return super()._config(directory, {**added, "defaults": {"module_utils": compiler(self.commands), **added.get("defaults", {})}})
+
+
+@functools.cache
+def compiler(commands: Path) -> Path:
+    """A folder with the module util of that ansible-core that compiles C#. It keeps what it has compiled (tests/adcs/compiler.ps1)."""
+    (core,) = commands.parent.glob("lib/python3*/site-packages/ansible/module_utils/powershell/Ansible.ModuleUtils.AddType.psm1")
+    text, keeping = core.read_text(), (TESTS / "adcs" / "compiler.ps1").read_text()
+    loads = "$compiled_assembly = [System.Runtime.Loader.AssemblyLoadContext]::Default.LoadFromStream($code_ms)"
+    keeps = '[IO.File]::WriteAllBytes("$kept.$PID", $code_ms.ToArray()); [IO.File]::Move("$kept.$PID", $kept, $true)'
+    for found, put in ((loads, f"{keeps}\n{loads}"), ("Export-ModuleMember", f"{keeping}\nExport-ModuleMember")):
+        assert text.count(found) == 1, found
+        text = text.replace(found, put)
+    folder = CACHE / f"compiler-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic(folder / core.name, text.encode())
+    return folder
 
 
 def windows_ansible(
@@ -195,10 +211,8 @@ class AdcsHost(Host):
         }
 
     def alone(self, *steps: dict[str, Any]) -> list[dict[str, Any]]:
-        """Tasks that are cold on a host that is warm."""
-        cold = {name: value for name, value in self.environment.items() if name != "KEYWARD_ADCS_SERVER"}
-        cold["KEYWARD_ADCS_PYTHON"] = sys.executable
-        return [{**each, "vars": {"keyward_windows_environment": cold}} for each in steps]
+        """Tasks whose modules are cold on a host that is warm."""
+        return [{**each, "vars": {"keyward_windows_cold": True}} for each in steps]
 
     @property
     def log(self) -> list[dict[str, Any]]:

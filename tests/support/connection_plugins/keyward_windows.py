@@ -27,6 +27,12 @@ options:
     required: true
     vars:
       - name: keyward_windows_environment
+  cold:
+    description: Whether each module has a PowerShell of its own. One without a server always has.
+    type: bool
+    default: false
+    vars:
+      - name: keyward_windows_cold
   meanwhile:
     description: A command that runs on the host before its second module does, as another task would between a look and an order.
     type: str
@@ -55,7 +61,8 @@ class Connection(LocalConnection):
         if meanwhile and in_data is not None and path.read_text(encoding="utf-8").count('"module": true') == 2:
             ended, _output, errors = super().exec_command(f"export {settings}; {meanwhile}")
             assert ended == 0, errors
-        if in_data is not None and "KEYWARD_ADCS_SERVER" in variables and WARM.match(cmd):
+        cold = self.get_option("cold") or "KEYWARD_ADCS_SERVER" not in variables
+        if in_data is not None and not cold and WARM.match(cmd):
             return self._warm(cmd, in_data, variables)
         done: tuple[int, bytes, bytes] = super().exec_command(f"export {settings}; {cmd}", in_data=in_data, sudoable=sudoable)
         return done
