@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from adcs import windows_pfx
 from adcs.machine import CONFIGURATION
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from support.adcs import AdcsHost, Parent, WindowsAnsible, acting, gaze, on, play_freely, windows_ansible
+from support.adcs import AdcsHost, Parent, WindowsAnsible, acting, gaze, on, play_freely
 from support.canaries import Canaries
 from support.plays import (
     NEW_PASSWORD,
@@ -229,34 +227,6 @@ def test_whatever_windows_does_the_backup_is_whole_or_there_is_none(windows: Win
     assert "its provider answers 0x80090010" in failure(result, "backup", "stuck-win32")
     for name, host in hosts.items():
         assert nothing_left(host) and len(host.ran("Backup-CARoleService")) == 1, name
-
-
-def test_what_hangs_is_ended(windows: WindowsAnsible, tmp_path: Path) -> None:
-    # The limits are minutes: here in a copy of the collection, where they are seconds.
-    collections = tmp_path / "collections"
-    shutil.copytree(windows.collections, collections)
-    (module,) = collections.rglob("_adcs_process.psm1")
-    text, count = re.subn(r"(Command|Publish) = [0-9]+;", r"\1 = 4;", module.read_text())
-    assert count == 2
-    module.write_text(text)
-    host = AdcsHost(tmp_path / "ca01", cold=True)  # what hangs doesn't keep the process either
-    host.install_by_hand()
-    host.switch(hangs=["Backup-CARoleService", "-CRL"])
-    for crl in host.state.rglob("*.crl"):
-        crl.unlink()
-    store = tmp_path / "keys"
-    result = play_freely(
-        windows_ansible(tmp_path / "short", collections),
-        [
-            new_store(store),
-            step("ca_key_backup", "backup", fails=True, stores=[str(store)], password=PASSWORD),
-            step("ca_crl", "crl", fails=True),
-        ],
-        {"ca01": host.variables()},
-    )
-    assert "Backup-CARoleService did not end within 4 seconds" in failure(result, "backup")
-    assert "certutil did not end within 4 seconds" in failure(result, "crl")
-    assert authorities(store) == [] and nothing_left(host)
 
 
 # --- states, names, CRLs, stores on the host -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -344,35 +343,6 @@ def test_an_answer_that_was_put_in_place_without_a_restart(windows: WindowsAnsib
         assert done["changed"] and done["renewed"] and codes(done["reasons"]) == ["unfinished_renewal"]
         assert len(done["generations"]) == len(host.generations) == 2
         assert host.ran("Stop-Service") and not result.task("again", name)["changed"] and not host.ran("-installCert")
-
-
-def test_a_certutil_that_hangs_is_bounded(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:
-    copy = tmp_path / "collections"
-    shutil.copytree(windows.collections, copy)
-    (module,) = copy.rglob("_adcs_process.psm1")
-    text = module.read_text()
-    assert "Command = 600;" in text
-    module.write_text(text.replace("Command = 600;", "Command = 8;"))  # for this test only
-    windows.collections = copy
-    one, two = hosts["one"], hosts["two"]
-    one.switch(renew_hangs_after_work=True)
-    two.switch(hangs=["-renewCert"])
-    for host in (one, two):
-        host.install_by_hand()
-        host.cold = True
-    renew = {"issued_before": now(), "reuse_key": False}
-    result = play(windows, [step("ca_renew", "bounded", **renew, fails=True)], hosts=inventory(hosts))
-    done = result.task("bounded", "one")
-    assert done["changed"] and done["renewed"] and codes(done["advisories"]) == ["certutil_failed"]
-    assert "did not end within 8 seconds" in failure(result, "bounded", "two")
-    for host in (one, two):
-        host.switch(renew_hangs_after_work=False, hangs=[])
-        host.cold = False
-    result = play(windows, [step("ca_renew", "next run", **renew)], hosts=inventory(hosts))
-    assert not result.task("next run", "one")["changed"] and len(renewals(one)) == 1
-    assert result.task("next run", "two")["renewed"] and len(renewals(two)) == 2
-    for host in (one, two):
-        assert len(host.generations) == 2 and host.machine()["service"] == "Running"
 
 
 def test_without_a_covered_key_nothing_is_renewed(windows: WindowsAnsible, hosts: dict[str, AdcsHost], tmp_path: Path) -> None:
