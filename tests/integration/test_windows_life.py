@@ -8,9 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from support.adcs import AdcsHost, WindowsAnsible, acting
 from support.plays import PASSWORD, new_store, play, step
+from support.pythons import ROOT
 from support.roles import changed, make_stores, newest_manifest, now, playbook, ran
+
+PLAYS = ROOT / "tests" / "windows"
 
 
 def covered(store: Path) -> set[str]:
@@ -22,46 +26,44 @@ def thumbprints(host: AdcsHost) -> set[str]:
 
 
 def test_the_life_of_a_ca(windows: WindowsAnsible, host: AdcsHost, tmp_path: Path) -> None:
-    host.switch(feature="absent")
-    stores = make_stores(windows, tmp_path)
-    keys, databases = Path(stores["keyward_key_stores"][0]), Path(stores["keyward_database_stores"][0])
+    """What the workflow "Windows" runs against real CAs (tests/windows), with its own comparisons."""
+    host.switch(feature="absent", ca_cert_hash="plain", view_numbers="hex")
+    keys, databases, record = (tmp_path / name for name in ("keys", "databases", "record"))
+    record.mkdir()
     variables: dict[str, Any] = {
-        **stores,
-        "keyward_kind": "root",
-        "keyward_subject": {"countryName": "DE", "organizationName": "Example", "commonName": "Example Root CA"},
-        "keyward_key_type": "EC",
-        "keyward_curve": "secp256r1",
-        "keyward_reuse_key": False,
-        "keyward_issued_before": "2000-01-01T00:00:00Z",
+        **yaml.safe_load((PLAYS / "ca.yml").read_text(encoding="utf-8")),
+        **make_stores(windows, tmp_path),
+        "keyward_test_record": str(record),
+        "keyward_test_settle": 1,
+        "keyward_test_policy": str(host.system_root / "CAPolicy.inf"),
     }
 
-    def run(name: str, **more: Any) -> Any:
-        options = {option: more.pop(option) for option in ("check", "rc") if option in more}
-        return playbook(windows, name, {"ca": host.variables(**{**variables, **more})}, **options)
+    def run(name: str) -> list[list[str]]:
+        """What was changed until the first comparison, between that and the next, and so on."""
+        result = play(windows, PLAYS / name, hosts={"ca": host.variables(**variables)}, timeout=900)
+        parts: list[list[str]] = [[]]
+        for one in result.results["ca"]:
+            parts[-1] += [one.task] * bool(one.get("changed"))
+            parts += [[]] * (one.task == "Compare")
+        return parts
 
-    assert ran(run("install", check=True), "ca_install") == [True]
-    assert not host.active and not host.ran("Install-WindowsFeature")
-    assert ran(run("install"), "ca_install") == [True]
+    predicted = playbook(windows, "install", {"ca": host.variables(**variables)}, check=True)
+    assert ran(predicted, "ca_install") == [True] and not host.active and not host.ran("Install-WindowsFeature")
+    first, again, *_rest = run("install.yml")
+    assert first and again == []
     assert covered(keys) == thumbprints(host) and len(thumbprints(host)) == 1
-    assert changed(run("install")) == []
 
-    host.issue("www.example.com")
-    assert ran(run("database_backup"), "ca_database_backup") == [True]
-    assert changed(run("database_backup")) == changed(run("key_backup")) == []
+    host.revoke(host.issue("www.example.com"), 1)
+    due, renewed, again, *_rest = run("renewal.yml")
+    assert due and renewed and again == []
+    assert covered(keys) == thumbprints(host) and len(thumbprints(host)) == 3
+    assert changed(playbook(windows, "database_backup", {"ca": host.variables(**variables)})) == []
 
-    moment = now()
-    run("renewal", keyward_issued_before=moment)
-    assert len(thumbprints(host)) == 2 and covered(keys) == thumbprints(host)
-    assert changed(run("renewal", keyward_issued_before=moment)) == []
-    serial = host.issue("after.example.com")
-    host.revoke(serial, 1)
-    assert ran(run("database_backup"), "ca_database_backup") == [True]
-
-    before, rows = thumbprints(host), host.database()["requests"]
+    before, rows = host.generations, host.database()["requests"]
     host.lose()
-    run("restore")
-    assert thumbprints(host) == before and host.database()["requests"] == rows
-    assert changed(run("restore")) == []
+    restored, again, *_rest = run("restore.yml")
+    assert restored and again == []
+    assert (host.generations, host.database()["requests"]) == (before, rows)
     assert newest_manifest(databases)["own"]["last_request_id"] == len(rows)
 
 
