@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import may
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, crls_in, is_delta, load_crl, next_update
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl, of_each_key, rejection
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -18,7 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.authority impo
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crled, Crls, DueCrl, SignAgain
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, crls_in, is_delta, load, load_crl, next_update
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
 from ansible_collections.keyward.pki.plugins.plugin_utils._clients import Clients
 from ansible_collections.keyward.pki.plugins.plugin_utils._der_files import DerFiles, der_files

@@ -7,6 +7,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _outline
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_number, moment, next_update
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, known_crl
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_advisories
@@ -16,7 +17,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._orders.database impor
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_number, moment, next_update
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, Task, findings
 
 

@@ -11,7 +11,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _arguments, _x5
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, PendingRequest, Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Attribute, Changed, Install
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     answer_among,
@@ -31,6 +31,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     one_time_password,
 )
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched_at
+from ansible_collections.keyward.pki.plugins.plugin_utils._subject import subject_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result
 
 
@@ -112,7 +113,7 @@ class ActionModule(BackupTask):
 
     def _order(self, subject: t.Mapping[str, t.Any]) -> Install:
         names = ("kind", "key_type", "key_size", "curve", "days", "path_length")
-        attributes = [Attribute(one.oid.dotted_string, str(one.value)) for one in _x509.subject_name(subject)] if subject else []
+        attributes = [Attribute(one.oid.dotted_string, str(one.value)) for one in subject_name(subject)] if subject else []
         return Install(subject=tuple(attributes), **{name: self.options[name] for name in names})
 
     def _refuse_certificate(self) -> None:

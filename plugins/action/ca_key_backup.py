@@ -20,26 +20,20 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
     directory_name,
     generation_advisories,
     merge_generations,
+    uncovered,
     why_inaccessible,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, ExportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, password_fault, seal
 from ansible_collections.keyward.pki.plugins.module_utils._signed import document
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now_text
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import (
-    Bundle,
-    held_keys,
-    judge,
-    open_bundle,
-    reason,
-    uncovered,
-    weaker_than_asked,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, open_bundle, weaker_than_asked
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BUNDLE_NAME,

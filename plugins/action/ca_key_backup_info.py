@@ -9,12 +9,13 @@ import typing as t
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.keyward.pki.plugins.module_utils import _arguments
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_advisories, merge_generations, uncovered
 from ansible_collections.keyward.pki.plugins.module_utils._home import Standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import at_most_now, now, now_text
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, reason, uncovered
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
     backup_result,

@@ -12,7 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._generation import KEY_MISSING, Home, generation_advisories
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import Imported, ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text

@@ -18,6 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_request
 from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import BackupTask
+from ansible_collections.keyward.pki.plugins.plugin_utils._subject import subject_name
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import NothingOnHost, Result, findings
 
 Folded = t.Sequence[tuple[str, str]]
@@ -35,7 +36,7 @@ class ActionModule(BackupTask):
     def _as_stated(self) -> bytes | None:
         if self.options["subject"] == {}:
             raise KeywardError("the request was not signed", "the subject that is to be signed for is empty", "Give the subject of the CA")
-        return None if self.options["subject"] is None else _x509.subject_name(self.options["subject"]).public_bytes()
+        return None if self.options["subject"] is None else subject_name(self.options["subject"]).public_bytes()
 
     def _of_record(self) -> bytes:
         """The subject of the authority that asks, by its newest backup. Raises KeywardError where no CA above it signs for it.

@@ -11,21 +11,12 @@ from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import extension, may
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, crl_number, is_delta, load_crl, moment, next_update
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, claims
 from ansible_collections.keyward.pki.plugins.module_utils._time import after, format_time, now
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    CRL,
-    crl_der,
-    crl_number,
-    is_delta,
-    load,
-    load_crl,
-    moment,
-    next_update,
-    pem,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, load, pem
 
 try:
     from cryptography import x509

@@ -21,7 +21,6 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.keyward.pki.plugins.module_utils import _backends
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import SELECTING
 from ansible_collections.keyward.pki.plugins.module_utils._backend import (
-    Backend,
     NothingNamed,
     NothingThere,
     Older,
@@ -75,8 +74,8 @@ def answered(parameters: t.Mapping[str, t.Any], orders: t.Sequence[t.Any], check
         return {**failure, "failed": True, "msg": str(exc), **{name: isinstance(exc, kind) for name, kind in kinds.items()}}
 
 
-def perform(backend: Backend, order: t.Any, check: bool) -> t.Any:
-    """Carry an order out. Raises KeywardError."""
+def perform(backend: t.Any, order: t.Any, check: bool) -> t.Any:
+    """Have a backend (C(_backend_protocol)) carry an order out. Raises KeywardError."""
     if isinstance(order, Look):
         try:
             facts = backend.facts()

@@ -258,6 +258,11 @@ def merge_generations(earlier: t.Sequence[Generation], live: t.Sequence[Generati
     return sorted(merged.values(), key=lambda generation: (generation.sha256 == current, generation.index))
 
 
+def uncovered(generations: t.Iterable[Generation], covered_fingerprints: t.Collection[str]) -> t.List[Generation]:
+    """The generations for which a backup is due: those that the backup does not cover, renewed with a new key or with the same."""
+    return [generation for generation in generations if generation.sha256 not in covered_fingerprints]
+
+
 # --- authorities -----------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _databases
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, told
+from ansible_collections.keyward.pki.plugins.module_utils._backend import told
 from ansible_collections.keyward.pki.plugins.module_utils._chains import BASE_DAMAGED, Chains, list_fault
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import dump
@@ -41,6 +41,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import S
 from ansible_collections.keyward.pki.plugins.module_utils._signed import Event, Named
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import SETS, Series, Stored, is_name
+
+if t.TYPE_CHECKING:
+    from ansible_collections.keyward.pki.plugins.module_utils._backend_protocol import Backend
 
 
 def state(backend: Backend, order: TellState, check: bool) -> StateTold:

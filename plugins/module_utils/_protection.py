@@ -17,17 +17,27 @@ import struct
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.keyward.pki.plugins.module_utils._acl import (
+    ACCESS,
+    DEFAULT,
+    GROUP,
+    GROUP_OBJ,
+    MASK,
+    OTHER,
+    USER,
+    USER_OBJ,
+    Entry,
+    acl_text,
+    attribute,
+    entries_of,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
-_ACCESS, _DEFAULT, _LABEL = "system.posix_acl_access", "system.posix_acl_default", "security.selinux"
-_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
-_WORDS = {_USER_OBJ: "user", _USER: "user", _GROUP_OBJ: "group", _GROUP: "group", _MASK: "mask", _OTHER: "other"}
+_LABEL = "security.selinux"
 _NOBODY = 0xFFFFFFFF  # the number in an entry that names none
 _ENTRY = re.compile(r"(user|group|mask|other):([^:,]*):([r-])([w-])([x-])\Z")
 _REFUSED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 LONGEST_ACL = 16 * 1024  # characters
-
-Entry = t.Tuple[int, int, int]  # tag, permissions, number
 
 
 @dataclass(frozen=True)
@@ -46,19 +56,19 @@ class Protection:
 
     def not_written_by_others(self) -> Protection:
         """The same, but that those whom neither owner, group nor ACL names can't write."""
-        acl = self.acl and tuple((tag, rights & ~2 if tag == _OTHER else rights, number) for tag, rights, number in self.acl)
+        acl = self.acl and tuple((tag, rights & ~2 if tag == OTHER else rights, number) for tag, rights, number in self.acl)
         return replace(self, mode=None if self.mode is None else self.mode & ~0o002, acl=acl)
 
     def closed_to_others(self) -> Protection:
         """The same, without access for those whom neither owner, group nor ACL names."""
-        acl = self.acl and tuple((tag, 0 if tag == _OTHER else rights, number) for tag, rights, number in self.acl)
+        acl = self.acl and tuple((tag, 0 if tag == OTHER else rights, number) for tag, rights, number in self.acl)
         return replace(self, mode=None if self.mode is None else self.mode & ~0o007, acl=acl)
 
 
 def protection_of(path: str) -> Protection:
     """That of a file which lies there; of what it leads to, where it is a link. Raises OSError."""
     status = os.stat(path)
-    entries, label = _entries(_attribute(path, _ACCESS)), _attribute(path, _LABEL)
+    entries, label = entries_of(attribute(path, ACCESS)), attribute(path, _LABEL)
     return Protection(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, entries, label=label)
 
 
@@ -119,19 +129,19 @@ def protect(descriptor: int, wanted: Protection, path: str) -> None:
     A default ACL of the directory would open what a chmod unmasks: it goes first. Raises OSError, and KeywardError where the file
     would have readers that it must not have, or lack some.
     """
-    if wanted.acl is not None and _attribute(descriptor, _ACCESS) is not None:
-        os.removexattr(descriptor, _ACCESS)
+    if wanted.acl is not None and attribute(descriptor, ACCESS) is not None:
+        os.removexattr(descriptor, ACCESS)
     held = os.fstat(descriptor)
     if wanted.owner not in (-1, held.st_uid) or wanted.group not in (-1, held.st_gid):
         _give_owner(descriptor, wanted, path)
     if wanted.acl:
-        _set_acl(descriptor, _ACCESS, wanted.acl, path)
+        _set_acl(descriptor, ACCESS, wanted.acl, path)
     if wanted.mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != wanted.mode:
         give_mode(descriptor, wanted.mode, path)
     if wanted.default_acl:
-        _set_acl(descriptor, _DEFAULT, wanted.default_acl, path)
+        _set_acl(descriptor, DEFAULT, wanted.default_acl, path)
     if wanted.label is not None:
-        label = _attribute(descriptor, _LABEL)
+        label = attribute(descriptor, _LABEL)
         try:
             if label != wanted.label:
                 os.setxattr(descriptor, _LABEL, wanted.label)
@@ -175,9 +185,9 @@ def give_mode(file: t.Union[str, int], mode: int, path: t.Optional[str] = None) 
 
 def gives_no_acl(directory: int) -> bool:
     """Whether what is born in an open directory has no ACL: its default one is taken away."""
-    if _attribute(directory, _DEFAULT) is not None:
-        os.removexattr(directory, _DEFAULT)
-    return _attribute(directory, _DEFAULT) is None
+    if attribute(directory, DEFAULT) is not None:
+        os.removexattr(directory, DEFAULT)
+    return attribute(directory, DEFAULT) is None
 
 
 def is_born_so(descriptor: int, wanted: Protection) -> bool:
@@ -220,54 +230,12 @@ def _refuse_more_open(file: t.Union[str, int], mode: int, path: str) -> None:
 def _refuse_otherwise(descriptor: int, wanted: Protection, path: str) -> None:
     if wanted.mode is not None:
         _refuse_more_open(descriptor, wanted.mode, path)
-    if wanted.acl is not None and set(_entries(_attribute(descriptor, _ACCESS)) or ()) != set(wanted.acl):
+    if wanted.acl is not None and set(entries_of(attribute(descriptor, ACCESS)) or ()) != set(wanted.acl):
         raise KeywardError(
             f"{path} was not written",
             "its file system shows another ACL than the one that was set, so others could read it",
             "Look at the directory with getfacl, and at how its file system is mounted",
         )
-
-
-def _attribute(file: t.Union[str, int], name: str) -> t.Optional[bytes]:
-    """An extended attribute; None where there is none, or where there can be none."""
-    try:
-        return os.getxattr(file, name)
-    except AttributeError:  # not Linux
-        return None
-    except OSError as exc:
-        if exc.errno in (errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-            return None
-        raise
-
-
-# --- ACLs ---
-
-
-def recorded_acls(file: t.Union[str, int]) -> t.Dict[str, t.Optional[str]]:
-    """The ACLs of a file or directory in the text of C(setfacl), by names, as manifests record them. Raises OSError."""
-    return {"acl": acl_text(_entries(_attribute(file, _ACCESS))), "default_acl": acl_text(_all_entries(_attribute(file, _DEFAULT)))}
-
-
-def acl_text(entries: t.Optional[t.Tuple[Entry, ...]]) -> t.Optional[str]:
-    """C(user::rw-,user:bob:r--,group::---,mask::r--,other::---); None for none."""
-    import grp
-    import pwd
-
-    said = []
-    for tag, rights, number in entries or ():
-        name = ""
-        if tag in (_USER, _GROUP):
-            try:
-                name = pwd.getpwuid(number).pw_name if tag == _USER else grp.getgrgid(number).gr_name
-            except KeyError:
-                name = str(number)
-            name = str(number) if set(name) & set(":,") else name
-        said.append(f"{_WORDS[tag]}:{name}:{_rights(rights)}")
-    return ",".join(said) or None
-
-
-def _rights(rights: int) -> str:
-    return "".join(letter if rights & bit else "-" for letter, bit in zip("rwx", (4, 2, 1)))
 
 
 def acl_from_text(text: t.Optional[str], what: str, mode: t.Optional[int] = None) -> t.Tuple[Entry, ...]:
@@ -282,17 +250,17 @@ def acl_from_text(text: t.Optional[str], what: str, mode: t.Optional[int] = None
         word, name, *letters = match.groups()
         rights = sum(bit for letter, bit in zip(letters, (4, 2, 1)) if letter != "-")
         if not name:
-            entries.append(({"user": _USER_OBJ, "group": _GROUP_OBJ, "mask": _MASK, "other": _OTHER}[word], rights, _NOBODY))
+            entries.append(({"user": USER_OBJ, "group": GROUP_OBJ, "mask": MASK, "other": OTHER}[word], rights, _NOBODY))
         elif word in ("user", "group"):
             user, group = owner_numbers(name if word == "user" else None, name if word == "group" else None, what)
-            entries.append((_USER, rights, user) if word == "user" else (_GROUP, rights, group))
+            entries.append((USER, rights, user) if word == "user" else (GROUP, rights, group))
         else:
             raise _misrecorded(what)
     entries.sort()
     tags = [tag for tag, _rights_, _number in entries]
     bits = {tag: rights for tag, rights, number in entries if number == _NOBODY}
-    whole = all(tags.count(tag) == 1 for tag in (_USER_OBJ, _GROUP_OBJ, _OTHER)) and tags.count(_MASK) == (len(tags) > 3)
-    if not whole or (mode is not None and mode & 0o777 != bits[_USER_OBJ] << 6 | bits.get(_MASK, 0) << 3 | bits[_OTHER]):
+    whole = all(tags.count(tag) == 1 for tag in (USER_OBJ, GROUP_OBJ, OTHER)) and tags.count(MASK) == (len(tags) > 3)
+    if not whole or (mode is not None and mode & 0o777 != bits[USER_OBJ] << 6 | bits.get(MASK, 0) << 3 | bits[OTHER]):
         raise _misrecorded(what)
     return tuple(entries)
 
@@ -300,15 +268,3 @@ def acl_from_text(text: t.Optional[str], what: str, mode: t.Optional[int] = None
 def _misrecorded(what: str) -> KeywardError:
     why = "the ACL that was recorded is none, or does not fit the mode that was recorded with it"
     return KeywardError(what, why, "Use another backup or set, and find out how that came into this one")
-
-
-def _entries(raw: t.Optional[bytes]) -> t.Tuple[Entry, ...]:
-    """Those of an ACL that says more than a mode does."""
-    entries = _all_entries(raw)
-    return entries if any(tag == _MASK for tag, _rights_, _number in entries) else ()
-
-
-def _all_entries(raw: t.Optional[bytes]) -> t.Tuple[Entry, ...]:
-    if not raw or len(raw) < 4 or struct.unpack_from("<I", raw)[0] != 2 or (len(raw) - 4) % 8:
-        return ()
-    return tuple(t.cast(Entry, struct.unpack_from("<HHI", raw, at)) for at in range(4, len(raw), 8))

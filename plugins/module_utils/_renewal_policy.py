@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of, why_inaccessible
+from ansible_collections.keyward.pki.plugins.module_utils._signature import is_self_signed
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import Asked, fault
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
@@ -59,7 +60,7 @@ def is_root(generations: t.Sequence[Generation]) -> bool:
     """
     current = generations[-1]
     same = [generation for generation in generations if generation.public_key_sha256 == current.public_key_sha256]
-    return all(_x509.is_self_signed(generation.certificate) for generation in same if generation.index <= current.index)
+    return all(is_self_signed(generation.certificate) for generation in same if generation.index <= current.index)
 
 
 def refuse_unusable_key(current: Generation, told: t.Iterable[Finding] = ()) -> None:

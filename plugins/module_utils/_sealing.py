@@ -11,7 +11,7 @@ import typing as t
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_writer
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, slug
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import reason
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import short_subject
 
 try:

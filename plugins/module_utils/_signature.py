@@ -10,7 +10,7 @@ import typing as t
 from dataclasses import dataclass
 from datetime import datetime
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der, _readable
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline, _readable
 from ansible_collections.keyward.pki.plugins.module_utils._outline import DSA, EC, RSA, RSA_PSS, SM2, Outline, Signed, same_name
 
 try:
@@ -144,6 +144,31 @@ def _padding(how: Scheme) -> t.Any:
     if how.salt is None or how.mask is None:
         return padding.PKCS1v15()
     return padding.PSS(padding.MGF1(_library_hash(how.mask)), how.salt)
+
+
+# --- of certificates -------------------------------------------------------------------------------------------------
+
+
+def is_self_signed(certificate: bytes) -> bool:
+    """Whether its own key signed a certificate (DER). Where nothing here can verify that, equal names decide."""
+    return self_signed(certificate) is not Whose.NOT_OURS
+
+
+def self_signed(certificate: bytes) -> Whose:
+    """Whether its own key signed a certificate (DER), as far as the library can tell. Raises ValueError where it is none."""
+    own = _outline.certificate(certificate)
+    return by_library(own, own.public_key) if own.self_issued else Whose.NOT_OURS
+
+
+def is_issued_by(certificate: bytes, issuer: bytes) -> bool:
+    """Whether the issuer's key signed a certificate (both DER), as far as the library can tell."""
+    return whose_by_library(certificate, issuer) is Whose.OURS
+
+
+def whose_by_library(certificate: bytes, issuer: bytes) -> Whose:
+    """Whether the issuer's key signed a certificate (both DER), without openssl. Raises ValueError where one of them is none."""
+    one, other = _outline.certificate(certificate), _outline.certificate(issuer)
+    return by_library(one, other.public_key) if claims(one, other) else Whose.NOT_OURS
 
 
 # --- signing ---------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import os
 import secrets
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect, protection_of
 
 _CHUNK = 1024 * 1024

@@ -20,8 +20,9 @@ import stat
 import time
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import add_line, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._protection import give_mode

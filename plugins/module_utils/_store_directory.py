@@ -12,8 +12,9 @@ import stat
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directories
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._printable import printable
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, owner_numbers, protect_path
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile

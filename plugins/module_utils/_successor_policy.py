@@ -23,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, self_signed, whose_by_library
 
 try:
     from cryptography import x509
@@ -78,7 +78,7 @@ def fault(new: bytes, asked: Asked, root: bool) -> t.Optional[str]:
     parsed, own, subject = _x509.load(new), _outline.certificate(new), asked.subject
     if subject not in (None, own.subject):
         return _other_subject(own.subject, subject)
-    if root and _x509.self_signed(new) is not Whose.OURS:
+    if root and self_signed(new) is not Whose.OURS:
         return "it is not signed by its own key, as that of a root is"
     lost = unreadable(parsed, own.extensions)
     if lost:
@@ -246,4 +246,4 @@ def leaning(issued: t.Sequence[bytes], generations: t.Sequence[Generation], new:
 
 
 def _by(certificate: bytes, issuer: Generation) -> bool:
-    return _x509.whose_by_library(certificate, issuer.certificate) is not Whose.NOT_OURS
+    return whose_by_library(certificate, issuer.certificate) is not Whose.NOT_OURS

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Private to keyward.pki: the one verdict about bundles; may change in any release. No files and no Ansible here.
 
-Every answer to "is this restorable", "is this covered" and "whose is it" in the collection comes from this file.
+Every answer to "is this restorable" and "whose is it" in the collection comes from this file; what is covered, C(_generation) tells.
 """
 
 from __future__ import annotations
@@ -14,31 +14,11 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, generation_of, oldest_first
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import proves
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import Contents
-
-
-REASONS = {
-    "password_wrong": "the password does not open it",
-    "opens_without_password": "it opens without a password",
-    "key_missing": "the private key is not in it",
-    "key_mismatch": "the private key in it is not the one that the certificate certifies",
-    "generation_missing": "the CA certificate is not in it",
-    "not_exportable": "the private key can't leave the place where it is kept",
-    "foreign_authority": "it holds the keys of another authority",
-    "digest_mismatch": "the bytes are not those that were recorded",
-    "malformed": "it is damaged, or no PKCS #12 file",
-    "unsupported": "it uses an algorithm that can't be read here",
-    "limit_exceeded": "it asks for more work or memory than any honest file does",
-}
-
-
-def reason(code: str, about: str, detail: str = "", certificate: t.Optional[str] = None) -> Finding:
-    """A reason with its fixed sentence; C(about) names the file or generation, C(detail) adds what is known beyond it."""
-    sentence = f"{about}: {REASONS[code]}"
-    return Finding(code, f"{sentence} ({detail})" if detail else sentence, certificate)
 
 
 def foreign(live: Authority, known: t.Optional[Authority], generations: t.Sequence[Generation]) -> KeywardError:
@@ -50,11 +30,6 @@ def foreign(live: Authority, known: t.Optional[Authority], generations: t.Sequen
         "Give this authority's own backup, or name the place of the authority that the backup belongs to",
         [reason("foreign_authority", f"the backup of {whose}")],
     )
-
-
-def uncovered(generations: t.Iterable[Generation], covered_fingerprints: t.Collection[str]) -> t.List[Generation]:
-    """The generations for which a backup is due: those that the backup does not cover, renewed with a new key or with the same."""
-    return [generation for generation in generations if generation.sha256 not in covered_fingerprints]
 
 
 @dataclass(frozen=True)

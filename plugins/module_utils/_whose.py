@@ -20,11 +20,12 @@ import textwrap
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, by_library, claims, scheme
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, first_certificate
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_certificate
 
 _TIMEOUT = 60  # seconds
 _REFUSED: t.Set[t.Tuple[bytes, bytes]] = set()  # (algorithm, public key) that openssl failed on: it is not asked again for each certificate

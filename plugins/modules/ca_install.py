@@ -172,7 +172,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._execute import run
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Install
 
 if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
-    from ansible_collections.keyward.pki.plugins.module_utils._file_ca import installing, key_restore, switch  # noqa: F401 # pylint: disable=unused-import
+    from ansible_collections.keyward.pki.plugins.module_utils._file_ca import installing, key_restore, openssl_template, switch  # noqa: F401 # pylint: disable=unused-import
 
 
 def main() -> None:

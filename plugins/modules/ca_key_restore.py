@@ -154,7 +154,7 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._arguments import CA_KEY_RESTORE
 from ansible_collections.keyward.pki.plugins.module_utils._execute import run
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import ImportKeys
 
 if t.TYPE_CHECKING:  # sent with this module, and loaded by the orders that need it
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca import key_restore  # noqa: F401 # pylint: disable=unused-import

@@ -15,18 +15,20 @@ import typing as t
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline, _x509
+from ansible_collections.keyward.pki.plugins.module_utils import _der, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File, Imported
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import Imported
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Draft, Signatures, SignDrafts
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import is_root
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
 from ansible_collections.keyward.pki.plugins.module_utils._stored import Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import now
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle, reason
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, key_storage, open_bundle
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_crl
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BUNDLE_NAME,
@@ -35,6 +37,7 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     brings_back,
     refuse_unless_restorable,
 )
+from ansible_collections.keyward.pki.plugins.plugin_utils._subject import subject_name
 
 try:
     from cryptography import x509
@@ -147,7 +150,7 @@ def terms_of_installation(asked: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         why = "AD CS takes the path length of a CA from CAPolicy.inf"
     if why:
         raise KeywardError("the CA can't be installed", why, "Use key_type RSA or EC, and write a path length into CAPolicy.inf")
-    subject = _x509.subject_name(asked["subject"])
+    subject = subject_name(asked["subject"])
     names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if len(names) != 1:
         raise KeywardError("the CA can't be installed", "its subject has not exactly one commonName", "Give subject with one")

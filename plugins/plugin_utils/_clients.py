@@ -10,23 +10,16 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, load_crl, next_update, revoked_in
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import SOON, Known, overdue
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._named_urls import urls_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Crled
-from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, is_self_signed
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    crl_der,
-    is_self_signed,
-    load,
-    load_crl,
-    next_update,
-    pem_certificates,
-    revoked_in,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import load, pem_certificates
 from ansible_collections.keyward.pki.plugins.plugin_utils._fetched import MISSING, NOT_ASKED, SERVED, UNREACHABLE, Fetched, fetched
 
 try:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import slug
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL

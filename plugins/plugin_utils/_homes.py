@@ -12,7 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._home import MOVED, TWIN, K, Standing, at_home, is_of, of_id, standing
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import reason
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import StoreTask
 
 SHOWN_DIGITS = 16  # of an id, as in the name of its directory

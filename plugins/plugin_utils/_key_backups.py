@@ -20,7 +20,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import Aut
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange, is_of, shared
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import FILE_NAME
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import GivenFile
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import ONE_TIME_ITERATIONS, seal
 from ansible_collections.keyward.pki.plugins.module_utils._signed import WAY_OUT
 from ansible_collections.keyward.pki.plugins.module_utils._store import Store

@@ -12,8 +12,9 @@ import json
 import os
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Home
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._signed import digest, document

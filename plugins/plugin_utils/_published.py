@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_number, crls_in, load_crl, revoked_in
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, running_out
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
@@ -28,7 +29,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 class Revoked:
     serial: int
     at: datetime
-    reason: str | None  # one of _x509.REASONS
+    reason: str | None  # one of those of _crl
 
     def as_order(self) -> Revocation:
         return Revocation(even_hex(self.serial), asn1_time(self.at), self.reason)
@@ -119,7 +120,7 @@ def _crls(path: str, generations: t.Sequence[Generation], advisories: list[Findi
     what = f"the published CRL {path} can't be "
     try:
         data = read_file(path, "the published CRL", LARGEST_CRL)
-        return [_crl(der, path, generations, advisories) for der in list(_x509.crls_in(data)) or [b""]]
+        return [_crl(der, path, generations, advisories) for der in list(crls_in(data)) or [b""]]
     except FileNotFoundError:
         raise KeywardError(what + "read", "it does not exist", "Give a file on the controller") from None
     except ValueError:
@@ -128,15 +129,15 @@ def _crls(path: str, generations: t.Sequence[Generation], advisories: list[Findi
 
 def _crl(der: bytes, path: str, generations: t.Sequence[Generation], advisories: list[Finding]) -> Crl:
     """Raises ValueError where it is none."""
-    parsed = _x509.load_crl(der)
+    parsed = load_crl(der)
     signer, whose = among(generations, lambda certificate: whose_crl(der, certificate))
     if signer is None:
         why = f"no generation of this CA signed it, or one in it: that is of {_outline.rfc4514(_outline.crl(der).issuer)}"
         raise KeywardError(f"the published CRL {path} can't be used", why, "Give the CRLs of this CA only")
     if whose is Whose.CANT_TELL:
         advisories.append(unverified(f"the published CRL {path}"))
-    number = _x509.crl_number(parsed)
-    revoked = [Revoked(*one) for one in _x509.revoked_in(parsed)]
+    number = crl_number(parsed)
+    revoked = [Revoked(*one) for one in revoked_in(parsed)]
     return Crl(None if number is None else int(number, 16), revoked, Known(signer, path, der))
 
 

@@ -19,8 +19,9 @@ import typing as t
 from datetime import datetime, timezone
 
 from ansible_collections.keyward.pki.plugins.module_utils import _sshsig
+from ansible_collections.keyward.pki.plugins.module_utils._directories import add_line, make_directories, sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
-from ansible_collections.keyward.pki.plugins.module_utils._files import add_line, make_directories, read_file, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
 from ansible_collections.keyward.pki.plugins.module_utils._signed import SHOW_FINGERPRINTS, NobodyKnown

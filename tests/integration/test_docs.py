@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_writer import iterations_for
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import REASONS
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import REASONS
 from support.ansible_run import Ansible, Result
 from support.guides import DOCS, ROOT, blocks, guide, guide_blocks
 from support.openssl_ca import OpensslCa, openssl

@@ -19,7 +19,8 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Select
 from ansible_collections.keyward.pki.plugins.module_utils._backends import easyrsa
 from ansible_collections.keyward.pki.plugins.module_utils._backends.easyrsa import EasyrsaBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import GivenFile, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import (
     Answer,
     Attribute,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _staged, _store_directory
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directories, make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 

@@ -26,12 +26,14 @@ CODEC = {
     "_pkcs12_writer",
     "_sshsig",
     "_x509",
+    "_crl",
     "_ca_certificate",
     "_one_line",
 }
 DOMAIN = {
     "_generation",
     "_verdict",
+    "_reasons",
     "_sealing",
     "_manifest",
     "_set_manifest",
@@ -93,7 +95,7 @@ def test_a_look_loads_neither_reader_nor_writer() -> None:
     loaded = {name.removeprefix(f"{OURS}.") for name in done.stdout.split() if name.startswith(OURS)}
     assert "_execute" in loaded
     doers = {f"_file_ca.{name}" for name in ("installing", "key_restore", "switch")}
-    assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", *doers}
+    assert not loaded & {"_pkcs12_crypto", "_pkcs12_reader", "_pkcs12_writer", "_sealing", "_verdict", *doers}
 
 
 PLUGINS = ROOT / "plugins"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _orders
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
-from ansible_collections.keyward.pki.plugins.module_utils._orders import _typed, authority, keys, lifecycle
+from ansible_collections.keyward.pki.plugins.module_utils._orders import _typed, authority, key_restore, keys, lifecycle
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import Misshapen, Most, OneOf, dump, parse
 from support import authorities
 
@@ -106,7 +106,7 @@ def test_an_authority_and_its_generations_are_read_not_believed() -> None:
         parse(authority.Told, document)
 
 
-@pytest.mark.parametrize("kind", [keys.ExportKeys, keys.ImportKeys, keys.Exported, keys.File, lifecycle.Install])
+@pytest.mark.parametrize("kind", [keys.ExportKeys, key_restore.ImportKeys, keys.Exported, keys.File, lifecycle.Install])
 def test_no_secret_is_printed_with_an_order(kind: Any) -> None:
     hidden = {"password", "trial_password", "content", "private_key_passphrase"}
     assert all(not each.repr for each in fields(kind) if each.name in hidden)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 
 from ansible_collections.keyward.pki.plugins.module_utils._database_policy import SET_REASONS
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import REASONS
+from ansible_collections.keyward.pki.plugins.module_utils._reasons import REASONS
 from ansible_collections.keyward.pki.plugins.plugin_utils._levels import LEVELS, RED, level_of
 from support.pythons import ROOT
 

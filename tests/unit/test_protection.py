@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _protection
+from ansible_collections.keyward.pki.plugins.module_utils._acl import acl_text, recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._protection import (
     Protection,
     acl_from_text,
-    acl_text,
     expected_label,
     protection_of,
-    recorded_acls,
     recorded_protection,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, put, put_new

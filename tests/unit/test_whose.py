@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _signature, _whose
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._one_line import one_line
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, by_library, scheme
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, by_openssl, issued_in, whose_certificate, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import crl_der, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 from support.openssl_ca import openssl
 from tools import require_tool
 

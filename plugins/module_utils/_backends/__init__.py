@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils._backend import Backend, NothingNamed, Selector
+from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingNamed, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 
 _AUTO, _EASYRSA, _OPENSSL = "auto", "easyrsa", "openssl"
@@ -27,12 +27,12 @@ def _meant(selector: Selector) -> t.Iterator[t.Any]:
         yield OpensslBackend
 
 
-def find(selector: Selector) -> Backend:
-    """The backend that the options name. Raises KeywardError, NothingNamed."""
+def find(selector: Selector) -> t.Any:
+    """The backend (C(_backend_protocol)) that the options name. Raises KeywardError, NothingNamed."""
     named = selector.config_file or selector.directory or selector.certificate_file
     for backend in _meant(selector) if named else ():
         if selector.backend != _AUTO or backend.claims(selector):
-            return t.cast(Backend, backend(selector))
+            return backend(selector)
     if selector.backend not in (_AUTO, _EASYRSA, _OPENSSL):
         raise KeywardError(
             "the authority can't be found",

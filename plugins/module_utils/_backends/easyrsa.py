@@ -16,18 +16,13 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa, part
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.shell_settings import settings
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, slug
-from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates, short_subject
-
-if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
-    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _CONFIGURATION, _TYPES = "openssl-easyrsa.cnf", "x509-types"
 # Where packages install files that a PKI lacks, in the order in which easy-rsa looks.
@@ -110,30 +105,29 @@ class EasyrsaBackend(FileCa):
     def setting(self, name: str) -> t.Optional[str]:
         return self._get()(self.files().section, name)
 
-    def loaded_by(self, path: str, data: bytes) -> t.List[str]:
-        run = ["easy-rsa runs it as a shell script"] if os.path.basename(path) == "vars" else []
-        return [*run, *super().loaded_by(path, data)]
+    def runs(self, path: str) -> t.List[str]:
+        return ["easy-rsa runs it as a shell script"] if os.path.basename(path) == "vars" else []
 
     def urls_said(self) -> t.Set[str]:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import urls_in
-
         types = self._find(_TYPES)
         paths = [
             self._find(_CONFIGURATION),
             self._find("vars"),
             *(sorted(glob.glob(os.path.join(glob.escape(types), "*"))) if types else ()),
         ]
-        return urls_in("\n".join(map(_text_of, paths)))
+        return t.cast("t.Set[str]", part("named_urls").urls_in("\n".join(map(_text_of, paths))))
 
     def beside(self, directory: str) -> t.List[str]:
         return [os.path.join(os.path.dirname(directory.rstrip("/")), name) for name in ("vars", _CONFIGURATION, _TYPES)]
 
-    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+    def lay_out(self, order: t.Any, check: bool) -> bool:
         """Lay out what init-pki and build-ca make, with the shipped configuration: 3.1 does nothing in a PKI without one."""
         changed, shipped = super().lay_out(order, check), self._find(_CONFIGURATION)
         if shipped in (None, self._below(_CONFIGURATION)):
             return changed
         if not check:
+            from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
+
             put_new(self._below(_CONFIGURATION), _text_of(shipped).encode("utf-8", "surrogateescape"), 0o600)
         return True
 
@@ -147,18 +141,18 @@ class EasyrsaBackend(FileCa):
     def settings_not_read(self) -> t.List[str]:
         return list(self._unread)
 
-    def signing(self, files: Files, scratch: str) -> OpensslCommand:
+    def signing(self, files: Files, scratch: str) -> t.Any:
         """easy-rsa's configuration, with what easy-rsa says on the command line."""
         if self._unread:
             remedy = 'Write plain values there, such as: set_var EASYRSA_CRL_DAYS "180"'
             raise KeywardError("nothing is signed", f"{'; '.join(self._unread)}, and easy-rsa would sign by that", remedy)
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
+        from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 
         path = os.path.join(scratch, _CONFIGURATION)
         text = _text_of(self.config_file or self._find(_CONFIGURATION)) or _BUILT_IN
         text += f"\n[{files.section}]\ndefault_days = $ENV::EASYRSA_CERT_EXPIRE\ndefault_crl_days = $ENV::EASYRSA_CRL_DAYS\n"
         write_new(path, f"{text}[{_ASKED}]\n{self._extensions}".encode("utf-8", "surrogateescape"), 0o600)
-        return OpensslCommand(path, files.section, self.directory, self.environment)
+        return part("openssl_command").OpensslCommand(path, files.section, self.directory, self.environment)
 
     def subordinate(self, files: Files, extensions: str) -> t.List[str]:
         """The extensions of C(sign-req ca): its file of x509-types, and the one that all kinds share."""
@@ -175,6 +169,8 @@ class EasyrsaBackend(FileCa):
 
     def file_issued(self, issued: Generation) -> None:
         """Put it where C(easyrsa revoke) looks, by the subject's name; another certificate of that name stays."""
+        from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
+
         name = slug(short_subject(issued.certificate))
         for path in (self._below(f"issued/{name}.crt"), self._below(f"issued/{name}-{issued.serial}.crt")):
             there = read_if_there(path, "the certificate", _LARGEST)

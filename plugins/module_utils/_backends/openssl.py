@@ -12,15 +12,9 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa, part
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, absolute
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import OpensslConfig
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory
-from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
-
-if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
-    from ansible_collections.keyward.pki.plugins.module_utils._orders import lifecycle
 
 _URI = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:", re.IGNORECASE)
 # How libp11's engine names a key without a URI: "slot_0-id_01", "label_root", "0:01".
@@ -101,9 +95,7 @@ class OpensslBackend(FileCa):
         return self._config().get(self.files().section, name) if self.config_file else None
 
     def urls_said(self) -> t.Set[str]:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import urls_in
-
-        return urls_in("\n".join(self._config().values())) if self.config_file else set()
+        return t.cast("t.Set[str]", part("named_urls").urls_in("\n".join(self._config().values()))) if self.config_file else set()
 
     def passphrases_said(self) -> t.List[t.Tuple[str, str]]:
         if not self.config_file:
@@ -112,10 +104,8 @@ class OpensslBackend(FileCa):
         names = ("output_password", "input_password")
         return [(config.path, f"{name} in [{section}]") for name in names for section in config.sections_with(name)]
 
-    def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
-
-        return OpensslCommand(self.config_file, files.section, self.directory) if self.config_file else None
+    def signing(self, files: Files, scratch: str) -> t.Any:
+        return part("openssl_command").OpensslCommand(self.config_file, files.section, self.directory) if self.config_file else None
 
     def subordinate(self, files: Files, extensions: str) -> t.List[str]:
         extensions = extensions or "v3_subordinate_ca"
@@ -136,7 +126,7 @@ class OpensslBackend(FileCa):
             )
         return ["-extensions", extensions]
 
-    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+    def lay_out(self, order: t.Any, check: bool) -> bool:
         if self.config_file is None:
             raise KeywardError("the CA can't be installed", "no config_file was given", "Give the path that its openssl.cnf is to have")
         name = self.selector.name
@@ -149,10 +139,7 @@ class OpensslBackend(FileCa):
         if os.path.exists(self.config_file):
             return super().lay_out(order, check)
         if not check:
-            from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_template import configuration
-
-            make_directory(os.path.dirname(self.config_file), 0o755)
-            put_new(self.config_file, configuration(self.directory, name or "CA_default", order.key_type).encode("utf-8"), 0o644)
+            part("openssl_template").put_configuration(self.config_file, self.directory, name or "CA_default", order.key_type)
             super().lay_out(order, check)
         return True
 

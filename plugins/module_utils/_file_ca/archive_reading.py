@@ -15,6 +15,7 @@ import stat
 import time
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import Folders, LinkOfOthers, leads_by
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import (
@@ -26,7 +27,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list i
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import Searching, private_key_in_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.tar_blocks import header, packer, padding, sized
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import LeftOut
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 
 LARGEST_MEMBER = 64 << 30  # bytes
 _SMALL = 4 << 20  # files up to here are held in memory, once

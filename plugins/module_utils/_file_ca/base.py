@@ -28,17 +28,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, KeyFile
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
-from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug
-from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, wait_until_gone
+from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation, slug, uncovered
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, DatabaseFacts, PendingRequest
 from ansible_collections.keyward.pki.plugins.module_utils._outline import same_name
 from ansible_collections.keyward.pki.plugins.module_utils._time import now, now_text, parse_time
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import request_der, short_subject, spki_sha256
 
 if t.TYPE_CHECKING:
-    from ansible_collections.keyward.pki.plugins.module_utils._backend import Database
-    from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import OpensslCommand
-    from ansible_collections.keyward.pki.plugins.module_utils._orders import keys, lifecycle
+    from ansible_collections.keyward.pki.plugins.module_utils._orders import keys
 
 CLOCK_OFF = timedelta(days=1)
 LARGEST_DATABASE = 1 << 30  # bytes of an index.txt
@@ -76,6 +73,11 @@ class FileCa:
         self.passphrase: t.Callable[[Generation], t.Optional[str]] = self._generation_files.passphrase
         self.known_facts: t.Optional[Facts] = None
 
+    @classmethod
+    def claims(cls, selector: Selector) -> bool:
+        """Whether these options mean a CA of this software (backend: auto)."""
+        raise NotImplementedError
+
     def files(self) -> Files:
         """Where its files are. Raises KeywardError, NothingThere where what says so does not exist."""
         raise NotImplementedError
@@ -88,11 +90,9 @@ class FileCa:
         """What its configuration says of it under a name of C(openssl ca). Raises as C(configuration)."""
         return None
 
-    def loaded_by(self, path: str, data: bytes) -> t.List[str]:
-        """What a file of the configuration makes the CA's software load or run, as clauses."""
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
-
-        return loaded_by(data, self.directory)
+    def runs(self, path: str) -> t.List[str]:
+        """How the CA's software runs a file of its configuration, as clauses."""
+        return []
 
     def urls_said(self) -> t.Set[str]:
         """The URLs in its configuration, which the certificates that it issues name."""
@@ -110,7 +110,7 @@ class FileCa:
         """What it would sign by and nobody here can tell, each as the beginning of a sentence."""
         return []
 
-    def signing(self, files: Files, scratch: str) -> t.Optional[OpensslCommand]:
+    def signing(self, files: Files, scratch: str) -> t.Any:
         """What C(openssl ca) signs by, for the commands; C(scratch): a directory for what it must be given. None where nothing says it."""
         return None
 
@@ -121,7 +121,7 @@ class FileCa:
     def file_issued(self, issued: Generation) -> None:
         """Put an issued certificate where the software looks for it. Called on every request for it, also when it is there."""
 
-    def lay_out(self, order: lifecycle.Install, check: bool) -> bool:
+    def lay_out(self, order: t.Any, check: bool) -> bool:
         """Create what a CA of this software has beside keys and certificates; whether something was missing. Existing files stay.
 
         Raises KeywardError where the order can't be carried out by this software.
@@ -145,6 +145,8 @@ class FileCa:
 
     def alone(self, files: Files, what: str, check: bool) -> t.ContextManager[t.Tuple[int, ...]]:
         """Keeps other runs from changing this CA meanwhile, other than in check mode. Yields what a program holds the locks by."""
+        from ansible_collections.keyward.pki.plugins.module_utils._lock import locked, wait_until_gone
+
         wait_until_gone(files.lock, what, check)
         if check:
             return contextlib.nullcontext(())
@@ -220,15 +222,12 @@ class FileCa:
         return {option: value for option, value in place.items() if value}
 
     def places(self, generations: t.Sequence[Generation], directory: t.Optional[str]) -> t.Dict[str, Generation]:
-        from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import places
+        return t.cast("t.Dict[str, Generation]", part("places").places(self, generations, directory))
 
-        return places(self, generations, directory)
-
-    # --- orders; what carries one out is loaded only for it ---
+    # --- orders, as C(Backend) types them; what carries one out is loaded only for it ---
 
     def export_keys(self, order: keys.ExportKeys, check: bool) -> keys.Exported:
         from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, File
-        from ansible_collections.keyward.pki.plugins.module_utils._verdict import uncovered
 
         facts = self.facts()
         files: t.Tuple[File, ...] = ()
@@ -244,28 +243,28 @@ class FileCa:
                 files = (File("keys.p12", content),)
         return t.cast(Exported, told(self, facts, Exported, files=files))
 
-    def import_keys(self, order: keys.ImportKeys, check: bool) -> keys.Imported:
-        return t.cast("keys.Imported", part("key_restore").import_keys(self, order, check))
+    def import_keys(self, order: t.Any, check: bool) -> t.Any:
+        return part("key_restore").import_keys(self, order, check)
 
-    def install(self, order: lifecycle.Install, check: bool) -> lifecycle.Changed:
-        return t.cast("lifecycle.Changed", part("installing").install(self, order, check))
+    def install(self, order: t.Any, check: bool) -> t.Any:
+        return part("installing").install(self, order, check)
 
-    def renew(self, order: lifecycle.Renew, check: bool) -> lifecycle.Changed:
-        return t.cast("lifecycle.Changed", part("switch").renew(self, order, check))
+    def renew(self, order: t.Any, check: bool) -> t.Any:
+        return part("switch").renew(self, order, check)
 
-    def answer(self, order: lifecycle.Answer, check: bool) -> lifecycle.Changed:
+    def answer(self, order: t.Any, check: bool) -> t.Any:
         if order.of is None:
-            return t.cast("lifecycle.Changed", part("installing").answer_first(self, order, check))
-        return t.cast("lifecycle.Changed", part("switch").answer(self, order, check))
+            return part("installing").answer_first(self, order, check)
+        return part("switch").answer(self, order, check)
 
-    def sign(self, order: lifecycle.Sign, check: bool) -> lifecycle.Signed:
-        return t.cast("lifecycle.Signed", part("issuing").sign(self, order, check))
+    def sign(self, order: t.Any, check: bool) -> t.Any:
+        return part("issuing").sign(self, order, check)
 
-    def crls(self, order: lifecycle.Crls, check: bool) -> lifecycle.Crled:
-        return t.cast("lifecycle.Crled", part("crls").crls(self, order, check))
+    def crls(self, order: t.Any, check: bool) -> t.Any:
+        return part("crls").crls(self, order, check)
 
-    def database(self) -> Database:
-        return t.cast("Database", part("database").FileDatabase(self))
+    def database(self) -> t.Any:
+        return part("database").FileDatabase(self)
 
     def _pending_request(self, files: Files, generations: t.Sequence[Generation]) -> t.Optional[PendingRequest]:
         waiting, stem = request_path(files.certificate), os.path.splitext(files.certificate)[0]

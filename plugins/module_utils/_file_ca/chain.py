@@ -10,8 +10,9 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._signature import is_self_signed
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_self_signed, pem, pem_certificates
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem, pem_certificates
 
 
 def chain_like(there: t.Sequence[bytes], given: t.Sequence[bytes]) -> t.List[bytes]:

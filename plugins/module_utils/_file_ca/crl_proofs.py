@@ -10,6 +10,7 @@ import re
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, crl_number, moment, next_update
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import rejection
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
@@ -22,11 +23,11 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_comma
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import CrlFacts
-from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
+from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, is_issued_by, is_self_signed
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import format_time, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import whose_certificate
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, even_hex, pem
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, even_hex, pem
 
 MOST_LOOKED_AT = 5000  # certificates, to find out whether a key still needs a CRL
 
@@ -39,8 +40,8 @@ def client_findings(files: Files, generations: t.Sequence[Generation], data: byt
         path = os.path.join(scratch, "crl.pem")
         write_new(path, pem(crl_der(data), CRL).encode("ascii"), 0o600)
         for generation in generations:
-            leaf = next((each for each in issued if _x509.is_issued_by(each, generation.certificate)), None)
-            if leaf is None and _x509.is_self_signed(generation.certificate):
+            leaf = next((each for each in issued if is_issued_by(each, generation.certificate)), None)
+            if leaf is None and is_self_signed(generation.certificate):
                 leaf = generation.certificate
             if leaf is None or rejection(crl_der(data), generation.certificate):
                 continue
@@ -60,8 +61,8 @@ def crl_facts(database: DatabaseFiles, files: Files, generations: t.Sequence[Gen
     for path, parsed, _whose, signer in own_crls(files, database.directory, generations):
         key = signer.public_key_sha256
         needed = any(each.sha256 not in idle for each in generations if each.public_key_sha256 == key)
-        begun = format_time(_x509.moment(parsed, "last_update"))
-        found.append(CrlFacts(path, key, _x509.crl_number(parsed), begun, _x509.next_update(parsed), needed))
+        begun = format_time(moment(parsed, "last_update"))
+        found.append(CrlFacts(path, key, crl_number(parsed), begun, next_update(parsed), needed))
     return tuple(found)
 
 

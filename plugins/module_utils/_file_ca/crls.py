@@ -13,7 +13,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, told
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, is_delta, load_crl, moment, revoked_in
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import is_successor
+from ansible_collections.keyward.pki.plugins.module_utils._directories import writing
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.crl_proofs import client_findings, idle_generations
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
@@ -31,18 +33,14 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_comma
     todays_hash,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import copies, refuse_days, stand_in
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    read_file,
-    read_if_there,
-    writing,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, why_inaccessible
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_CRL, Crl, Crled, Crls
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose, crl_again
 from ansible_collections.keyward.pki.plugins.module_utils._staged import put, write_new
 from ansible_collections.keyward.pki.plugins.module_utils._time import asn1_time, format_time, now, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, unverified, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, crl_der, is_delta, load_crl, moment, pem, revoked_in
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, pem
 
 if t.TYPE_CHECKING:
     from ansible_collections.keyward.pki.plugins.module_utils._file_ca.base import FileCa
@@ -136,7 +134,7 @@ class _Signing:
                 self._signed(generation, command, scratch, days)
 
     def _command(self, scratch: str) -> OpensslCommand:
-        command = self._ca.signing(self._files, scratch)
+        command: t.Optional[OpensslCommand] = self._ca.signing(self._files, scratch)
         if command is None:
             raise KeywardError(_WHAT, "the CA has no configuration that names its database", "Give config_file, and name it there")
         return replace(command, names={"database": t.cast(str, self._files.database)})

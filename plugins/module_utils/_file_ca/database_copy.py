@@ -16,6 +16,7 @@ import stat
 import time
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive_reading import (
@@ -39,7 +40,6 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass 
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
 from ansible_collections.keyward.pki.plugins.module_utils._lock import LOCK
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Copied, CopiedFile, LeftOut
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE, ISSUED, MEMBERS
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import MARKER
 from ansible_collections.keyward.pki.plugins.module_utils._stored import digest_of

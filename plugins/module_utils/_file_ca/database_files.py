@@ -15,6 +15,7 @@ import re
 import time
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import sync_directory, writing
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import (
@@ -24,7 +25,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt imp
     read_index,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there, sync_directory, writing
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex
 
 if t.TYPE_CHECKING:

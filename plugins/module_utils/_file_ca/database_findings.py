@@ -11,6 +11,7 @@ import re
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_number, crls_in, load_crl, revoked_in
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, older_files
@@ -110,12 +111,12 @@ def own_crls(files: Files, directory: str, generations: t.Sequence[Generation]) 
     seen: t.Set[bytes] = set()
     for path in dict.fromkeys(paths):
         try:
-            held = list(_x509.crls_in(read_if_there(path, "the CRL", LARGEST_CRL) or b""))
+            held = list(crls_in(read_if_there(path, "the CRL", LARGEST_CRL) or b""))
         except KeywardError:
             continue
         for der in held:
             try:
-                parsed = _x509.load_crl(der)
+                parsed = load_crl(der)
                 signer, whose = among(generations, functools.partial(whose_crl, der))
             except (ValueError, TypeError):
                 continue
@@ -133,7 +134,7 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
         yield Finding("database_unreadable", str(exc))
     told, listed = [], set()
     for path, parsed, whose, _signer in own_crls(files, database.directory, generations):
-        told.append((path, whose, int(_x509.crl_number(parsed) or "0", 16)))
+        told.append((path, whose, int(crl_number(parsed) or "0", 16)))
         listed.update(_revoked(parsed))
     rows = database.index.of_numbers(listed)
     unknown = {number for number in listed if not _is_known(rows.get(number))}
@@ -154,7 +155,7 @@ def _crls_say_more(database: DatabaseFiles, files: Files, generations: t.Sequenc
 
 
 def _revoked(crl: t.Any) -> t.Set[int]:
-    return {number for number, _at, _why in _x509.revoked_in(crl)}
+    return {number for number, _at, _why in revoked_in(crl)}
 
 
 def _is_known(row: t.Optional[Row]) -> bool:

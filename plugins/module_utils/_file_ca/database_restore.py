@@ -13,6 +13,7 @@ import time
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directories, move_aside
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import LinkFiles, SetFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_copy import lies_in
@@ -47,13 +48,9 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writi
     recorded_protection,
     staged_member,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._files import (
-    make_directories,
-    move_aside,
-    read_file,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._orders import database as orders
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import SetAside
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, protect_path
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import CORE as CORE_ARCHIVE
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile, write_new

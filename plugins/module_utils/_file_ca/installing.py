@@ -15,16 +15,17 @@ import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, RenewedMeanwhile
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files, request_path
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_former
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directory, read_if_there
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
 from ansible_collections.keyward.pki.plugins.module_utils._lock import locked
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Install
 from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import (
     answer_among,

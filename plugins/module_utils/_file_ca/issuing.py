@@ -12,6 +12,8 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _outline, _x509
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import LIMITS, extension
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der
+from ansible_collections.keyward.pki.plugins.module_utils._directories import beside, take_place, writing
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles, attributes_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_findings import refuse_to_overwrite
@@ -19,7 +21,12 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_links_that_go
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl, scratch_directory, todays_hash
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import (
+    OpensslCommand,
+    run_openssl,
+    scratch_directory,
+    todays_hash,
+)
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal import (
     copies,
     random_serial,
@@ -27,7 +34,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.rehearsal imp
     refuse_days,
     stand_in,
 )
-from ansible_collections.keyward.pki.plugins.module_utils._files import beside, read_file, take_place, writing
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import LARGEST_TEXT, Sign, Signed
 from ansible_collections.keyward.pki.plugins.module_utils._signature import Whose
@@ -41,15 +48,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._successor_policy impo
 )
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._whose import among, whose_certificate, whose_crl
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    CRL,
-    crl_der,
-    even_hex,
-    pem,
-    pem_certificates,
-    request_der,
-    spki_sha256,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import CRL, even_hex, pem, pem_certificates, request_der, spki_sha256
 
 try:
     from cryptography import x509
@@ -251,7 +250,7 @@ class _Issuing:
     ) -> None:
         given = os.path.join(scratch, "request.pem")
         write_new(given, _x509.pem(self.der, _x509.REQUEST).encode("ascii"), 0o600)
-        command = self._ca.signing(self._files, scratch)
+        command: t.Optional[OpensslCommand] = self._ca.signing(self._files, scratch)
         if command is None:
             raise KeywardError(_WHAT, "nothing says how this CA signs", "Give config_file")
         command = replace(command, names={"database": self._database, "serial": self._files.serial or "its serial file"})

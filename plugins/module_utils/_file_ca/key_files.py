@@ -12,11 +12,11 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _der
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Place
 from ansible_collections.keyward.pki.plugins.module_utils._outline import READ, private_key_kind
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_blocks, pem_content, public_key_sha256
 
 try:

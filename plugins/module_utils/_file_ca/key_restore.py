@@ -15,15 +15,17 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.keyward.pki.plugins.module_utils._acl import acl_text
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, NothingThere
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directories, move_aside
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import key_bytes, refuse_in_the_clear
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.places import refuse_elsewhere
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories, move_aside, read_file
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, Imported, ImportKeys, PutBack, SetAside
-from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, acl_text, recorded_protection
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import GivenFile, Imported, ImportKeys, PutBack, SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, recorded_protection
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import open_bundle
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import first_certificate, pem

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+import os
+
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directory
+from ansible_collections.keyward.pki.plugins.module_utils._staged import put_new
+
 _CONFIGURATION = """\
 # The configuration of a CA that "openssl ca" runs. It is yours: keyward.pki wrote it once and never changes it.
 
@@ -68,8 +73,13 @@ authorityKeyIdentifier = keyid
 """
 
 
-def configuration(directory: str, section: str, key_type: str) -> str:
-    """The text of the openssl.cnf of a CA in C(directory), an absolute path."""
+def put_configuration(path: str, directory: str, section: str, key_type: str) -> None:
+    """The openssl.cnf of a CA in C(directory), an absolute path. Raises KeywardError."""
+    make_directory(os.path.dirname(path), 0o755)
+    put_new(path, _text(directory, section, key_type).encode("utf-8"), 0o644)
+
+
+def _text(directory: str, section: str, key_type: str) -> str:
     # In a value, openssl takes these for its own.
     escaped = "".join("\\" + character if character in "\\$#'\"`" else character for character in directory)
     return _CONFIGURATION.format(section=section, directory=escaped, digest="default" if key_type == "Ed25519" else "sha256")

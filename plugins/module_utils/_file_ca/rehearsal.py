@@ -12,11 +12,11 @@ import shutil
 import typing as t
 
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import stand_in_key
+from ansible_collections.keyward.pki.plugins.module_utils._directories import writing
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_command import run_openssl
-from ansible_collections.keyward.pki.plugins.module_utils._files import writing
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
 from ansible_collections.keyward.pki.plugins.module_utils._staged import write_new
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import path_length

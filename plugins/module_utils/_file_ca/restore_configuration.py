@@ -12,6 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import attributes_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import Files
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.loaded_code import loaded_by
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.openssl_cnf import LARGEST_CONFIG
@@ -37,7 +38,7 @@ class Configurations:
     def compare(self, member: Member, path: str, stream: Contents, there: str) -> str:
         """C(there), or moved where what is here still names the former place, or kept where the host has its own of the moved CA."""
         data = stream.read(LARGEST_CONFIG + 1)
-        self.loads[path] = self._backend.loaded_by(path, data[:LARGEST_CONFIG])
+        self.loads[path] = [*self._backend.runs(path), *loaded_by(data[:LARGEST_CONFIG], self._backend.directory)]
         if not self._move or len(data) > LARGEST_CONFIG:
             return there
         before, text = data, self._move.text(data)

@@ -10,7 +10,7 @@ import functools
 import os
 import typing as t
 
-from ansible_collections.keyward.pki.plugins.module_utils import _x509
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der, crl_number, revoked_in
 from ansible_collections.keyward.pki.plugins.module_utils._crl_policy import Known, running_out
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.database_files import DatabaseFiles
@@ -39,7 +39,7 @@ class KnownCrls:
             with contextlib.suppress(ValueError, TypeError):
                 signer, whose = among(self._generations, functools.partial(whose_crl, content))
                 if signer:
-                    self._known.append(Known(signer, path, _x509.crl_der(content), proved=whose is Whose.OURS))
+                    self._known.append(Known(signer, path, crl_der(content), proved=whose is Whose.OURS))
 
     @staticmethod
     def _in_place(path: str) -> bytes:
@@ -78,9 +78,9 @@ def published_on(
             advisories.append(unverified(path, passed_over="" if path in placed else "If it is the CA's, give it as published_crl"))
             if path not in placed:
                 continue
-        for serial, at, reason in _x509.revoked_in(parsed):
+        for serial, at, reason in revoked_in(parsed):
             revocations.setdefault(serial, Revocation(serial, asn1_time(at), reason))
-        number = _x509.crl_number(parsed)
+        number = crl_number(parsed)
         numbers += [int(number, 16)] if number else []
     crl_numbers = [int(number, 16) for number in given.crl_numbers]
     found = Published(crl_numbers, list(revocations.values()), issued, given.compared, numbers, live.used())

@@ -23,13 +23,13 @@ import stat
 import struct
 import typing as t
 
+from ansible_collections.keyward.pki.plugins.module_utils._directories import make_directories
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive import Contents
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.immovable import refuse_immovable
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import LinkOfOthers, enter, owner_of
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Listed
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_writing import recorded_protection
-from ansible_collections.keyward.pki.plugins.module_utils._files import make_directories
 from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, gives_no_acl, is_born_so, protect
 
 _BIRTH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,12 +14,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.archive impor
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import Member
 from ansible_collections.keyward.pki.plugins.module_utils._files import read_file
-from ansible_collections.keyward.pki.plugins.module_utils._protection import (
-    Protection,
-    acl_from_text,
-    expected_label,
-    protection_of,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._protection import Protection, acl_from_text, expected_label, protection_of
 from ansible_collections.keyward.pki.plugins.module_utils._staged import StagedFile
 from ansible_collections.keyward.pki.plugins.module_utils._x509 import pem_certificates
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from ansible_collections.keyward.pki.plugins.module_utils import _ca_certificate, _outline
 from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts, RenewedMeanwhile
+from ansible_collections.keyward.pki.plugins.module_utils._directories import sync_directory
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding, KeywardError, os_cause
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.chain import chain_like, put_chain
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations import (
@@ -30,7 +31,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.issued import
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.key_files import LARGEST_INPUT, key_bytes, load_key_file
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import refuse_link_of_others
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.named_urls import needed, two_keys
-from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there, sync_directory
+from ansible_collections.keyward.pki.plugins.module_utils._files import read_file, read_if_there
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation, Place, generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.lifecycle import Answer, Changed, Renew
 from ansible_collections.keyward.pki.plugins.module_utils._protection import protection_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import SetAside
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import SetAside
 from ansible_collections.keyward.pki.plugins.module_utils._set_manifest import (
     LARGEST_SET_MANIFEST,
     MOST_LINKS,

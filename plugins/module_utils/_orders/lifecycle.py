@@ -12,7 +12,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Finding
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
 from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import MUCH_ROOM, Hex, Lines, Most, Name, OneOf, Path
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Imported, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import Imported, ImportKeys
 
 LARGEST_TEXT = 1024 * 1024  # characters of a request, a certificate and its chain (PEM)
 Text = t.Annotated[str, Most(LARGEST_TEXT), Lines()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import is_delta, load_crl, revoked_in
+from ansible_collections.keyward.pki.plugins.module_utils._crl import is_delta, load_crl, revoked_in
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from support.authorities import key

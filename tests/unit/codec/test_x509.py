@@ -7,14 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import (
-    crl_der,
-    even_hex,
-    pem,
-    pem_blocks,
-    pem_certificates,
-    public_key_sha256,
-)
+from ansible_collections.keyward.pki.plugins.module_utils._crl import crl_der
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import even_hex, pem, pem_blocks, pem_certificates, public_key_sha256
 from cryptography.hazmat.primitives import serialization
 from support import pfx
 

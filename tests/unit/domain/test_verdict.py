@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from ansible_collections.keyward.pki.plugins.module_utils import _pkcs12_reader, _pkcs12_writer
+from ansible_collections.keyward.pki.plugins.module_utils._generation import uncovered
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
-from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, open_bundle, uncovered
+from ansible_collections.keyward.pki.plugins.module_utils._verdict import judge, open_bundle
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12

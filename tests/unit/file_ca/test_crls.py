@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca import restore_mass
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import read_index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import MARGIN
 from ansible_collections.keyward.pki.plugins.module_utils._orders.database import Advance
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from support.acls import setfacl
 from support.killed import killed_at
 from support.openssl_ca import OpensslCa, openssl

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._ca_certificate import ca_request
-from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, pem, subject_name
+from ansible_collections.keyward.pki.plugins.module_utils._x509 import REQUEST, pem
+from ansible_collections.keyward.pki.plugins.plugin_utils._subject import subject_name
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._backend import NothingThere, RenewedMeanwhile, Selector
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys, GivenFile, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import GivenFile, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ExportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._pkcs12_reader import read
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from support.acls import setfacl
 from support.openssl_ca import OpensslCa
 from support.plays import public_key, tree

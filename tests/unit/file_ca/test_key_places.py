@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Facts,
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._execute import perform
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import leads_by
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import GivenFile, ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import GivenFile, ImportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._sealing import seal
 from support.openssl_ca import OpensslCa
 

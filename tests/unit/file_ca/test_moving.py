@@ -18,7 +18,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._backend import Select
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.moving import Move, move_of
 from ansible_collections.keyward.pki.plugins.module_utils._generation import Authority, Generation
-from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import ImportKeys
+from ansible_collections.keyward.pki.plugins.module_utils._orders.key_restore import ImportKeys
 from support.guides import DOCS, blocks
 from support.openssl_ca import OpensslCa, openssl
 from support.sets import copied, exact, make, refused, restore, restored, sent, which

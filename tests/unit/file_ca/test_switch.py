@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.keyward.pki.plugins.module_utils._acl import recorded_acls
 from ansible_collections.keyward.pki.plugins.module_utils._backends.openssl import OpensslBackend
-from ansible_collections.keyward.pki.plugins.module_utils._protection import recorded_acls
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from support.acls import setfacl
