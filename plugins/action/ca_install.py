@@ -23,7 +23,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._renewal_policy import
 )
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 from ansible_collections.keyward.pki.plugins.module_utils._successor_policy import differences
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_keys, _adcs_trust
 from ansible_collections.keyward.pki.plugins.plugin_utils._homes import SHOWN_DIGITS
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
@@ -165,7 +165,7 @@ class ActionModule(BackupTask):
             trial_password=trial,
         )
         done = self.send(replace(self._order({}), keys=keys, own=own), Changed)
-        return self._result(done, _adcs.not_as_before(chosen, done.imported, trial) if done.imported and trial else ())
+        return self._result(done, _adcs_keys.not_as_before(chosen, done.imported, trial) if done.imported and trial else ())
 
     def _result(self, done: Changed, advisories: t.Sequence[Finding] = ()) -> Result:
         if done.authority:

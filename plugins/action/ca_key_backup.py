@@ -25,6 +25,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._generation import (
 )
 from ansible_collections.keyward.pki.plugins.module_utils._home import HomeChange
 from ansible_collections.keyward.pki.plugins.module_utils._manifest import BundleFile, Manifest
+from ansible_collections.keyward.pki.plugins.module_utils._orders._typed import prepare
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Told
 from ansible_collections.keyward.pki.plugins.module_utils._orders.keys import Exported, ExportKeys
 from ansible_collections.keyward.pki.plugins.module_utils._reasons import reason
@@ -34,7 +35,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS, Stored
 from ansible_collections.keyward.pki.plugins.module_utils._time import name_time, now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import Bundle, held_keys, judge, open_bundle, weaker_than_asked
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _hints
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_keys, _hints
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BUNDLE_NAME,
     BackupTask,
@@ -51,6 +52,8 @@ from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
 from ansible_collections.keyward.pki.plugins.plugin_utils._known_authorities import Authorities, KnownAuthority, next_sequence
 from ansible_collections.keyward.pki.plugins.plugin_utils._store_task import refuse_unvouched
 from ansible_collections.keyward.pki.plugins.plugin_utils._task import Result, findings, made
+
+prepare(Exported)  # Ansible loads this before it forks a process for each host
 
 
 class Plan(t.NamedTuple):
@@ -274,7 +277,7 @@ class ActionModule(BackupTask):
         def write(only: t.Sequence[str]) -> Exported:
             return self.send(ExportKeys(password=password, only=tuple(only)), Exported)
 
-        return _adcs.sealed(write, plan.told, plan.expected, earlier, self._passwords)
+        return _adcs_keys.sealed(write, plan.told, plan.expected, earlier, self._passwords)
 
     def _sealed_here(self, plan: Plan, password: str) -> bytes:
         """One bundle with every expected generation. Keys that the host has lost are carried over from earlier backups."""
@@ -335,7 +338,7 @@ class ActionModule(BackupTask):
                 for name, data in sealed.files.items()
             ),
             generations=tuple(sealed.generations),
-            own=_adcs.kept_with_keys(plan.told),
+            own=_adcs_keys.kept_with_keys(plan.told),
         )
         name = f"{manifest.sequence:06d}-{moment}"
         with contextlib.ExitStack() as stack:
@@ -396,7 +399,7 @@ class ActionModule(BackupTask):
 
 
 def _storage_changed(told: Told, match: KnownAuthority | None) -> list[Finding]:
-    return _adcs.storage_changed(told, match.newest.manifest.own) if match and match.newest else []
+    return _adcs_keys.storage_changed(told, match.newest.manifest.own) if match and match.newest else []
 
 
 def _why_due(plan: Plan) -> str:

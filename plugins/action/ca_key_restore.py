@@ -17,7 +17,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._store import Store
 from ansible_collections.keyward.pki.plugins.module_utils._stored import BACKUPS
 from ansible_collections.keyward.pki.plugins.module_utils._time import now_text
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import foreign
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs_keys
 from ansible_collections.keyward.pki.plugins.plugin_utils._key_backups import (
     BackupTask,
     ChosenBackup,
@@ -57,7 +57,7 @@ class ActionModule(BackupTask):
             raise foreign(told.authority, chosen.authority, chosen.generations)
         outcome = self._put_back(chosen, told, abilities)
         if not abilities.keys_in_hand:
-            advisories += _adcs.not_as_before(chosen, outcome, self._trial_password)
+            advisories += _adcs_keys.not_as_before(chosen, outcome, self._trial_password)
         authority = told.authority if told else chosen.authority
         home = self._said_home(chosen)
         result: Result = {

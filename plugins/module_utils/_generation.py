@@ -36,6 +36,7 @@ except ImportError:  # the modules say which library is missing
 MOST_PARTS, LONGEST_PART = 20, 8192  # of a place; characters
 MOST_HOMES = 100
 ID_DIGITS = 16  # of an id, at the end of the name of a directory
+_MODE, _NO_NAME = re.compile(r"[0-7]{3,4}\Z"), re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def _place_of(shape: t.Mapping[str, t.Any]) -> Place:
     for name, value in shape.items():
         if not isinstance(value, (bool, type(None)) if name == "encrypted_at_rest" else (str, type(None))):
             raise ValueError("a place that can't be")
-        if isinstance(value, str) and (len(value) > 2 * LONGEST_PART or (name == "mode" and not re.match(r"[0-7]{3,4}\Z", value))):
+        if isinstance(value, str) and (len(value) > 2 * LONGEST_PART or (name == "mode" and not _MODE.match(value))):
             raise ValueError("a place that can't be")
     told: t.Dict[str, t.Any] = {name: printable(value) if isinstance(value, str) else value for name, value in shape.items()}
     return Place(**told)
@@ -362,7 +363,7 @@ def slug(text: str) -> str:
     import unicodedata
 
     ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode("ascii").lower()
-    return re.sub(r"[^a-z0-9]+", "-", ascii_text).strip("-")[:40].strip("-") or "ca"
+    return _NO_NAME.sub("-", ascii_text).strip("-")[:40].strip("-") or "ca"
 
 
 def directory_name(authority: Authority) -> str:

@@ -19,6 +19,7 @@ from ansible_collections.keyward.pki.plugins.module_utils import _der
 
 UTF8, PRINTABLE, T61, IA5, BMP, UNIVERSAL = 0x0C, 0x13, 0x14, 0x16, 0x1E, 0x1C
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_TIME = re.compile(r"([0-9]{12})([0-9]{2})?(?:\.[0-9]+)?(Z|[+-][0-9]{4})\Z")
 _EXPLICIT_3 = _der.CONSTRUCTED_0 + 3
 _ASKED_EXTENSIONS = ("1.2.840.113549.1.9.14", "1.3.6.1.4.1.311.2.1.14")  # RFC 2985, 5.4.2; Windows before it
 # RFC 4514, 3.
@@ -250,7 +251,7 @@ def _moment(value: _der.Value) -> datetime:
     text = value.body.decode("ascii", "replace")
     if value.tag == _UTC_TIME and len(text) > 2:
         text = ("19" if text[:2] >= "50" else "20") + text
-    found = re.match(r"([0-9]{12})([0-9]{2})?(?:\.[0-9]+)?(Z|[+-][0-9]{4})\Z", text)
+    found = _TIME.match(text)
     if value.tag not in (_UTC_TIME, _GENERALIZED_TIME) or not found:
         raise _der.Damaged("a time is none")
     digits, zone = found.group(1) + (found.group(2) or "00"), found.group(3).replace("Z", "+0000")

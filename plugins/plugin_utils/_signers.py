@@ -36,6 +36,7 @@ _AGENT_TIMEOUT = 60  # seconds: a person may have to touch a security key
 # Principals, options, type of the key, key. Lines without options say no namespace.
 _LINE = re.compile(r"""("[^"]*"|[^\s"#][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+(\S+)\s+(\S+)""")
 _OPTION = re.compile(r"""(?:[^,"]|"[^"]*")+""")
+_QUOTED = re.compile(r'"[^"]*"\Z')
 _TIME = re.compile(r"([0-9]{8}(?:[0-9]{4}(?:[0-9]{2})?)?)(Z?)\Z")
 
 
@@ -102,7 +103,7 @@ def _allowed(line: str) -> Allowed | None:
         name, equals, value = option.partition("=")
         if name.lower() in options or name.lower() not in ("cert-authority", "namespaces", "valid-after", "valid-before"):
             raise _sshsig.Fault(f"the option {name[:40]} is unknown, or there twice")
-        if equals and not re.match(r'"[^"]*"\Z', value):
+        if equals and not _QUOTED.match(value):
             raise _sshsig.Fault(f"the value of {name} has no quotation marks")
         options[name.lower()] = value.strip('"')
     if _sshsig.NAMESPACE not in options["namespaces"].split(",") or "cert-authority" in options:

@@ -9,7 +9,6 @@ Older generations lie beside the current files: C(cacert.0.pem) beside C(cacert.
 from __future__ import annotations
 
 import os
-import re
 import typing as t
 from dataclasses import dataclass, replace
 
@@ -384,9 +383,13 @@ def older_files(path: str) -> t.List[t.Tuple[int, str]]:
 def _older_beside(path: str) -> t.List[t.Tuple[int, str]]:
     folder, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)
-    pattern = re.compile(re.escape(stem) + r"\.(0|[1-9][0-9]{0,5})" + re.escape(suffix) + r"\Z")
+    found = []
     try:
-        matches = [pattern.match(entry) for entry in os.listdir(folder)]
+        names = os.listdir(folder)
     except OSError:
         return []
-    return [(int(match.group(1)), os.path.join(folder, match.string)) for match in matches if match]
+    for entry in names:
+        number = entry[len(stem) + 1 : len(entry) - len(suffix)]
+        if number.isascii() and number.isdigit() and len(number) <= 6 and entry == f"{stem}.{int(number)}{suffix}":
+            found.append((int(number), os.path.join(folder, entry)))
+    return found

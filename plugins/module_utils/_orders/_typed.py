@@ -94,6 +94,17 @@ def _fields(kind: t.Any) -> t.Dict[str, t.Tuple[t.Any, bool]]:
     }
 
 
+def prepare(kind: t.Any) -> None:
+    """Work out what C(parse) has to know of a dataclass and of those in it: once, for the processes that are forked after this."""
+    waiting = [kind]
+    while waiting:
+        hint = waiting.pop()
+        if dataclasses.is_dataclass(hint) and not hasattr(hint, "from_json"):
+            waiting += [inner for inner, _required in _fields(t.cast(t.Hashable, hint)).values()]
+        else:
+            waiting += t.get_args(hint)
+
+
 def _value(hint: t.Any, value: t.Any, where: str, bounds: t.Tuple[t.Any, ...] = ()) -> t.Any:
     origin, inner = t.get_origin(hint), t.get_args(hint)
     if origin is t.Annotated:

@@ -16,7 +16,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._errors import Keyward
 from ansible_collections.keyward.pki.plugins.module_utils._generation import generation_of
 from ansible_collections.keyward.pki.plugins.module_utils._orders.authority import Abilities, Told
 from ansible_collections.keyward.pki.plugins.module_utils._verdict import bundle_generations, judge, open_bundle
-from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_trust
+from ansible_collections.keyward.pki.plugins.plugin_utils import _adcs, _adcs_keys, _adcs_trust
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -54,22 +54,22 @@ def test_a_certificate_that_names_no_crl_is_told_where_that_matters() -> None:
 def test_where_keys_are_kept_is_told() -> None:
     """In another provider than when the newest backup was made; or as a certificate says that can't be renewed with its key."""
     ours = Told(authority(), (), own={"provider": "An HSM Key Storage Provider"})
-    assert [one.code for one in _adcs.storage_changed(ours, {"provider": "Microsoft Software Key Storage Provider"})] == [
+    assert [one.code for one in _adcs_keys.storage_changed(ours, {"provider": "Microsoft Software Key Storage Provider"})] == [
         "key_storage_changed"
     ]
     for kept in (None, {}, {"provider": None}, {"provider": "An HSM Key Storage Provider"}):
-        assert _adcs.storage_changed(ours, kept) == []
-    assert _adcs.storage_changed(Told(authority(), ()), {"provider": "x"}) == []
+        assert _adcs_keys.storage_changed(ours, kept) == []
+    assert _adcs_keys.storage_changed(Told(authority(), ()), {"provider": "x"}) == []
     ksp = {"provider": "Microsoft Software Key Storage Provider", "key_spec": 2}
     trapped = replace(generation("first"), key_storage=ksp)
     others = [replace(trapped, key_storage=storage) for storage in (None, {**ksp, "key_spec": 0}, {**ksp, "provider": "A Provider"})]
     for own in (None, {}, {"key_specs": {trapped.sha256: None}}):
-        (told,) = _adcs.wrong_specification([trapped, *others], own)
+        (told,) = _adcs_keys.wrong_specification([trapped, *others], own)
         assert "KeySpec 2" in told.message and "KeyProv.inf" in told.message
-    assert _adcs.wrong_specification([trapped], {"key_specs": {trapped.sha256: 0}}) == [], (
+    assert _adcs_keys.wrong_specification([trapped], {"key_specs": {trapped.sha256: 0}}) == [], (
         "the certificate's property, not the file, decides"
     )
-    (told,) = _adcs.wrong_specification([replace(trapped, key_storage={**ksp, "key_spec": 0})], {"key_specs": {trapped.sha256: 1}})
+    (told,) = _adcs_keys.wrong_specification([replace(trapped, key_storage={**ksp, "key_spec": 0})], {"key_specs": {trapped.sha256: 1}})
     assert "KeySpec 1" in told.message
 
 
