@@ -84,10 +84,14 @@ class PlainRows:
         return self.counts[0]
 
     def __iter__(self) -> t.Iterator[Row]:
-        return map(self._row, io.BytesIO(self._data))
+        return map(self.row, io.BytesIO(self._data))
+
+    @property
+    def by_number(self) -> RowsByNumber:
+        return RowsByNumber(self._data)
 
     @staticmethod
-    def _row(line: bytes) -> Row:
+    def row(line: bytes) -> Row:
         state, expires, revoked, serial, file, subject = line[:-1].decode("ascii").split("\t")
         return Row(sys.intern(state), expires, sys.intern(revoked), serial, sys.intern(file), subject)
 
@@ -96,7 +100,39 @@ class PlainRows:
         return {int(line.split(b"\t", 4)[3], 16) for line in io.BytesIO(self._data)}
 
     def of_numbers(self, numbers: t.Container[t.Optional[int]]) -> t.Iterator[Row]:
-        return (self._row(line) for line in io.BytesIO(self._data) if int(line.split(b"\t", 4)[3], 16) in numbers)
+        return (self.row(line) for line in io.BytesIO(self._data) if int(line.split(b"\t", 4)[3], 16) in numbers)
+
+
+class RowsByNumber(t.Mapping[int, Row]):
+    """The rows of an index in which nothing is odd, made each time that they are asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at, at = data, t.cast(t.Dict[int, int], {}), 0
+        for line in io.BytesIO(data):
+            self._at[int(line.split(b"\t", 4)[3], 16)] = at
+            at += len(line)
+
+    def __getitem__(self, number: int) -> Row:
+        at = self._at[number]
+        return PlainRows.row(self._data[at : self._data.index(b"\n", at) + 1])
+
+    def __iter__(self) -> t.Iterator[int]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._at
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, RowsByNumber) and self._data == other._data:
+            return True
+        if not isinstance(other, t.Mapping) or len(other) != len(self):
+            return False
+        return all(other.get(number) == row for number, row in self.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -111,8 +147,10 @@ class Index:
     faults: t.Tuple[Fault, ...] = ()
 
     @property
-    def by_number(self) -> t.Dict[int, Row]:
+    def by_number(self) -> t.Mapping[int, Row]:
         """Rows by number. openssl takes two spellings of one number for two rows: they are one certificate, and the revoked row counts."""
+        if isinstance(self.rows, PlainRows):
+            return self.rows.by_number
         found: t.Dict[int, Row] = {}
         for row in self.rows:
             number = row.number
@@ -128,7 +166,7 @@ class Index:
         rows = self.by_number.values() if self.faults else self.rows
         return len(rows), sum(1 for row in rows if row.state == "R")
 
-    def of_numbers(self, numbers: t.Container[t.Optional[int]]) -> t.Dict[int, Row]:
+    def of_numbers(self, numbers: t.Container[t.Optional[int]]) -> t.Mapping[int, Row]:
         """As C(by_number), of these numbers."""
         rows = self.rows.of_numbers(numbers) if isinstance(self.rows, PlainRows) else (row for row in self.rows if row.number in numbers)
         return Index(tuple(rows)).by_number

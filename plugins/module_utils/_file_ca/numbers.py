@@ -106,7 +106,8 @@ def compare(
         newer.append(Finding("published_certificates_newer", f"{len(unknown)} certificates were issued that the database lacks: {where}"))
     if newer and advance is None:
         return Outcome(base, tuple(newer))
-    rows = dict(base.rows)
+    changing = bool(missing or unknown)
+    rows = dict(base.rows) if changing else {}  # there may be a million
     for one in missing:
         there, seen_as = rows.get(one.serial), known.get(one.serial)
         if there:
@@ -124,7 +125,7 @@ def compare(
     issued = [*unknown, *(one.serial for one in missing if one.serial not in base.rows)]
     listed = [*numbers, *(number for number in published.own_crl_numbers if number >= (base.next_crl_number or 0))]
     wanted = _following(base, published.used, issued, listed, advance, unknown_since)
-    result = Numbers(rows, wanted["serial"], wanted["crl_number"])
+    result = Numbers(rows if changing else base.rows, wanted["serial"], wanted["crl_number"])
     advanced = {
         "serial": result.next_serial if result.next_serial != base.next_serial else None,
         "crl_number": result.next_crl_number if result.next_crl_number != base.next_crl_number else None,

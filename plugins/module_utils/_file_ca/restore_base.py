@@ -79,7 +79,7 @@ def choose(ours: Numbers, theirs: Numbers, index_lost: bool, on_conflict: str) -
         return Base(ours, conflict=True)
     merged = merge(ours, theirs)
     base = replace(_with_numbers(merged.rows, ours, theirs, True), replaced=True, merged=True, twice=merged.twice)
-    return replace(base, theirs_count=frozenset(serial for serial in merged.twice if merged.rows[serial] is theirs.rows[serial]))
+    return replace(base, theirs_count=frozenset(serial for serial in merged.twice if merged.rows[serial] == theirs.rows[serial]))
 
 
 def _pairs(ours: Numbers, theirs: Numbers) -> t.Tuple[t.Tuple[str, t.Optional[int], t.Optional[int]], ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.keyward.pki.plugins.module_utils._errors import KeywardError
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import PlainRows, Row, index_text, read_index
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.index_txt import PlainRows, Row, RowsByNumber, index_text, read_index
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.numbers import Numbers
 
 VALID = "V\t270101000000Z\t\t1000\tunknown\t/CN=a\n"
@@ -30,6 +30,19 @@ def test_rows_and_what_becomes_of_them() -> None:
     odd = replace(rows[0x1000], state="X")
     assert odd.covers(odd) and not rows[0x1000].covers(odd)
     assert Row("V", "e", "", "01", "unknown", "/CN=x").text.count("\t") == 5
+
+
+def test_rows_that_are_made_when_they_are_asked_for_are_the_same_rows() -> None:
+    line = "V\t330101000000Z\t\t{}\tunknown\t/CN={}\n"
+    text = "".join(line.format(number, name) for number, name in (("1000", "a"), ("1001", "b"), ("F" * 40, "c")))
+    rows = read_index(text.encode()).by_number
+    assert isinstance(rows, RowsByNumber) and [row.subject for row in rows.values()] == ["/CN=a", "/CN=b", "/CN=c"]
+    assert rows == dict(rows) and dict(rows) == rows and rows == read_index(text.encode()).by_number
+    assert rows.get(7) is None and 0x1001 in rows and 7 not in rows and not read_index(b"").by_number
+    reversed_text = "".join(reversed(text.splitlines(keepends=True)))
+    assert rows == read_index(reversed_text.encode()).by_number, "the order of the rows says nothing"
+    for other in (text.replace("CN=b", "CN=x"), text.replace("1001", "1002"), text[: text.rindex("V")]):
+        assert rows != read_index(other.encode()).by_number
 
 
 @pytest.mark.parametrize(
