@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.ansible_run import SUPPORT
+from support.ansible_run import SCRUBBED, SUPPORT
 from support.host_python import HostPython
 from support.quick import FEW_ITERATIONS
 from tools import require_tool
@@ -57,7 +57,8 @@ def test_quickstart(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, sh
         "KEYWARD_TEST_ITERATIONS": str(FEW_ITERATIONS),
         "PYTHONPATH": str(HostPython(tmp_path_factory.mktemp("python")).hooks),
     }
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **kept}, capture_output=True, text=True, timeout=300, check=False)
+    own = {name: value for name, value in os.environ.items() if not name.startswith(SCRUBBED)}
+    done = subprocess.run(command, cwd=tmp_path, env={**own, **kept}, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
     rest = iter(said)

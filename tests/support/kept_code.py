@@ -8,6 +8,7 @@ Python keeps none: it would compile a module and all that it brings at each exec
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import marshal
 import os
@@ -20,7 +21,8 @@ CODE = Path(__file__).resolve().parents[2] / ".cache" / "code"
 
 
 def keep_code() -> None:
-    """From now on this Python imports from archives in that way."""
+    """From now on this Python imports from archives in that way. It ends soon, and collects little garbage until then."""
+    gc.set_threshold(100_000, 50, 50)
     CODE.mkdir(parents=True, exist_ok=True)
     sys.path_hooks.insert(0, Archive)
     sys.path_importer_cache.clear()
