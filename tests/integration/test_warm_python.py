@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from support.ansible_run import Ansible, Result
+from support.ansible_run import Ansible, Result, TaskResult
 from support.openssl_ca import OpensslCa
 
 UNLIKE = ("start", "end", "delta")
@@ -114,3 +114,65 @@ class FilterModule:
     def filters(self):
         return {"mark": mark}
 """
+
+
+def test_what_is_answered_at_once_is_as_a_worker_answers(ansible: Ansible, tmp_path: Path) -> None:
+    """Tasks without a process of their own tell, keep and lose the same: in blocks, roles, loops, failures and check mode, on two hosts."""
+    (tmp_path / "more.yml").write_text(json.dumps(INCLUDED))
+    role = tmp_path / "roles" / "own"
+    for folder, content in (("meta", ROLE), ("tasks", INCLUDED), ("defaults", {"own": "of the role"})):
+        (role / folder).mkdir(parents=True)
+        (role / folder / ("argument_specs.yml" if folder == "meta" else "main.yml")).write_text(json.dumps(content))
+    play = tmp_path / "play.yml"
+    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": ANSWERED}]))
+    hosts = {name: ansible.local(own=f"of {name}") for name in ("one", "two")}
+    runs: list[dict[str, Any]] = [{}, {"check": True, "diff": True, "arguments": ["--limit", "two"]}]
+    for options in runs:
+        at_once, by_workers = ansible.play(play, hosts=hosts, **options), ansible.start(play, hosts=hosts, **options).finish()
+        results = [{host: told(each[host]) for host in each} for each in (at_once.results, by_workers.results)]
+        assert results[0] == results[1] and at_once.rc == by_workers.rc == 2
+        plain = [re.sub(r'/run[0-9]|"[0-9]{2,}"', "", each.stdout + each.stderr).splitlines() for each in (at_once, by_workers)]
+        assert sorted(plain[0]) == sorted(plain[1])
+    processes = [{one["msg"] for one in each.results["two"] if one.task == "process"} for each in (at_once, by_workers)]
+    assert [len(each) for each in processes] == [1, 2]
+
+
+def told(results: list[TaskResult]) -> list[tuple[Any, ...]]:
+    """In the order in which they ended; but for a task whose answers differ."""
+    return [(one.task, one.status, one.ignored, {} if one.task == "process" else dict(one)) for one in results]
+
+
+def debug(name: str, msg: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "ansible.builtin.debug": {"msg": msg}, **more}
+
+
+ROLE = {"argument_specs": {"main": {"options": {"own": {"type": "str", "choices": ["of the role", "of one", "of the include"]}}}}}
+INCLUDED = [
+    debug("in it", "{{ own }} {{ given | default('none') }}", register="kept"),
+    {"name": "fact", "ansible.builtin.set_fact": {"fact": "{{ fact | default([]) + [own] }}", "cacheable": True}},
+    debug("skipped", "never", when="fact | length > 5"),
+]
+ANSWERED: list[dict[str, Any]] = [
+    debug("process", "{{ lookup('ansible.builtin.pipe', 'echo $PPID') }}"),
+    debug("process", "{{ lookup('ansible.builtin.pipe', 'echo $PPID') }}", when="fact is undefined"),
+    {"name": "include", "ansible.builtin.include_tasks": {"file": "more.yml"}, "vars": {"given": "{{ own | upper }}"}},
+    {"name": "loop", "ansible.builtin.include_tasks": "more.yml", "loop": ["a", "b"], "loop_control": {"loop_var": "given"}},
+    {"name": "role", "ansible.builtin.include_role": {"name": "own"}, "vars": {"own": "of the include"}},
+    debug("hidden", "{{ own }}", no_log=True, register="hidden"),
+    debug("of another", "{{ hostvars['one'].own }} {{ hostvars['one'].fact | default('none') }} {{ hidden.msg }}"),
+    debug("of a file", "{{ 1 }}", vars={"own": "of the task"}, changed_when="own == 'of the task'", register="of_a_file"),
+    {"name": "true", "ansible.builtin.assert": {"that": ["of_a_file is changed", "kept.msg is search('of the include')"]}},
+    {
+        "block": [
+            {"name": "false", "ansible.builtin.assert": {"that": "own == 'another'", "fail_msg": "is {{ own }}"}, "ignore_errors": True},
+            debug("undefined", "{{ nowhere }}", ignore_errors=True),
+            debug("failed when", "{{ own }}", failed_when="own == 'of two'"),
+            {"name": "role of another", "ansible.builtin.include_role": {"name": "own"}},
+            {"name": "fail", "ansible.builtin.fail": {"msg": "of {{ inventory_hostname }}"}, "when": "inventory_hostname == 'one'"},
+        ],
+        "rescue": [debug("rescue", "{{ ansible_failed_task.name }}: {{ ansible_failed_result.msg | default('no message') }}")],
+        "always": [debug("always", "{{ fact }}")],
+    },
+    {"name": "role of two", "ansible.builtin.include_role": {"name": "own"}, "when": "inventory_hostname == 'two'"},
+    debug("the other", "{{ fact }}"),
+]

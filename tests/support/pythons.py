@@ -40,7 +40,8 @@ def find(version: str) -> Path | None:
 
 
 def _candidates(version: str) -> Iterator[Path]:
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+    """A distribution's first: it is built with the optimisations that pyenv leaves out."""
+    for folder in ("/usr/bin", *os.environ.get("PATH", os.defpath).split(os.pathsep)):
         if shutil.which(f"python{version}", path=folder):
             yield Path(folder) / f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")

@@ -6,21 +6,26 @@
 Each run is a process in a session of its own, with its command line, environment, directory and streams. It lacks a start: ansible-core is
 imported and ansible.cfg is read once, as is the code that the collection's plugins share. So all runs of one program have the same
 ansible.cfg, but for `local_tmp`, which is in each run's own directory. Each run finds and loads the collection and its plugins itself.
+Nor has each task a process: those that only template have none.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import select
 import socket
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -99,6 +104,44 @@ def import_what_runs_import() -> None:
         list(getattr(loader, f"{kind}_loader").all(class_only=True))
 
 
+# Tasks of ansible-core that template and answer, and touch no host.
+ANSWERED_AT_ONCE = [
+    f"ansible.builtin.{name}" for name in ("assert", "debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec")
+]
+
+
+def answer_at_once() -> None:
+    """What a worker does for such a task is done on copies here, without a process of its own: that would be most of the task's time."""
+    from ansible.executor.process import worker
+
+    try:
+        from ansible._internal._task import TaskContext
+    except ImportError:  # before ansible-core 2.19
+        return
+    in_process = worker.WorkerProcess.start
+
+    def start(self: Any) -> None:
+        task = self._task
+        if task.resolved_action not in ANSWERED_AT_ONCE or task.loop or task.loop_with or task.delegate_to or task.timeout:
+            in_process(self)
+            return
+        self._task = task.copy(exclude_parent=True, exclude_tasks=True)
+        self._task._parent = task._parent
+        self._host, self._task_vars, self._play_context = copy.copy(self._host), self._task_vars.copy(), self._play_context.copy()
+        worker.sys = types.SimpleNamespace(stdout=io.StringIO(), stderr=io.StringIO())  # where it looks for what was printed
+        try:
+            if hasattr(TaskContext, "create"):
+                context = TaskContext.create(task=self._task, task_vars=self._task_vars, host_name=self._host.name)
+            else:
+                context = TaskContext(self._task)
+            with context:
+                self._run()
+        finally:
+            worker.sys, worker.current_worker = sys, None
+
+    worker.WorkerProcess.start = start
+
+
 def import_what_plugins_share() -> None:
     """Most of a run's start: each dataclass compiles its methods."""
     from ansible import constants
@@ -126,6 +169,7 @@ if __name__ == "__main__":
     import_what_runs_import()
     read_routing_once()
     import_what_plugins_share()
+    answer_at_once()
     gc.disable()  # a tenth of the time of what ends soon, and each fork would copy all memory
     gc.freeze()  # also when it collects garbage at its end
     asked = Requests().serve(Path(sys.argv[1]))
