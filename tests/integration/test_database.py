@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from support.ansible_run import Ansible
+from support.host_python import HostPython
 from support.openssl_ca import OpensslCa
 from support.plays import authorities, codes, failure, look, looked, new_store, play, run, small_file_system, step
 from support.ssh_server import SshServer
@@ -152,7 +153,7 @@ def test_host_store_and_ssh(ansible: Ansible, sshd: SshServer, openssl_ca: Opens
     """A store on the host: nothing travels. One on the controller: the set travels through the login user, who may not read the CA."""
     ca, mounted, here = openssl_ca, tmp_path / "mounted", tmp_path / "here"
     ca.directory.chmod(0o700)
-    hosts = {"remote": sshd.host()}
+    hosts = {"remote": sshd.host(HostPython(tmp_path / "python").program)}
     published = ca.sign_crl()
     lose = run("lose", "sh", "-c", f"rm -r {ca.directory}/index.txt* {ca.directory}/newcerts {ca.config_file} {ca.directory}/cacert.pem")
     result = play(

@@ -123,20 +123,35 @@ $ErrorActionPreference = 'Stop'
 $password = [IO.File]::ReadAllText($args[0])
 $flags = [System.Security.Cryptography.X509Certificates.X509KeyStorageFlags]::Exportable
 $loader = [System.Security.Cryptography.X509Certificates.X509CertificateLoader]
-foreach ($certificate in $loader::LoadPkcs12CollectionFromFile($args[1], $password, $flags)) {
-    if ($certificate.HasPrivateKey) {
-        $public = $certificate.PublicKey.ExportSubjectPublicKeyInfo()
-        $digest = [System.Security.Cryptography.SHA256]::HashData($public)
-        [Console]::WriteLine([Convert]::ToHexString($digest).ToLowerInvariant())
+foreach ($bundle in $args[1..($args.Count - 1)]) {
+    try {
+        $found = foreach ($certificate in $loader::LoadPkcs12CollectionFromFile($bundle, $password, $flags)) {
+            if ($certificate.HasPrivateKey) {
+                $public = $certificate.PublicKey.ExportSubjectPublicKeyInfo()
+                [Convert]::ToHexString([System.Security.Cryptography.SHA256]::HashData($public)).ToLowerInvariant()
+            }
+        }
+        [Console]::WriteLine($found -join ' ')
+    } catch {
+        [Console]::WriteLine('refused: ' + ($_.Exception.Message -replace '\\s+', ' '))
     }
 }
 """
 
 
-def pwsh_reads(shop: Workshop, bundle: Path) -> set[str]:
-    """.NET's X509CertificateLoader with its default limits."""
+def dotnet_reads(shop: Workshop, bundles: list[Path]) -> list[set[str] | str]:
+    """.NET's X509CertificateLoader with its default limits, started once; for a bundle that it refuses, what it says."""
     script = shop.file("read.ps1", DOTNET.encode())
-    return set(shop.run("pwsh", "-NoProfile", "-NonInteractive", "-File", script, shop.password_file, bundle).split())
+    lines = shop.run("pwsh", "-NoProfile", "-NonInteractive", "-File", script, shop.password_file, *bundles).splitlines()
+    assert len(lines) == len(bundles)
+    return [line if line.startswith("refused: ") else set(line.split()) for line in lines]
+
+
+def pwsh_reads(shop: Workshop, bundle: Path) -> set[str]:
+    (found,) = dotnet_reads(shop, [bundle])
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
 
 
 READERS: dict[str, Callable[[Workshop, Path], set[str]]] = {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from support.ansible_run import SCRUBBED, SUPPORT
 from support.host_python import HostPython
 from support.quick import FEW_ITERATIONS
+from support.warm_python import WarmPython
 from tools import require_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "quickstart" / "run.sh"
@@ -43,16 +45,36 @@ ACCOUNT = """\
 """
 
 
-def test_quickstart(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, shared: Path) -> None:
+# Modules of the others are executed by a Python that has started already.
+COLD = ("stores", "install", "backup")
+
+
+def commands(directory: Path, warm: WarmPython) -> Path:
+    """A folder with ansible-playbook and ansible-galaxy."""
+    directory.mkdir()
+    real = Path(sys.executable).parent
+    (directory / "ansible-galaxy").symlink_to(real / "ansible-galaxy")
+    (directory / "variables.json").write_text(json.dumps({"ansible_connection": "keyward_warm", "keyward_warm_python": warm.variable}))
+    cold = "|".join(f"*/{name}.yml" for name in COLD)
+    program = directory / "ansible-playbook"
+    program.write_text(
+        f'#!/bin/sh\ncase $1 in {cold}) ;; *) set -- "$@" -e @{directory}/variables.json ;; esac\nexec {real}/ansible-playbook "$@"\n'
+    )
+    program.chmod(0o755)
+    return directory
+
+
+def test_quickstart(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, shared: Path, warm_python: WarmPython) -> None:
     require_tool("openssl")
     left_by_an_earlier_run = tmp_path / "quickstart" / "ca" / "cacert.pem"
     left_by_an_earlier_run.parent.mkdir(parents=True)
     left_by_an_earlier_run.write_text("none")
-    command = ["bash", str(SCRIPT), str(Path(sys.executable).parent)]
+    command = ["bash", str(SCRIPT), str(commands(tmp_path_factory.mktemp("bin") / "commands", warm_python))]
     (shared / "modules").mkdir(exist_ok=True)
     kept = {  # what each run would make anew and each module compile anew
         "ANSIBLE_CALLBACKS_ENABLED": "keyward_kept,keyward_quick",
         "ANSIBLE_CALLBACK_PLUGINS": str(SUPPORT / "callback_plugins"),
+        "ANSIBLE_CONNECTION_PLUGINS": str(SUPPORT / "connection_plugins"),
         "KEYWARD_TEST_MODULES": str(shared / "modules"),
         "KEYWARD_TEST_ITERATIONS": str(FEW_ITERATIONS),
         "PYTHONPATH": str(HostPython(tmp_path_factory.mktemp("python")).hooks),
