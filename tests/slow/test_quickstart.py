@@ -54,7 +54,8 @@ def commands(directory: Path, warm: WarmPython) -> Path:
     directory.mkdir()
     real = Path(sys.executable).parent
     (directory / "ansible-galaxy").symlink_to(real / "ansible-galaxy")
-    (directory / "variables.json").write_text(json.dumps({"ansible_connection": "keyward_warm", "keyward_warm_python": warm.variable}))
+    variables = {"ansible_connection": "keyward_warm", "ansible_python_interpreter": sys.executable, "keyward_warm_python": warm.variable}
+    (directory / "variables.json").write_text(json.dumps(variables))
     cold = "|".join(f"*/{name}.yml" for name in COLD)
     program = directory / "ansible-playbook"
     program.write_text(
