@@ -40,7 +40,7 @@ import pytest
 from pytest_ansible.units import inject
 
 ROOT = Path(__file__).resolve().parent.parent
-MEMORY, ROOM = Path("/dev/shm"), 2 << 30  # noqa: S108; several times what a whole run writes
+MEMORY, ROOM = Path("/dev/shm"), 2 << 30  # noqa: S108, several times what a whole run writes
 # pytest-ansible does it by itself, but after conftest.py files are imported, and what these import needs it.
 inject(ROOT)
 

@@ -91,9 +91,11 @@ def _read_by_openssl(crl: str, certificate: str, scratch: Path) -> tuple[str, st
     return number, text
 
 
-def revoke_one(ca: Path, asked: str) -> str:
-    serial = str(sign(ca, asked)["serial"]).upper()
-    openssl("ca", "-config", ca / "openssl.cnf", "-revoke", ca / "newcerts" / f"{serial}.pem")
+def revoke_one(ca: Path, number: int) -> str:
+    """As `openssl ca -revoke` notes it."""
+    serial = f"{0xABCDEF00 + number:X}"
+    with (ca / "index.txt").open("a") as index:
+        index.write(f"R\t350101000000Z\t260101000000Z\t{serial}\tunknown\t/CN=Revoked {number}\n")
     return serial
 
 
@@ -101,10 +103,9 @@ def test_crls_whose_signing_is_killed_anywhere_never_share_a_number(tmp_path: Pa
     ca, reached = tmp_path / "ca", 0
     install(ca)
     renew(ca)
-    asked = install(tmp_path / "sub", kind="subordinate", subject={"commonName": "Sub"})["request"]
     seen: dict[str, bytes] = {}
     for number in range(1, 60):
-        serial = revoke_one(ca, asked)
+        serial = revoke_one(ca, number)
         killed = killed_at(number, lambda: crl(ca))
         for make in (lambda: None, lambda: crl(ca)):
             make()
