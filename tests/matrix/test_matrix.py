@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.ansible_run import Ansible, build_and_install
+from support.host_python import HostPython
 from support.openssl_ca import OpensslCa, openssl
 from support.plays import play, step
 from support.pythons import find, make_venv
@@ -59,7 +60,8 @@ def pair(
     controller = make_venv(f"core-{core}", python(*CONTROLLERS[core]), [f"ansible-core == {core}.*", "cryptography"])
     target = make_venv(f"target-{version}", python(version), [cryptography])
     commands = controller / "bin"
-    return Ansible(tmp_path / "ansible", installed_by(commands), commands, playbooks=warm_playbooks), target / "bin" / "python"
+    host_python = HostPython(tmp_path / "python", python=target / "bin" / "python")
+    return Ansible(tmp_path / "ansible", installed_by(commands), commands, playbooks=warm_playbooks), host_python.program
 
 
 def test_backup_to_restore(pair: tuple[Ansible, Path], tmp_path: Path) -> None:

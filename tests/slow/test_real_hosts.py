@@ -9,18 +9,18 @@ import shutil
 from pathlib import Path
 
 from support.ansible_run import Ansible
-from support.host_python import HostPython
 from support.openssl_ca import openssl
 from support.plays import authorities, tree
 from support.roles import a_root, changed, entry, issue, issued, make_stores, now, playbook, ran
 from support.ssh_server import SshServer
+from support.warm_python import WarmPython
 
 
-def test_a_hierarchy_over_ssh(ansible: Ansible, sshd: SshServer, tmp_path: Path) -> None:
+def test_a_hierarchy_over_ssh(ansible: Ansible, sshd: SshServer, warm_python: WarmPython, tmp_path: Path) -> None:
     root, issuing, lab = tmp_path / "root", tmp_path / "issuing", tmp_path / "lab"
     stores = make_stores(ansible, tmp_path)
     keys, databases = tmp_path / "keys", tmp_path / "databases"
-    login = sshd.host(HostPython(tmp_path / "python").program)
+    login = sshd.host(warm_python.program(tmp_path / "python"))
     parent = {"host": "root.example.com", "config_file": str(root / "openssl.cnf"), "days": 1000}
     issuing_ca = a_root(issuing, "Example Issuing CA", keyward_kind="subordinate", keyward_parent=parent)
 

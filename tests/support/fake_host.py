@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
+from unittest.mock import Mock
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.keyward.pki.plugins.module_utils import _execute
@@ -43,8 +43,8 @@ class FakeHost:
         given = SimpleNamespace(
             args=dict(arguments), async_val=0, check_mode=check, diff=diff, delegate_to=None, action="keyward", environment=None
         )
-        connection = MagicMock(module_implementation_preferences=(".ps1", "") if self.windows else ("",))
-        action = task(given, connection, MagicMock(), MagicMock(), MagicMock(), MagicMock())
+        connection = Mock(module_implementation_preferences=(".ps1", "") if self.windows else ("",))
+        action = task(given, connection, Mock(), Mock(), Mock(), Mock())
         action._refuse_unguarded_transport = lambda: None
         action._execute_module = lambda module_name, module_args, task_vars: self._module(module_name, module_args, check)
         connection.put_file, connection.fetch_file = shutil.copyfile, self.fetch_file

@@ -53,14 +53,14 @@ class HostPython:
     stop_at: (audit event, text in its arguments): where the first such event comes, the process waits to be killed.
     """
 
-    def __init__(self, directory: Path, stop_at: tuple[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, stop_at: tuple[str, str] | None = None, python: str | Path = sys.executable) -> None:
         self._directory = directory
         self.hooks = hooks = directory / "hooks"
         hooks.mkdir(parents=True)
         (hooks / "sitecustomize.py").write_text(HOOK.format(directory=str(directory), stop=stop_at, support=str(SUPPORT)))
         self.program = directory / "python"
         self.program.write_text(
-            f'#!/bin/sh\necho "$$ $*" >> {directory}/starts\nPYTHONDONTWRITEBYTECODE=1 PYTHONPATH={hooks} exec {sys.executable} "$@"\n'
+            f'#!/bin/sh\necho "$$ $*" >> {directory}/starts\nPYTHONDONTWRITEBYTECODE=1 PYTHONPATH={hooks} exec {python} "$@"\n'
         )
         self.program.chmod(0o755)
 

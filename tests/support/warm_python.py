@@ -59,6 +59,28 @@ class WarmPython(Forking):
         super().__init__(sys.executable, __file__)
         self.variable = {"program": sys.executable, "socket": str(self.address)}
 
+    def program(self, directory: Path) -> Path:
+        """What a host that is reached over SSH calls its Python: a module that is piped to it is executed here."""
+        client, program = directory / "client.py", directory / "python"
+        directory.mkdir()
+        client.write_text(CLIENT)
+        program.write_text(f'#!/bin/sh\n[ $# = 0 ] && exec {sys.executable} -E -S {client} {self.address}\nexec {sys.executable} "$@"\n')
+        program.chmod(0o755)
+        return program
+
+
+CLIENT = """\
+import json, os, socket, sys
+
+module = os.memfd_create("stdin")
+os.pwrite(module, sys.stdin.buffer.read(), 0)
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+    server.connect(sys.argv[1])
+    request = {"environment": dict(os.environ), "directory": os.getcwd()}
+    socket.send_fds(server, [json.dumps(request).encode()], [module, 1, 2])
+    sys.exit(int(server.recv(16) or b"1"))
+"""
+
 
 def import_what_modules_import() -> None:
     import zipfile  # noqa: F401
