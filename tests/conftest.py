@@ -57,7 +57,7 @@ from tools import require_tool
 def pytest_configure() -> None:
     """Programs that tests start look for collections where they are told to. Tests' folders lie in memory, where there is room.
 
-    On a disk a third of the time of unit tests is spent waiting for it: all that is stored is synced.
+    On a disk they would wait for it much of their time: all that is stored is synced.
     """
     os.environ.pop("ANSIBLE_COLLECTIONS_PATH", None)
     memory = os.statvfs(MEMORY) if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) else None
