@@ -44,7 +44,7 @@ class Call(NamedTuple):
     def file(self) -> str | None:
         """The path of the regular file that is written; None for pipes, sockets and devices."""
         path = self.files[-1 if self.name in COPIES and self.name != "sendfile" else 0] if self.files else ""
-        return path if path.startswith("/") and not path.startswith("/dev/") else None
+        return path if path.startswith("/") and not re.match("/dev/(?!shm/)", path) else None
 
 
 def traced_commands(strace: str, commands: Path, directory: Path) -> Path:
