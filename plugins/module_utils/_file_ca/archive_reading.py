@@ -240,7 +240,8 @@ class Reader:
         known_as: t.Optional[Member],
     ) -> t.Optional[Member]:
         digest = hashlib.sha256(data).digest()
-        why = None if digest in self._proved and part in ISSUED_PARTS else private_key_in_file(data, self._known)
+        is_proved = (digest in self._proved and part in ISSUED_PARTS) or (known_as is not None and known_as.sha256 == digest.hex())
+        why = None if is_proved else private_key_in_file(data, self._known)
         why = why or _unfit(part, data[:4], lambda: _is_nearly_empty(data))
         if why:
             self._leave_out(path, why)

@@ -214,7 +214,10 @@ def test_what_changes_while_a_set_is_made_makes_the_next_one_due(ca: OpensslCa, 
         assert not back_up(ca, place)["changed"]
 
 
-def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa, place: Place) -> None:
+def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = list[bytes]()
+    real = archive_reading.private_key_in_file
+    monkeypatch.setattr(archive_reading, "private_key_in_file", lambda data, known: searched.append(data) or real(data, known))
     request, others = ca.directory / "requests" / "host.csr", sorted((ca.directory / "newcerts").iterdir())
     request.write_text("one request\n")
     made(ca, place, 2)
@@ -224,12 +227,14 @@ def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa,
         os.utime(path)
     assert not back_up(ca, place, check=True)["changed"] and not back_up(ca, place)["changed"]
 
+    searched.clear()
     request.write_text("two request\n")
     assert back_up(ca, place, check=True)["reasons"] == [
         {"code": "database_changed", "message": "the database has changed since the newest set", "certificate": None}
     ]
     assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1 + len(others), "removed": 0}, "their times go with it"
     assert not back_up(ca, place)["changed"]
+    assert request.read_bytes() in searched and not [path for path in others if path.read_bytes() in searched], "these were proved before"
 
 
 @pytest.mark.parametrize("seconds", [-300_000_000, 10_400_000_000])  # 1960, 2299
