@@ -19,17 +19,11 @@ try:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
 
-    # What the library raises where an extension is not there, or where any of a document can't be read: X.400 and EDI names, too.
-    UNREADABLE: t.Tuple[t.Type[Exception], ...] = (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-    )
+    _OWN = (UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 except ImportError:  # the modules say which library is missing
-    pass
+    _OWN = ()  # type: ignore[assignment]
+# What the library raises where an extension is not there, or where any of a document can't be read: X.400 and EDI names, too.
+UNREADABLE: t.Tuple[t.Type[Exception], ...] = (ValueError, TypeError, *_OWN)
 
 
 def ca_version(certificate: bytes) -> t.Optional[int]:

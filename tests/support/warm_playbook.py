@@ -133,7 +133,7 @@ def answer_at_once() -> None:
             if hasattr(TaskContext, "create"):
                 context = TaskContext.create(task=self._task, task_vars=self._task_vars, host_name=self._host.name)
             else:
-                context = TaskContext(self._task)
+                context = TaskContext(self._task)  # pylint: disable=missing-kwoa # of ansible-core 2.19
             with context:
                 self._run()
         finally:

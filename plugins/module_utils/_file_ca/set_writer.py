@@ -170,9 +170,7 @@ class SetWriter:
                 yield from kept
 
     def _read(self, file: _File, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: _Known) -> t.Iterator[_Line]:
-        def work(number: int) -> t.Iterator[_Slice]:
-            return _read_slice(self._folder, self._reader, _numbers_of(number, paths), paths, wanted, known)
-
+        work = functools.partial(_read_slice, self._folder, self._reader, paths, wanted, known)
         for part in parallel.in_order(-(-len(paths) // _SLICE), work):
             file.write(part.packed)
             self._left_out += part.left_out
@@ -202,10 +200,7 @@ def is_changed(reader: Reader, base: t.Iterator[Line], wanted: t.Mapping[str, st
     issued = sorted(path for path, part in wanted.items() if part in ISSUED_PARTS)
     for _kept, gone, known in _since(issued, look(issued), base, wanted):
         paths = list(known)
-
-        def work(number: int, paths: t.Sequence[str] = paths, known: _Known = known) -> t.Iterator[_Slice]:
-            return _read_slice(None, reader, _numbers_of(number, paths), paths, wanted, known)
-
+        work = functools.partial(_read_slice, None, reader, paths, wanted, known)
         read = (each for part in parallel.in_order(-(-len(paths) // _SLICE), work) for each in part.read)
         if any(one.part in ISSUED_PARTS for one in gone) or any(_has_changed(each, known[paths[each.number]]) for each in read):
             return True
@@ -218,10 +213,6 @@ def _has_changed(read: _Read, before: t.Optional[Member]) -> bool:
         return read.what != "touched"
     now = Listed(read.line)
     return (now.type, now.sha256, now.target) != (before.type, before.sha256, before.target)
-
-
-def _numbers_of(number: int, paths: t.Sequence[str]) -> t.Iterable[int]:
-    return range(number * _SLICE, min((number + 1) * _SLICE, len(paths)))
 
 
 def _since(
@@ -267,18 +258,13 @@ def _side_by_side(stamped: t.Iterable[t.Tuple[str, Stamp]], base: t.Iterator[Lin
 
 
 def _read_slice(
-    folder: t.Optional[str],
-    reader: Reader,
-    numbers: t.Iterable[int],
-    paths: t.Sequence[str],
-    wanted: t.Mapping[str, str],
-    known: _Known,
+    folder: t.Optional[str], reader: Reader, paths: t.Sequence[str], wanted: t.Mapping[str, str], known: _Known, slice_number: int
 ) -> t.Iterator[_Slice]:
     """What comes of some files; in one of several processes."""
     read: t.List[_Read] = []
     with tempfile.SpooledTemporaryFile(max_size=_LARGEST_SLICE, dir=folder) as packed:
         archive = Archive(packed.write)
-        for number in numbers:
+        for number in range(slice_number * _SLICE, min((slice_number + 1) * _SLICE, len(paths))):
             path, before = paths[number], known.get(paths[number])
             status = reader.look(path, wanted[path])
             member = reader.add(archive, path, wanted[path], status, before) if status else None
