@@ -34,7 +34,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.generations i
     staged_path,
 )
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.links import Folders, LinkOfOthers, owner_of
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Line, Listed
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list import ISSUED_PARTS, Line, listed_in_base
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.private_key_search import key_material
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.restore_mass import is_staging
 from ansible_collections.keyward.pki.plugins.module_utils._file_ca.set_writer import Base, SetWriter
@@ -353,5 +353,5 @@ def make_files(survey: Survey, folder: str, base: Base = None, whole: bool = Fal
 
 def _proved(base: t.Callable[[], t.Iterator[Line]]) -> t.Set[bytes]:
     """The digests of what was issued, as an earlier set has them."""
-    listed = (Listed(one.line) for one in base())
+    listed = (listed_in_base(one.line) for one in base())
     return {bytes.fromhex(one.sha256) for one in listed if one.sha256 and one.part in ISSUED_PARTS}

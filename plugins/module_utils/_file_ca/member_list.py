@@ -419,12 +419,24 @@ def complete(lists: t.Sequence[str], sha256: str) -> t.Iterator[Line]:
     Raises KeywardError where it is another.
     """
     digest = hashlib.sha256()
-    try:
+    with _refusing_base():
         for one in merged_lines([lines_in(path) for path in lists]):
             digest.update(one.line)
             yield one
         if digest.hexdigest() != sha256:
             raise ValueError
+
+
+def listed_in_base(line: bytes) -> Listed:
+    """A line of C(complete), judged. Raises KeywardError."""
+    with _refusing_base():
+        return Listed(line)
+
+
+@contextlib.contextmanager
+def _refusing_base() -> t.Iterator[None]:
+    try:
+        yield
     except _WRONG as exc:
         why = "the lists of the set that it builds on are damaged"
         raise KeywardError("the database was not backed up", why, "Make a full set (full: true)", [Finding(BASE_DAMAGED, why)]) from exc

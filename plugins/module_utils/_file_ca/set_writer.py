@@ -30,6 +30,7 @@ from ansible_collections.keyward.pki.plugins.module_utils._file_ca.member_list i
     Sums,
     is_untouched,
     line_of,
+    listed_in_base,
     parsed,
     removed_line,
     touched_line,
@@ -232,11 +233,11 @@ def _since(
             if path in whole:
                 continue
             if stamp is None:
-                gone.append(Listed(before))
+                gone.append(listed_in_base(before))
             elif before and is_untouched(before, wanted[path], stamp):
                 kept.append(_Line(path, before, stamp[0], b""))
             else:
-                known[path] = Listed(before).member if before else None
+                known[path] = listed_in_base(before).member if before else None
         yield kept, gone, known
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.keyward.pki.plugins.action.ca_database_backup import ActionModule as CaDatabaseBackup
 from ansible_collections.keyward.pki.plugins.action.ca_database_restore import ActionModule as CaDatabaseRestore
-from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, database_copy
+from ansible_collections.keyward.pki.plugins.module_utils._file_ca import archive_reading, database_copy, set_writer
 from ansible_collections.keyward.pki.plugins.module_utils._store_directory import initialise
 from support.fake_host import FakeHost
 from support.guides import DOCS, blocks
@@ -235,6 +236,20 @@ def test_what_was_touched_makes_a_set_due_where_its_bytes_changed(ca: OpensslCa,
     assert back_up(ca, place)["set"]["changes"] == {"added": 0, "changed": 1 + len(others), "removed": 0}, "their times go with it"
     assert not back_up(ca, place)["changed"]
     assert request.read_bytes() in searched and not [path for path in others if path.read_bytes() in searched], "these were proved before"
+
+
+def test_a_list_that_was_written_anew_is_not_built_on(ca: OpensslCa, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a line of it believed before its digest is known, as in a list that is not compared at once."""
+    monkeypatch.setattr(set_writer, "_AT_ONCE", 1)
+    back_up(ca, place)
+    members = sets(place)[0] / "members.gz"
+    size, lines = members.stat().st_size, gzip.decompress(members.read_bytes())
+    anew = gzip.compress(lines.replace(b'"part":"issued"', b'"part":"nobody"'))
+    assert len(anew) <= size
+    members.write_bytes(anew.ljust(size, b"\0"))  # which gzip passes over
+    os.utime(ca.directory / "newcerts" / "1000.pem")
+    due = back_up(ca, place)
+    assert [one["code"] for one in due["reasons"]] == ["no_set"] and due["set"]["full_because"] == "chain_broken"
 
 
 @pytest.mark.parametrize("seconds", [-300_000_000, 10_400_000_000])  # 1960, 2299
